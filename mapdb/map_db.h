@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * map_db: the SQLite database of one bundle: the image map, pending redo, undo and the history of runs.
+ *
+ * The schema is documented where it is created, in map_db.c. The file is always opened by the name "map.db" below the
+ * bundle's descriptor, through the project's own SQLite VFS (mapdb/vfs.h) and therefore through struct io.
+ * Callers hold the image's lock (mapdb/image.h): shared to read, exclusive (or, inside the daemon, its own mutex around a
+ * shared one) to write. A struct map_db is used by one thread at a time. Functions return 0 or -errno; SQLite's result is
+ * translated: damage -> -EUCLEAN, another's lock -> -EBUSY, full -> -ENOSPC, read-only -> -EROFS, I/O -> -EIO, a newer
+ * schema or another application's file -> -EMEDIUMTYPE.
+ *
+ * Crash: every change is made in one transaction (synchronous=EXTRA, rollback journal), so a crash leaves all or nothing.
+ */
+#ifndef ZCFS_MAP_DB_H
+#define ZCFS_MAP_DB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mapdb/image_map.h"
+#include "mapdb/io.h"
+#include "mapdb/redo.h"
+
+#define MAP_DB_NAME "map.db"
+
+struct map_db;
+
+struct map_state {
+	uint64_t generation; /* incremented by every change of the map */
+	uint64_t size;	     /* bytes, as the guest sees the image */
+	bool redo_pending;   /* a committed change has not reached the data file yet */
+	bool undo_recorded;  /* an undo exists; whether it is still valid also depends on the data file */
+};
+
+/* What a run did, as kept in the table run. */
+struct run_record {
+	const char *operation;	   /* "defrag", "undo" */
+	const char *options;	   /* as the user gave them, for the reader */
+	int64_t started_unix_s;	   /* seconds since 1970 */
+	int64_t duration_ms;	   /* until commit */
+	uint64_t volumes;	   /* volumes changed */
+	uint64_t files_moved;	   /* attributes whose run list changed */
+	uint64_t fragments_before; /* of all non-resident attributes */
+	uint64_t fragments_after;
+	uint64_t extents_before; /* of the image map */
+	uint64_t extents_after;
+	uint64_t metadata_bytes; /* bytes of guest metadata that redo changes */
+};
+
+/* What a run did to one attribute, as kept in the table file. */
+struct file_record {
+	uint32_t volume;     /* number of the volume in the image, from 1 */
+	uint64_t record;     /* number of the base MFT record */
+	const char *path;    /* UTF-8, '/'-separated, ":stream" appended for a named stream */
+	const char *attribute; /* attribute type, e.g. "$DATA" */
+	uint64_t bytes;	     /* allocated */
+	uint64_t fragments_before;
+	uint64_t fragments_after;
+};
+
+/* Makes map.db with the given map, generation 1, no redo, no undo. -EEXIST if there is one. Durable on return,
+ * but for the directory entry: the caller syncs bundle_fd. */
+int map_db_create(const struct io *io, int bundle_fd, const struct image_map *map);
+
+/* Opens map.db; rolls back a hot journal, unless read_only and the file system is: then -EROFS. */
+int map_db_open(const struct io *io, int bundle_fd, bool read_only, struct map_db **out);
+void map_db_close(struct map_db *db); /* rolls back an open transaction; NULL is allowed */
+
+int map_db_read_state(struct map_db *db, struct map_state *state);
+/* Reads and checks the whole map. -EUCLEAN if it breaks an invariant of mapdb/image_map.h. */
+int map_db_read_map(struct map_db *db, struct image_map **out);
+/* Pending redo, to serve an image on which it cannot be applied. *out is sealed. */
+int map_db_read_redo(struct map_db *db, struct redo_overlay **out);
+
+/* One change of the map, with redo, undo and history. begin takes the database's write lock (-EBUSY).
+ * All puts between begin and commit; a failed put leaves rollback as the only way on. */
+int map_db_begin(struct map_db *db);
+int map_db_rollback(struct map_db *db);
+/* Discards the undo of an earlier run, keeps the current rows as undo, writes the new ones, increments the generation. */
+int map_db_put_map(struct map_db *db, const struct image_map *map);
+/* One blob of redo with the undo blob of the bytes it replaces. Blobs in the order of their application. */
+int map_db_put_redo(struct map_db *db, const struct redo_blob *redo, const struct redo_blob *undo);
+/* The history row; its id is kept for the files that follow. Call before the first put_file. update_run rewrites the row. */
+int map_db_put_run(struct map_db *db, const struct run_record *run);
+int map_db_update_run(struct map_db *db, const struct run_record *run);
+int map_db_put_file(struct map_db *db, const struct file_record *file);
+/* Commits. After this the change is durable, and redo must be applied before anyone reads the image. */
+int map_db_commit(struct map_db *db);
+
+/* Applies pending redo to the data file, syncs it, then deletes redo and stamps the undo with the data file's size and ctime.
+ * Nothing to do is success. Repeatable: a crash anywhere in it leaves redo pending or done. After a failed sync nothing is
+ * retried: -EIO (or what the sync said) and redo stays. */
+int map_db_apply_redo(struct map_db *db, int data_fd);
+
+/* True if an undo exists and generation, data file size and ctime are those stamped after the run. */
+int map_db_undo_valid(struct map_db *db, int data_fd, bool *valid);
+/* Puts back the previous map and bytes: one transaction in which the undo becomes redo; then map_db_apply_redo.
+ * -ENODATA without a valid undo. Adds a run row. */
+int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);
+
+/* The image was cut or grown (data file already grown, or about to be cut): new map, generation, no undo. */
+int map_db_resize(struct map_db *db, const struct image_map *map);
+/* The guest gave space back: undo would bring back what it discarded. Deletes the undo, if any. */
+int map_db_drop_undo(struct map_db *db);
+
+/* Writes a consistent copy of the database to the (empty) file copy_fd, with the SQLite backup API. */
+int map_db_copy(struct map_db *db, const struct io *io, int copy_fd);
+
+#endif
