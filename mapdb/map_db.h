@@ -72,11 +72,12 @@ int map_db_read_map(struct map_db *db, struct image_map **out);
 /* Pending redo, to serve an image on which it cannot be applied. *out is sealed. */
 int map_db_read_redo(struct map_db *db, struct redo_overlay **out);
 
-/* One change of the map, with redo, undo and history. begin takes the database's write lock (-EBUSY).
- * All puts between begin and commit; a failed put leaves rollback as the only way on. */
+/* One change of the map, with redo, undo and history. begin takes the database's write lock (-EBUSY; -EINPROGRESS: redo of an
+ * earlier change is still pending). All puts between begin and commit, in any order; a failed put leaves rollback as the only way on.
+ * The first put of a map or of redo discards the undo of an earlier run and keeps the current rows as undo. */
 int map_db_begin(struct map_db *db);
 int map_db_rollback(struct map_db *db);
-/* Discards the undo of an earlier run, keeps the current rows as undo, writes the new ones, increments the generation. */
+/* Writes the new rows; the generation is incremented once for each transaction. -EINVAL if the map has another size. */
 int map_db_put_map(struct map_db *db, const struct image_map *map);
 /* One blob of redo with the undo blob of the bytes it replaces. Blobs in the order of their application. */
 int map_db_put_redo(struct map_db *db, const struct redo_blob *redo, const struct redo_blob *undo);
@@ -84,21 +85,28 @@ int map_db_put_redo(struct map_db *db, const struct redo_blob *redo, const struc
 int map_db_put_run(struct map_db *db, const struct run_record *run);
 int map_db_update_run(struct map_db *db, const struct run_record *run);
 int map_db_put_file(struct map_db *db, const struct file_record *file);
-/* Commits. After this the change is durable, and redo must be applied before anyone reads the image. */
+/* Makes room in the data file for what pending redo will write, this transaction's included: holes that it touches are allocated.
+ * Call before commit. -ENOSPC etc.; file systems that cannot allocate are passed over. */
+int map_db_reserve_redo(struct map_db *db, int data_fd);
+/* Commits. After this the change is durable, and redo must be applied before anyone reads the image. -EBUSY: another reads the
+ * database; commit may be tried again. After any other error whether the change was made is only known after map_db_close and
+ * map_db_open, from the generation. */
 int map_db_commit(struct map_db *db);
 
-/* Applies pending redo to the data file, syncs it, then deletes redo and stamps the undo with the data file's size and ctime.
+/* Makes sure that the commit is durable, applies pending redo to the data file, syncs it, then deletes redo and stamps the undo with the data file's size and ctime.
  * Nothing to do is success. Repeatable: a crash anywhere in it leaves redo pending or done. After a failed sync nothing is
  * retried: -EIO (or what the sync said) and redo stays. */
 int map_db_apply_redo(struct map_db *db, int data_fd);
 
 /* True if an undo exists and generation, data file size and ctime are those stamped after the run. */
 int map_db_undo_valid(struct map_db *db, int data_fd, bool *valid);
-/* Puts back the previous map and bytes: one transaction in which the undo becomes redo; then map_db_apply_redo.
- * -ENODATA without a valid undo. Adds a run row. */
+/* A put: between begin and commit, makes the transaction the one that puts back the previous map and bytes: undo becomes
+ * redo. Adds a run row. -ENODATA without a valid undo. */
+int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run);
+/* All of it: begin, put_undo, reserve_redo, commit, apply_redo. -EINPROGRESS: committed, redo is still pending. */
 int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);
 
-/* The image was cut or grown (data file already grown, or about to be cut): new map, generation, no undo. */
+/* The image was cut or grown (data file already grown, or about to be cut): new map, generation, no undo. -EINPROGRESS: redo pending. */
 int map_db_resize(struct map_db *db, const struct image_map *map);
 /* The guest gave space back: undo would bring back what it discarded. Deletes the undo, if any. */
 int map_db_drop_undo(struct map_db *db);

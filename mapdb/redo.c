@@ -142,7 +142,7 @@ static int window_put(struct window *window, const struct redo_entry *entry)
 	return 0;
 }
 
-static int check_blob(uint64_t data_size, const uint8_t *blob, size_t size)
+int redo_check_blob(uint64_t data_size, const uint8_t *blob, size_t size)
 {
 	struct redo_entry entry;
 	size_t pos = 0;
@@ -164,7 +164,7 @@ int redo_apply_blob(const struct io *io, int data_fd, uint64_t data_size, const 
 
 	if (!bytes)
 		return -ENOMEM;
-	int rc = check_blob(data_size, blob, size);
+	int rc = redo_check_blob(data_size, blob, size);
 	if (rc < 0)
 		return rc;
 	while ((rc = redo_next(blob, size, &pos, &entry)) > 0) {

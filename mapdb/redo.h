@@ -47,6 +47,9 @@ size_t redo_blob_put(struct redo_blob *blob, uint64_t host_off, const uint8_t *b
 /* Reads the entry at *pos and advances *pos. 1: an entry; 0: the end; -EUCLEAN: the blob is damaged. */
 int redo_next(const uint8_t *blob, size_t size, size_t *pos, struct redo_entry *entry);
 
+/* 0 if the blob is well formed and no entry ends past data_size; else -EUCLEAN. */
+int redo_check_blob(uint64_t data_size, const uint8_t *blob, size_t size);
+
 /* Writes one blob's entries to the data file. -EUCLEAN if damaged or if an entry ends past data_size: checked for the whole
  * blob before the first write. Does not sync. */
 int redo_apply_blob(const struct io *io, int data_fd, uint64_t data_size, const uint8_t *blob, size_t size);

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The schema of map.db as text, and the check that a database has exactly that one.
+ */
+#ifndef ZCFS_MAP_DB_SCHEMA_H
+#define ZCFS_MAP_DB_SCHEMA_H
+
+#include <sqlite3.h>
+
+#define MAP_DB_APPLICATION_ID 0x7a636673 /* "zcfs" */
+#define MAP_DB_USER_VERSION   1
+
+/* Creates everything in an empty database, inside the caller's transaction. SQLite's result. */
+int map_db_schema_create(sqlite3 *connection);
+
+/* SQLITE_OK; SQLITE_MISMATCH: another application's file or another version; SQLITE_CORRUPT: not our tables; or why it could not be read. */
+int map_db_schema_check(sqlite3 *connection);
+
+#endif
