@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/defrag_options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/outcome.h"
+
+static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
+                                "Defragments the NTFS volumes inside disk images without moving their data.\n"
+                                "An image is a raw file or a bundle, in a zcfs mount or the directory below it.\n"
+                                "Nobody may be using it; its guest must be shut down, not saved or hibernated.\n"
+                                "\n"
+                                "  -a, --analyze         only count fragments; works on an image in use, too\n"
+                                "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
+                                "      --pack            lay everything out anew, free space in one piece\n"
+                                "      --undo            bring back, byte for byte, what the guest saw before the\n"
+                                "                        last pass, if nothing has been written since\n"
+                                "      --volume=N        only the N-th volume of the image\n"
+                                "      --wait[=SECONDS]  wait for an image that is in use\n"
+                                "      --json            print one JSON document\n"
+                                "  -v, --verbose         more figures, and what each phase took\n"
+                                "  -q, --quiet           print only errors and refusals\n"
+                                "  -h, --help            print this; --version prints the version\n"
+                                "Examples:\n"
+                                "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
+                                "  zcfs-defrag /srv/images/win10.img           defragment\n"
+                                "  zcfs-defrag --undo /srv/images/win10.img    as if nothing had happened\n"
+                                "Exit status: 0 done or nothing to do, 1 failed and nothing changed, 2 usage,\n"
+                                "3 refused for a volume's state, 4 image in use, 5 image map or volume damaged;\n"
+                                "of several, the first in the order 5 1 3 4 0.\n";
+
+enum { OPTION_PACK = 256, OPTION_UNDO, OPTION_VOLUME, OPTION_WAIT, OPTION_JSON, OPTION_VERSION };
+
+static const struct option long_options[] = {
+        {"analyze", no_argument, NULL, 'a'},
+        {"analyse", no_argument, NULL, 'a'},
+        {"dry-run", no_argument, NULL, 'n'},
+        {"pack", no_argument, NULL, OPTION_PACK},
+        {"undo", no_argument, NULL, OPTION_UNDO},
+        {"volume", required_argument, NULL, OPTION_VOLUME},
+        {"wait", optional_argument, NULL, OPTION_WAIT},
+        {"verbose", no_argument, NULL, 'v'},
+        {"quiet", no_argument, NULL, 'q'},
+        {"json", no_argument, NULL, OPTION_JSON},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, OPTION_VERSION},
+        {0},
+};
+
+const char *defrag_mode_name(enum defrag_mode mode)
+{
+	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo"};
+	return names[mode];
+}
+
+__attribute__((format(printf, 1, 2))) static int wrong_usage(const char *format, ...)
+{
+	va_list arguments;
+	va_start(arguments, format);
+	fputs("zcfs-defrag: ", stderr);
+	vfprintf(stderr, format, arguments);
+	fputs("\nTry 'zcfs-defrag --help'.\n", stderr);
+	va_end(arguments);
+	return EXIT_USAGE;
+}
+
+static bool parse_volume(const char *text, unsigned int *volume)
+{
+	char *end;
+	errno = 0;
+	unsigned long value = strtoul(text, &end, 10);
+	if (errno || end == text || *end || value == 0 || value > REPORT_VOLUMES_MAX || text[0] == '-')
+		return false;
+	*volume = (unsigned int)value;
+	return true;
+}
+
+static bool parse_seconds(const char *text, double *seconds)
+{
+	char *end;
+	*seconds = strtod(text, &end);
+	return end != text && !*end && isfinite(*seconds) && *seconds > 0 && *seconds <= INT_MAX;
+}
+
+static int choose_mode(struct defrag_options *options, enum defrag_mode mode)
+{
+	if (options->mode != MODE_DEFRAG && options->mode != mode)
+		return wrong_usage("--%s and --%s exclude each other", defrag_mode_name(options->mode),
+		                   defrag_mode_name(mode));
+	options->mode = mode;
+	return 0;
+}
+
+/* One option; 0 or the exit code. */
+static int take_option(int option, struct defrag_options *options)
+{
+	switch (option) {
+	case 'a':
+		return choose_mode(options, MODE_ANALYZE);
+	case 'n':
+		return choose_mode(options, MODE_DRY_RUN);
+	case OPTION_UNDO:
+		return choose_mode(options, MODE_UNDO);
+	case OPTION_PACK:
+		options->pack = true;
+		return 0;
+	case 'v':
+		options->verbose = true;
+		return 0;
+	case 'q':
+		options->quiet = true;
+		return 0;
+	case OPTION_JSON:
+		options->json = true;
+		return 0;
+	case OPTION_VOLUME:
+		return parse_volume(optarg, &options->volume)
+		               ? 0
+		               : wrong_usage("--volume wants a number from 1: %s", optarg);
+	case OPTION_WAIT:
+		options->wait = true;
+		if (optarg && !parse_seconds(optarg, &options->wait_seconds))
+			return wrong_usage("--wait wants a number of seconds: %s", optarg);
+		return 0;
+	default: /* getopt has said what is wrong */
+		fputs("Try 'zcfs-defrag --help'.\n", stderr);
+		return EXIT_USAGE;
+	}
+}
+
+static int check_combination(const struct defrag_options *options)
+{
+	if (options->pack && (options->mode == MODE_ANALYZE || options->mode == MODE_UNDO))
+		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
+	if (options->volume && options->mode == MODE_UNDO)
+		return wrong_usage("--undo is for the whole image: it cannot be combined with --volume");
+	if (options->wait && options->mode == MODE_ANALYZE)
+		return wrong_usage("--analyze looks at an image in use, too: it never waits");
+	if (options->quiet && options->verbose)
+		return wrong_usage("--quiet and --verbose exclude each other");
+	if (options->image_count == 0)
+		return wrong_usage("which image?");
+	return 0;
+}
+
+static void describe(struct defrag_options *options)
+{
+	size_t length = (size_t)snprintf(options->text, sizeof(options->text), "%s", options->pack ? "--pack" : "");
+	if (options->volume)
+		snprintf(options->text + length, sizeof(options->text) - length, "%s--volume=%u", length ? " " : "",
+		         options->volume);
+}
+
+int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code)
+{
+	*options = (struct defrag_options){0};
+	for (int option; (option = getopt_long(argc, argv, "anvqh", long_options, NULL)) != -1;) {
+		if (option == 'h' || option == OPTION_VERSION) {
+			fputs(option == 'h' ? help_text : "zcfs-defrag " ZCFS_VERSION "\n", stdout);
+			*exit_code = EXIT_DONE;
+			return 1;
+		}
+		*exit_code = take_option(option, options);
+		if (*exit_code)
+			return 1;
+	}
+	options->images = argv + optind;
+	options->image_count = (size_t)(argc - optind);
+	describe(options);
+	*exit_code = check_combination(options);
+	return *exit_code != 0;
+}

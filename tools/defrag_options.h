@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * defrag_options: the command line of zcfs-defrag.
+ */
+#ifndef ZCFS_DEFRAG_OPTIONS_H
+#define ZCFS_DEFRAG_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO };
+
+struct defrag_options {
+	enum defrag_mode mode;
+	bool pack;
+	bool quiet;
+	bool verbose;
+	bool json;
+	bool wait;
+	double wait_seconds; /* 0: for as long as it takes */
+	unsigned int volume; /* 0: all */
+	char text[128];      /* what of this belongs in the history of runs */
+	char **images;       /* into argv */
+	size_t image_count;
+};
+
+/* 0: go on; otherwise *exit_code says how to end: --help and --version have been printed, or the usage error has. */
+int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code);
+
+const char *defrag_mode_name(enum defrag_mode mode);
+
+#endif

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/locate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+#include "mapdb/cleanup.h"
+#include "mapdb/image.h"
+#include "mapdb/map_db.h"
+
+#define STORE_LINK        ".zcfs/store"
+#define CONTROL_DIRECTORY ".zcfs"
+
+/* One line of /proc/self/mountinfo. */
+struct mount {
+	unsigned int id;
+	unsigned int major;
+	unsigned int minor;
+	char *root;  /* the directory of the file system that is mounted; "/" but for bind mounts */
+	char *point; /* where */
+	char *type;
+};
+
+static void mount_release(struct mount *mount)
+{
+	free(mount->root);
+	free(mount->point);
+	free(mount->type);
+	*mount = (struct mount){0};
+}
+
+static void cleanup_file(FILE **file)
+{
+	if (*file)
+		fclose(*file);
+}
+
+/* The kernel writes blank, tab, newline and backslash as \ooo. */
+static void unescape_octal(char *text)
+{
+	char *to = text;
+	for (const char *from = text; *from; to++) {
+		unsigned int value;
+		if (from[0] == '\\' && sscanf(from + 1, "%3o", &value) == 1) {
+			*to = (char)value;
+			from += 4;
+		} else {
+			*to = *from++;
+		}
+	}
+	*to = '\0';
+}
+
+static bool parse_mount(char *line, struct mount *mount)
+{
+	*mount = (struct mount){0};
+	const char *dash = strstr(line, " - ");
+	if (!dash ||
+	    sscanf(line, "%u %*u %u:%u %ms %ms", &mount->id, &mount->major, &mount->minor, &mount->root,
+	           &mount->point) != 5 ||
+	    sscanf(dash + 3, "%ms", &mount->type) != 1) {
+		mount_release(mount);
+		return false;
+	}
+	unescape_octal(mount->root);
+	unescape_octal(mount->point);
+	return true;
+}
+
+typedef bool mount_predicate(const struct mount *mount, const struct mount *wanted);
+
+static bool same_id(const struct mount *mount, const struct mount *wanted)
+{
+	return mount->id == wanted->id;
+}
+
+/* Of a bind mount of a subdirectory: the mount of the whole, where the control directory is. */
+static bool whole_of_same_device(const struct mount *mount, const struct mount *wanted)
+{
+	return mount->major == wanted->major && mount->minor == wanted->minor && strcmp(mount->root, "/") == 0;
+}
+
+static int find_mount(mount_predicate *predicate, const struct mount *wanted, struct mount *found)
+{
+	__attribute__((cleanup(cleanup_file))) FILE *table = fopen("/proc/self/mountinfo", "re");
+	if (!table)
+		return -errno;
+	cleanup_free char *line = NULL;
+	size_t capacity = 0;
+	while (getline(&line, &capacity, table) > 0) {
+		if (!parse_mount(line, found))
+			continue;
+		if (predicate(found, wanted))
+			return 0;
+		mount_release(found);
+	}
+	return -ENOENT;
+}
+
+static int mount_id_of(int fd, unsigned int *id)
+{
+	struct statx status;
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &status) < 0)
+		return -errno;
+	if (!(status.stx_mask & STATX_MNT_ID))
+		return -ENOSYS;
+	*id = (unsigned int)status.stx_mnt_id;
+	return 0;
+}
+
+static char *path_of_fd(int fd)
+{
+	char link[64];
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	char target[PATH_MAX];
+	ssize_t length = readlink(link, target, sizeof(target) - 1);
+	if (length < 0)
+		return NULL;
+	target[length] = '\0';
+	return strdup(target);
+}
+
+/* What remains of path below directory, without a leading slash ("" for directory itself); NULL if it is not below. */
+static const char *path_below(const char *path, const char *directory)
+{
+	size_t length = strlen(directory);
+	if (length > 0 && directory[length - 1] == '/')
+		length--;
+	if (strncmp(path, directory, length) != 0)
+		return NULL;
+	path += length;
+	return *path == '/' ? path + 1 : *path == '\0' ? path : NULL;
+}
+
+static int open_beneath(int directory_fd, const char *path)
+{
+	struct open_how how = {
+	        .flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+	        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+	};
+	long fd = syscall(SYS_openat2, directory_fd, *path ? path : ".", &how, sizeof(how));
+	return fd < 0 ? -errno : (int)fd;
+}
+
+static int open_store(const struct mount *whole, struct location *location)
+{
+	cleanup_free char *link = NULL;
+	if (asprintf(&link, "%s/" STORE_LINK, whole->point) < 0)
+		return -ENOMEM;
+	cleanup_fd int store = open(link, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (store < 0) {
+		int error = -errno;
+		if (error == -EACCES || error == -EPERM)
+			snprintf(location->remedy, sizeof(location->remedy),
+			         "run as root, or as the user whose zcfs serves %.100s", whole->point);
+		else if (error == -ENOTCONN)
+			snprintf(location->remedy, sizeof(location->remedy),
+			         "zcfs is gone but its mount is left: fusermount3 -u %.100s", whole->point);
+		return error;
+	}
+	struct stat status;
+	if (fstat(store, &status) < 0)
+		return -errno;
+	/* Another mount may cover this one; and what is found must be below the mount, not in it. */
+	if (status.st_dev == makedev(whole->major, whole->minor))
+		return -ELOOP;
+	return steal_fd(&store);
+}
+
+/* If the open directory is in a zcfs mount, replaces the descriptor by one of the same directory in the store below. */
+static int leave_mount(struct location *location)
+{
+	struct statfs file_system;
+	if (fstatfs(location->parent_fd, &file_system) < 0)
+		return -errno;
+	if (file_system.f_type != FUSE_SUPER_MAGIC)
+		return 0;
+	__attribute__((cleanup(mount_release))) struct mount here = {0}, whole = {0};
+	struct mount wanted = {0};
+	int error = mount_id_of(location->parent_fd, &wanted.id);
+	if (!error)
+		error = find_mount(same_id, &wanted, &here);
+	if (error)
+		return error;
+	if (strcmp(here.type, "fuse.zcfs") != 0)
+		return 0; /* somebody else's FUSE file system: a directory like any other */
+	error = find_mount(whole_of_same_device, &here, &whole);
+	if (error)
+		return error;
+
+	cleanup_free char *path = path_of_fd(location->parent_fd);
+	const char *inside = path ? path_below(path, here.point) : NULL;
+	if (!inside)
+		return -ENOENT;
+	cleanup_free char *relative = NULL;
+	if (asprintf(&relative, "%s/%s", here.root, inside) < 0)
+		return -ENOMEM;
+	const char *start = relative + strspn(relative, "/");
+	if (path_below(start, CONTROL_DIRECTORY)) {
+		snprintf(location->remedy, sizeof(location->remedy), "give the image's own path in the mount");
+		return -ENOENT;
+	}
+	cleanup_fd int store = open_store(&whole, location);
+	if (store < 0)
+		return store;
+	int below = open_beneath(store, start);
+	if (below < 0)
+		return below;
+	close(location->parent_fd);
+	location->parent_fd = below;
+	location->mounted = true;
+	return 0;
+}
+
+/* Splits into directory and name. A symbolic link is followed first: what it leads to is the image. */
+static int split_path(const char *path, char **directory, char **name)
+{
+	cleanup_free char *whole = strdup(path);
+	if (!whole)
+		return -ENOMEM;
+	size_t length = strlen(whole);
+	while (length > 1 && whole[length - 1] == '/') /* a bundle completed by the shell */
+		whole[--length] = '\0';
+	const char *slash = strrchr(whole, '/');
+	const char *last = slash ? slash + 1 : whole;
+	struct stat status;
+	if (lstat(whole, &status) < 0)
+		return -errno;
+	if (S_ISLNK(status.st_mode) || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) {
+		char *resolved = realpath(whole, NULL);
+		if (!resolved)
+			return -errno;
+		free(whole);
+		whole = resolved;
+		slash = strrchr(whole, '/');
+		last = slash ? slash + 1 : whole;
+	}
+	if (*last == '\0')
+		return -EISDIR;
+	*name = strdup(last);
+	*directory = !slash ? strdup(".") : slash == whole ? strdup("/") : strndup(whole, (size_t)(slash - whole));
+	return *name && *directory ? 0 : -ENOMEM;
+}
+
+/* Inside a bundle nothing is an image: data alone holds scrambled bytes. */
+static int refuse_inside_bundle(struct location *location)
+{
+	struct stat status;
+	if (fstatat(location->parent_fd, MAP_DB_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fstatat(location->parent_fd, BUNDLE_DATA_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	cleanup_free char *path = path_of_fd(location->parent_fd);
+	snprintf(location->remedy, sizeof(location->remedy), "give the bundle itself: %.200s",
+	         path ? path : "its directory");
+	return -ENOTUNIQ;
+}
+
+int locate_image(const char *path, struct location *location)
+{
+	cleanup_free char *directory = NULL;
+	int error = split_path(path, &directory, &location->name);
+	if (error)
+		return error;
+	location->parent_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (location->parent_fd < 0)
+		return -errno;
+	error = leave_mount(location);
+	return error ? error : refuse_inside_bundle(location);
+}
+
+void location_release(struct location *location)
+{
+	if (location->parent_fd >= 0)
+		close(location->parent_fd);
+	free(location->name);
+	*location = (struct location)LOCATION_INIT;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * locate: from a path that a user gives to the directory and name under which mapdb/image.h opens the image.
+ *
+ * A path inside a zcfs mount leads to the store below it, through MOUNT/.zcfs/store: locks, leases and bundles exist
+ * only there. Any other path is taken as it is. Changes nothing; command-line tools only, one thread.
+ */
+#ifndef ZCFS_LOCATE_H
+#define ZCFS_LOCATE_H
+
+#include <stdbool.h>
+
+struct location {
+	int parent_fd; /* the directory that holds the image, opened for reading; -1: none */
+	char *name;
+	bool mounted;     /* reached through a mount */
+	char remedy[256]; /* after an error: what the user can do about it, may be empty */
+};
+
+/* 0 or -errno:
+ *   -ENOENT no such path; -ENOTDIR; -EACCES, -EPERM the store below a mount is another user's;
+ *   -ENOTCONN the mount's daemon is gone; -EISDIR the path is the root of a file system or of a mount;
+ *   -ENOTUNIQ the path leads into a bundle instead of to one.
+ * location_release() is due in every case. */
+int locate_image(const char *path, struct location *location);
+void location_release(struct location *location);
+
+#define LOCATION_INIT                                                                                                  \
+	{                                                                                                              \
+		.parent_fd = -1                                                                                        \
+	}
+
+#endif

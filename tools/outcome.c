@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/outcome.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int graver_exit_code(int a, int b)
+{
+	static const int gravity[] = {
+	        [EXIT_DONE] = 0,   [EXIT_IN_USE] = 1,  [EXIT_REFUSED] = 2,
+	        [EXIT_FAILED] = 3, [EXIT_DAMAGED] = 4, [EXIT_USAGE] = 5,
+	};
+	return gravity[a] >= gravity[b] ? a : b;
+}
+
+int exit_code_of_report(const struct pass_report *report)
+{
+	switch (report->result) {
+	case VOLUME_REFUSED:
+		return EXIT_REFUSED;
+	case VOLUME_DAMAGED:
+		return EXIT_DAMAGED;
+	case VOLUME_FAILED:
+		return EXIT_FAILED;
+	default:
+		return EXIT_DONE;
+	}
+}
+
+#define ANY_STEP (-1)
+
+/* The first row that fits is used. An exit code of EXIT_FAILED promises that nothing changed. */
+static const struct {
+	int step;
+	int error;
+	int exit_code;
+	const char *cause;
+	const char *remedy;
+} explanations[] = {
+        {STEP_LOCATE, ENOENT, EXIT_FAILED, "no such image", ""},
+        {STEP_LOCATE, EISDIR, EXIT_FAILED, "is the root of a file system, not an image", ""},
+        {STEP_LOCATE, ENOTUNIQ, EXIT_FAILED, "is a part of a bundle, not an image", ""},
+        {STEP_LOCATE, ENOTCONN, EXIT_FAILED, "the zcfs that served this mount is gone",
+         "unmount what it left (fusermount3 -u), or start zcfs again"},
+        {STEP_LOCATE, ELOOP, EXIT_FAILED, "the store below this mount cannot be reached",
+         "give the path in the store itself"},
+
+        {STEP_OPEN, EBUSY, EXIT_IN_USE, "is in use (through the mount, or by another program)",
+         "shut its guest down or end what uses it (fuser -v tells), or wait for that with --wait"},
+        {STEP_PASS, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
+         "try again when it is no longer in use, or with --wait"},
+        {STEP_OPEN, EISDIR, EXIT_FAILED, "is a directory, not an image", ""},
+        {STEP_OPEN, EINVAL, EXIT_FAILED, "is neither a regular file nor a bundle", ""},
+        {STEP_OPEN, ESTALE, EXIT_FAILED, "was renamed or removed meanwhile", "look where it is now and try again"},
+
+        {STEP_UNDO, ENODATA, EXIT_FAILED,
+         "there is nothing to undo: no pass has changed it, or something was written since", ""},
+        {STEP_PASS, ECHILD, EXIT_FAILED,
+         "the process that reads the guest's metadata died or returned a plan that breaks an invariant; nothing has "
+         "been changed",
+         "keep the image as it is and report this: it is a defect of zcfs or an image made to attack it"},
+        {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
+
+        {ANY_STEP, EINTR, EXIT_FAILED, "stopped; nothing has been changed", ""},
+        {ANY_STEP, ENOENT, EXIT_FAILED, "no such image", ""},
+        {ANY_STEP, EUCLEAN, EXIT_DAMAGED, "its image map is damaged; nothing has been changed",
+         "check it with sqlite3 IMAGE/map.db 'PRAGMA integrity_check', or go back to a backup of the bundle"},
+        {ANY_STEP, EMEDIUMTYPE, EXIT_FAILED, "its map.db belongs to a newer zcfs or to another program",
+         "use the zcfs that made it, or a newer one"},
+        {ANY_STEP, EMLINK, EXIT_FAILED, "has another hard link, under which its bytes would appear scrambled",
+         "remove the other name (find -samefile finds it), or make a copy with cp --reflink=auto"},
+        {ANY_STEP, EOPNOTSUPP, EXIT_FAILED,
+         "its file system cannot hold a bundle (a network file system, or one without RENAME_EXCHANGE)",
+         "move it to a local file system such as ext4, XFS or btrfs"},
+        {ANY_STEP, EROFS, EXIT_FAILED, "its file system is mounted read-only",
+         "remount it read-write; --analyze and --dry-run work"},
+        {ANY_STEP, ENOSPC, EXIT_FAILED, "no space left on the host's file system; nothing has been changed",
+         "make room for the map (about 100 bytes a fragment) and try again"},
+        {ANY_STEP, EDQUOT, EXIT_FAILED, "the owner's disk quota is used up; nothing has been changed",
+         "raise it or make room"},
+        {ANY_STEP, EACCES, EXIT_FAILED, "permission denied", "run as root, or as the owner of the store"},
+        {ANY_STEP, EPERM, EXIT_FAILED, "not permitted", "run as root, or as the owner of the store"},
+        {ANY_STEP, ENOMEM, EXIT_FAILED, "not enough memory; nothing has been changed", ""},
+        {ANY_STEP, EIO, EXIT_FAILED, "input/output error", "look into the kernel's log (dmesg) before anything else"},
+};
+
+void outcome_explain(struct outcome *outcome, enum step step, int error)
+{
+	const char *cause = strerror(-error), *remedy = "";
+	outcome->exit_code = EXIT_FAILED;
+	for (size_t i = 0; i < sizeof(explanations) / sizeof(explanations[0]); i++) {
+		if (explanations[i].error == -error &&
+		    (explanations[i].step == ANY_STEP || explanations[i].step == (int)step)) {
+			cause = explanations[i].cause;
+			remedy = explanations[i].remedy;
+			outcome->exit_code = explanations[i].exit_code;
+			break;
+		}
+	}
+	snprintf(outcome->cause, sizeof(outcome->cause), "%s", cause);
+	if (!outcome->remedy[0])
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", remedy);
+}
+
+void outcome_release(struct outcome *outcome)
+{
+	free(outcome->image);
+	pass_report_free(&outcome->report);
+	*outcome = (struct outcome){0};
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * outcome: what became of one image, and how it is told: as text, as JSON, as an exit status.
+ */
+#ifndef ZCFS_OUTCOME_H
+#define ZCFS_OUTCOME_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "defrag/guest_pass.h"
+#include "tools/defrag_options.h"
+
+enum exit_code {
+	EXIT_DONE = 0,    /* done, or nothing to do */
+	EXIT_FAILED = 1,  /* failed; nothing changed */
+	EXIT_USAGE = 2,   /* wrong usage; nothing tried */
+	EXIT_REFUSED = 3, /* a volume's state forbids a change */
+	EXIT_IN_USE = 4,
+	EXIT_DAMAGED = 5, /* the image map or a volume */
+};
+
+struct outcome {
+	char *image; /* as given, printable */
+	int exit_code;
+	char cause[REPORT_TEXT_MAX];  /* why nothing came of it: one line; empty if the report says it all */
+	char remedy[REPORT_TEXT_MAX]; /* one line, may be empty */
+	bool in_use;                  /* analyzed while somebody used it */
+	bool unleased;                /* the store's file system has no leases: only flock protected it */
+	bool reported;                /* the report below is filled in */
+	double seconds;
+	struct pass_report report;
+};
+
+/* The graver of two exit codes, in the order 5 1 3 4 0. */
+int graver_exit_code(int a, int b);
+/* The exit code that a report stands for. */
+int exit_code_of_report(const struct pass_report *report);
+
+/* Where something went wrong. */
+enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO };
+/* Fills in cause, remedy (unless there is one already) and exit code for a negative errno. */
+void outcome_explain(struct outcome *outcome, enum step step, int error);
+
+/* Figures to standard output (unless quiet), what went wrong to standard error. */
+void outcome_print(const struct outcome *outcome, const struct defrag_options *options);
+/* Only what went wrong. */
+void outcome_print_problems(const struct outcome *outcome);
+/* A new reference; NULL: no memory. */
+json_t *outcome_json(const struct outcome *outcome, const struct defrag_options *options);
+
+void outcome_release(struct outcome *outcome);
+
+#endif

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * An outcome as JSON, for a program. Fields are added, never renamed or removed. Strings are UTF-8; bytes of the guest
+ * or of a path that are none appear as \xNN.
+ */
+#include "mapdb/cleanup.h"
+#include "tools/outcome.h"
+#include "tools/text.h"
+
+static json_t *json_text(const char *text)
+{
+	cleanup_free char *valid = text_escape(text, false);
+	return valid ? json_string(valid) : NULL;
+}
+
+static json_t *json_count(uint64_t value)
+{
+	return json_integer((json_int_t)value);
+}
+
+static const char *result_name(enum volume_result result)
+{
+	static const char *const names[] = {"done", "skipped", "unsupported", "refused", "damaged", "failed"};
+	return names[result];
+}
+
+/* json_object_set_new takes the reference, and refuses NULL: one check at the end is enough. */
+struct object {
+	json_t *json;
+	int failed;
+};
+
+static void put(struct object *object, const char *name, json_t *value)
+{
+	object->failed |= json_object_set_new(object->json, name, value);
+}
+
+static struct object object_new(void)
+{
+	return (struct object){.json = json_object()};
+}
+
+static json_t *object_finish(struct object *object)
+{
+	if (!object->failed)
+		return object->json;
+	json_decref(object->json);
+	return NULL;
+}
+
+static json_t *stays_json(const struct volume_report *volume)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < volume->stay_count && i < REPORT_STAYS_MAX; i++) {
+		const struct stay *stay = &volume->stays[i];
+		struct object object = object_new();
+		put(&object, "record", json_count(stay->record));
+		put(&object, "fragments", json_count(stay->fragments));
+		put(&object, "path", json_text(stay->path));
+		put(&object, "reason", json_text(stay->reason));
+		json_array_append_new(list, object_finish(&object));
+	}
+	return list;
+}
+
+static void put_pair(struct object *object, const char *name, uint64_t before, uint64_t after, bool with_after)
+{
+	struct object pair = object_new();
+	put(&pair, "before", json_count(before));
+	if (with_after)
+		put(&pair, "after", json_count(after));
+	put(object, name, object_finish(&pair));
+}
+
+static void put_volume_figures(struct object *object, const struct volume_report *volume, bool with_after)
+{
+	put(object, "cluster_size", json_count(volume->cluster_size));
+	put(object, "clusters", json_count(volume->clusters));
+	put(object, "clusters_free", json_count(volume->clusters_free));
+	put(object, "records_used", json_count(volume->records_used));
+	put(object, "files", json_count(volume->files));
+	put(object, "attributes", json_count(volume->attributes));
+	put_pair(object, "fragments", volume->fragments_before, volume->fragments_after, with_after);
+	put_pair(object, "fragmented_attributes", volume->fragmented_before, volume->fragmented_after, with_after);
+	put_pair(object, "free_runs", volume->free_runs_before, volume->free_runs_after, with_after);
+	put_pair(object, "largest_free_clusters", volume->largest_free_before, volume->largest_free_after, with_after);
+	if (!with_after)
+		return;
+	put(object, "attributes_moved", json_count(volume->attributes_moved));
+	put(object, "clusters_moved", json_count(volume->clusters_moved));
+	put(object, "records_freed", json_count(volume->records_freed));
+	put(object, "laid_out_anew", json_boolean(volume->laid_out_anew));
+	put(object, "stay_count", json_count(volume->stay_count));
+	put(object, "stays", stays_json(volume));
+}
+
+static json_t *volume_json(const struct volume_report *volume, bool with_after)
+{
+	struct object object = object_new();
+	put(&object, "number", json_count(volume->number));
+	put(&object, "result", json_string(result_name(volume->result)));
+	put(&object, "off", json_count(volume->off));
+	put(&object, "length", json_count(volume->length));
+	put(&object, "scheme", json_text(volume->scheme));
+	put(&object, "file_system", json_text(volume->file_system));
+	put(&object, "label", json_text(volume->label));
+	put(&object, "cause", json_text(volume->cause));
+	put(&object, "remedy", json_text(volume->remedy));
+	if (volume->result == VOLUME_DONE)
+		put_volume_figures(&object, volume, with_after);
+	return object_finish(&object);
+}
+
+static void put_report(struct object *object, const struct pass_report *report, bool with_after)
+{
+	put(object, "result", json_string(result_name(report->result)));
+	put(object, "changed", json_boolean(report->changed));
+	put(object, "redo_pending", json_boolean(report->redo_pending));
+	put_pair(object, "extents", report->extents_before, report->extents_after, with_after);
+	put(object, "metadata_bytes", json_count(report->metadata_bytes));
+	put(object, "data_bytes_copied", json_count(report->data_bytes_copied));
+	put(object, "child_peak_kib", json_count(report->child_peak_kib));
+	struct object phases = object_new();
+	for (int phase = 0; phase < PHASE_COUNT; phase++)
+		put(&phases, pass_phase_name((enum pass_phase)phase), json_real(report->phase_seconds[phase]));
+	put(object, "phase_seconds", object_finish(&phases));
+	json_t *volumes = json_array();
+	for (size_t i = 0; i < report->volume_count; i++)
+		json_array_append_new(volumes, volume_json(&report->volumes[i], with_after));
+	put(object, "volumes", volumes);
+}
+
+json_t *outcome_json(const struct outcome *outcome, const struct defrag_options *options)
+{
+	const struct pass_report *report = &outcome->report;
+	bool whole = !outcome->cause[0] && outcome->reported; /* the cause is about the whole image */
+	struct object object = object_new();
+	put(&object, "image", json_text(outcome->image));
+	put(&object, "exit_code", json_integer(outcome->exit_code));
+	put(&object, "cause", json_text(whole ? report->cause : outcome->cause));
+	put(&object, "remedy", json_text(whole ? report->remedy : outcome->remedy));
+	put(&object, "in_use", json_boolean(outcome->in_use || outcome->exit_code == EXIT_IN_USE));
+	put(&object, "seconds", json_real(outcome->seconds));
+	if (outcome->reported)
+		put_report(&object, report, options->mode != MODE_ANALYZE);
+	return object_finish(&object);
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/progress.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define REDRAW_MS 100
+
+static volatile sig_atomic_t stop_signal;
+
+static void note_signal(int number)
+{
+	stop_signal = number;
+}
+
+void stop_on_signals(void)
+{
+	/* No SA_RESTART: a wait for an image ends with EINTR. */
+	struct sigaction stop = {.sa_handler = note_signal};
+	sigaction(SIGINT, &stop, NULL);
+	sigaction(SIGTERM, &stop, NULL);
+	sigaction(SIGHUP, &stop, NULL);
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	sigaction(SIGIO, &ignore, NULL);
+	sigaction(SIGPIPE, &ignore, NULL);
+}
+
+bool stop_requested(void)
+{
+	return stop_signal != 0;
+}
+
+bool progress_possible(void)
+{
+	const char *terminal = getenv("TERM");
+	return isatty(STDERR_FILENO) && terminal && *terminal && strcmp(terminal, "dumb") != 0;
+}
+
+static bool time_to_redraw(struct progress *progress)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	int64_t elapsed_ms =
+	        (now.tv_sec - progress->last.tv_sec) * 1000 + (now.tv_nsec - progress->last.tv_nsec) / 1000000;
+	if (progress->shown && elapsed_ms < REDRAW_MS)
+		return false;
+	progress->last = now;
+	return true;
+}
+
+int progress_report(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total)
+{
+	struct progress *progress = context;
+	if (stop_requested())
+		return 1;
+	if (!progress->show || !time_to_redraw(progress))
+		return 0;
+	fprintf(stderr, "\r\033[K%.50s: ", progress->image);
+	if (volume > 0)
+		fprintf(stderr, "volume %u: ", volume);
+	fprintf(stderr, "%s", pass_phase_name(phase));
+	if (total > 0)
+		fprintf(stderr, " %u%%", (unsigned int)((double)(done < total ? done : total) * 100 / (double)total));
+	fflush(stderr);
+	progress->shown = true;
+	return 0;
+}
+
+void progress_erase(struct progress *progress)
+{
+	if (!progress->shown)
+		return;
+	fputs("\r\033[K", stderr);
+	fflush(stderr);
+	progress->shown = false;
+}

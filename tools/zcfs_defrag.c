@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * zcfs-defrag: runs the guest pass (defrag/guest_pass.h) over images named on the command line.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "mapdb/cleanup.h"
+#include "tools/defrag_options.h"
+#include "tools/locate.h"
+#include "tools/outcome.h"
+#include "tools/progress.h"
+#include "tools/text.h"
+
+/* RELEASE reaches the daemon some time after the last close(): right after a guest has ended, the file is still open.
+ */
+#define LEASE_PATIENCE_MS 2000
+#define WAIT_STEP_MS      250
+
+static double monotonic_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Polls instead of sleeping in flock(): a lease cannot be waited for, and a signal must end the wait at any moment. */
+static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
+{
+	int flags = options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE ? IMAGE_READ_ONLY : 0;
+	/* While waiting, hold the lock only briefly at each try: whoever opens the image must not wait for us in vain.
+	 */
+	unsigned int patience_ms = options->mode == MODE_ANALYZE || options->wait ? 0 : LEASE_PATIENCE_MS;
+	double deadline = monotonic_seconds() + options->wait_seconds;
+	for (;;) {
+		int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE, flags,
+		                       patience_ms, image);
+		if (stop_requested() && error)
+			return -EINTR;
+		if (error != -EBUSY || !options->wait || (options->wait_seconds > 0 && monotonic_seconds() >= deadline))
+			return error;
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+	}
+}
+
+/* Looking needs no lock; with it the figures are exact. */
+static int open_to_analyze(const struct location *location, const struct defrag_options *options, struct image **image,
+                           bool *in_use)
+{
+	int error = open_exclusive(location, options, image);
+	if (!error || error == -EINTR)
+		return error;
+	*in_use = error == -EBUSY;
+	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
+}
+
+static void undo(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct run_record run = {
+	        .operation = "undo",
+	        .options = options->text,
+	        .started_unix_s = time(NULL),
+	        .extents_before = image_map_count(image->map),
+	};
+	int error = image_undo(image, &run);
+	if (error == -EINPROGRESS)
+		outcome->report.redo_pending = outcome->reported = true;
+	else if (error)
+		outcome_explain(outcome, STEP_UNDO, error);
+}
+
+static bool volume_found(const struct pass_report *report, unsigned int number)
+{
+	for (size_t i = 0; i < report->volume_count; i++) {
+		if (report->volumes[i].number == number)
+			return report->volumes[i].result != VOLUME_SKIPPED;
+	}
+	return false;
+}
+
+static void run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct progress progress = {
+	        .image = outcome->image,
+	        .show = !options->quiet && progress_possible(),
+	};
+	struct pass_options pass = {
+	        .analyze = options->mode == MODE_ANALYZE,
+	        .dry_run = options->mode == MODE_DRY_RUN,
+	        .pack = options->pack,
+	        .volume = options->volume,
+	        .options_text = options->text,
+	        .progress = progress_report,
+	        .progress_context = &progress,
+	};
+	int error = guest_pass_run(image, &pass, &outcome->report);
+	progress_erase(&progress);
+	if (error == -EINPROGRESS) {
+		outcome->report.redo_pending = true;
+		error = 0;
+	}
+	if (error) {
+		outcome_explain(outcome, STEP_PASS, error);
+		return;
+	}
+	outcome->reported = true;
+	outcome->exit_code = exit_code_of_report(&outcome->report);
+	if (outcome->exit_code == EXIT_DONE && options->volume && !volume_found(&outcome->report, options->volume)) {
+		outcome->exit_code = EXIT_FAILED;
+		snprintf(outcome->cause, sizeof(outcome->cause), "has no NTFS volume %u", options->volume);
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "--analyze lists its volumes");
+	}
+}
+
+static void cleanup_image(struct image **image)
+{
+	image_close(*image);
+}
+
+static void process_located(const struct location *location, const struct defrag_options *options,
+                            struct outcome *outcome)
+{
+	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
+	bool changes = options->mode == MODE_DEFRAG || options->mode == MODE_UNDO;
+	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
+		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
+	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, options, &image, &outcome->in_use)
+	                                          : open_exclusive(location, options, &image);
+	if (!error && changes && image->read_only)
+		error = -EROFS;
+	if (error) {
+		outcome_explain(outcome, STEP_OPEN, error);
+		return;
+	}
+	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased;
+	if (options->mode == MODE_UNDO)
+		undo(image, options, outcome);
+	else
+		run_pass(image, options, outcome);
+}
+
+static void process(const char *path, const struct defrag_options *options, struct outcome *outcome)
+{
+	double started = monotonic_seconds();
+	struct location location = LOCATION_INIT;
+	int error = stop_requested() ? -EINTR : locate_image(path, &location);
+	if (error) {
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", location.remedy);
+		outcome_explain(outcome, STEP_LOCATE, error);
+	} else {
+		process_located(&location, options, outcome);
+	}
+	location_release(&location);
+	outcome->seconds = monotonic_seconds() - started;
+}
+
+static int print_json(json_t *images, int exit_code)
+{
+	json_t *document = json_pack("{s:s, s:i, s:o}", "zcfs", ZCFS_VERSION, "exit_code", exit_code, "images", images);
+	if (!document)
+		return -ENOMEM;
+	int error = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) ? -EIO : 0;
+	putchar('\n');
+	json_decref(document);
+	return error;
+}
+
+static int process_all(const struct defrag_options *options)
+{
+	json_t *images = options->json ? json_array() : NULL;
+	int exit_code = EXIT_DONE;
+	bool lost = false;
+	for (size_t i = 0; i < options->image_count; i++) {
+		struct outcome outcome = {.image = text_escape(options->images[i], true)};
+		if (!outcome.image)
+			return EXIT_FAILED;
+		process(options->images[i], options, &outcome);
+		exit_code = graver_exit_code(exit_code, outcome.exit_code);
+		if (options->json) {
+			lost |= json_array_append_new(images, outcome_json(&outcome, options)) != 0;
+			outcome_print_problems(&outcome);
+		} else {
+			outcome_print(&outcome, options);
+		}
+		outcome_release(&outcome);
+		if (stop_requested() && i + 1 < options->image_count) {
+			fputs("zcfs-defrag: stopped; the remaining images have not been looked at\n", stderr);
+			exit_code = graver_exit_code(exit_code, EXIT_FAILED);
+			break;
+		}
+	}
+	if (options->json)
+		lost |= print_json(images, exit_code) != 0;
+	if (lost || fflush(stdout) || ferror(stdout))
+		fputs("zcfs-defrag: the report could not be written; the images are as its exit status says\n", stderr);
+	return exit_code;
+}
+
+int main(int argc, char **argv)
+{
+	struct defrag_options options;
+	int exit_code;
+	if (defrag_options_parse(argc, argv, &options, &exit_code))
+		return exit_code;
+	stop_on_signals();
+	return process_all(&options);
+}
