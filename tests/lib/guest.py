@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest's view of an image: making NTFS volumes, mounting them with ntfs-3g, reading every byte of every file."""
+import contextlib
+import hashlib
+import os
+import random
+import re
+import subprocess
+import tempfile
+
+WAIT_SECONDS = 60  # for a mount or an unmount
+
+
+def run(*command, **arguments):
+    """Runs a command that must succeed; returns its standard output."""
+    arguments.setdefault('timeout', 600)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          check=False, **arguments)
+    if done.returncode != 0:
+        raise RuntimeError(f'{" ".join(map(str, command))} failed with status {done.returncode}:\n'
+                           + (done.stdout + done.stderr).decode(errors='replace'))
+    return done.stdout.decode(errors='surrogateescape')
+
+
+def make_ntfs(image, megabytes, label):
+    """A raw image that is one NTFS volume from its first byte to its last."""
+    with open(image, 'xb') as new:
+        new.truncate(megabytes << 20)
+    run('mkntfs', '--quiet', '--force', '--fast', '--label', label, image)
+
+
+@contextlib.contextmanager
+def ntfs_mounted(image, options='ro'):
+    """Mounts a volume with ntfs-3g; after the block the driver has ended, so everything is written and closed."""
+    with tempfile.TemporaryDirectory(prefix='zcfs-guest-') as point:
+        driver = subprocess.Popen(['ntfs-3g', '-o', f'no_detach,big_writes,{options}', image, point],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            wait_for_mount(point, driver)
+            yield point
+        finally:
+            unmount(point)
+            try:
+                driver.wait(WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                driver.kill()
+                driver.wait()
+                raise
+            finally:
+                driver.stdout.close()
+
+
+def wait_for_mount(point, process):
+    """Until something is mounted on point; an error if the process that should do it has ended."""
+    parent = os.stat(os.path.dirname(point)).st_dev
+    for _ in range(WAIT_SECONDS * 20):
+        if os.stat(point).st_dev != parent:
+            return
+        try:
+            status = process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        output = process.stdout.read().decode(errors='replace') if process.stdout else ''
+        raise RuntimeError(f'{process.args[0]} ended with status {status} instead of mounting {point}:\n{output}')
+    raise RuntimeError(f'nothing mounted on {point}')
+
+
+def unmount(point):
+    """Unmounts what is mounted there, however busy it is; nothing mounted is not an error."""
+    for options in ([], [], ['-l']):
+        done = subprocess.run(['umount', *options, point], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, timeout=WAIT_SECONDS, check=False)
+        if done.returncode == 0 or b'not mounted' in done.stderr:
+            return
+
+
+def fragment(root, seed):
+    """Fills a mounted volume with small files, removes every other one, and lets a few large files grow into the holes in
+    turn: each of them ends in about a thousand pieces. Returns the number of files."""
+    source = random.Random(seed)
+    small = os.path.join(root, 'small')
+    os.mkdir(small)
+    count = 0
+    try:
+        while True:
+            with open(os.path.join(small, f'{count:05}'), 'xb', buffering=0) as file:
+                if file.write(source.randbytes(8192)) < 8192:
+                    break
+            count += 1
+    except OSError:
+        pass  # full
+    os.unlink(os.path.join(small, f'{count:05}'))
+    holes = range(0, count, 2)
+    for number in holes:
+        os.unlink(os.path.join(small, f'{number:05}'))
+    large = ['letters.txt', 'ledger.db', 'photos.raw', 'mail.pst']
+    for turn in range(len(holes) * 9 // 10):
+        with open(os.path.join(root, large[turn % len(large)]), 'ab', buffering=0) as file:
+            file.write(source.randbytes(8192 - turn % 2 * 300))
+    return count - len(holes) + len(large)
+
+
+def hash_files(root):
+    """Relative path -> SHA-256 of every regular file below root."""
+    hashes = {}
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(directory, name)
+            with open(path, 'rb') as file:
+                hashes[os.path.relpath(path, root)] = hashlib.sha256(file.read()).hexdigest()
+    return hashes
+
+
+def hash_files_through_driver(image):
+    with ntfs_mounted(image) as root:
+        return hash_files(root)
+
+
+def hash_files_through_sleuthkit(image):
+    """The same from a second reader of NTFS, which shares no code with the first."""
+    with tempfile.TemporaryDirectory(prefix='zcfs-guest-', dir=os.environ.get('TMPDIR', '/var/tmp')) as out:
+        run('tsk_recover', '-a', image, out)
+        return {path: digest for path, digest in hash_files(out).items()
+                if not re.match(r'\$|System Volume Information', path)}

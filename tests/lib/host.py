@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's view of a store: the daemon's mount, what a map database says, which bytes of a data file differ."""
+import contextlib
+import sqlite3
+import struct
+import subprocess
+
+from guest import WAIT_SECONDS, unmount, wait_for_mount
+
+COMPARE_STEP = 1 << 20   # bytes read at a time
+COMPARE_BLOCK = 1 << 10  # bytes compared at once before looking closer
+
+
+@contextlib.contextmanager
+def store_mounted(zcfs, store, point, *options):
+    """Serves store on point by the daemon in the foreground."""
+    daemon = subprocess.Popen([zcfs, '-f', *options, store, point], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for_mount(point, daemon)
+        yield daemon
+    finally:
+        unmount(point)
+        try:
+            daemon.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+            raise
+        finally:
+            daemon.stdout.close()
+
+
+def blob_ranges(blob):
+    """(offset, length) of each entry of a redo or undo blob; its form is told in mapdb/redo.h."""
+    position = 0
+    while position < len(blob):
+        offset, length, fill = struct.unpack_from('<QII', blob, position)
+        position += 16 + (length if fill == 0xffffffff else 0)
+        yield offset, length
+
+
+def changed_ranges(database):
+    """The byte ranges of the data file that the last pass replaced, according to its undo: sorted, merged."""
+    with contextlib.closing(sqlite3.connect(f'file:{database}?mode=ro&immutable=1', uri=True)) as connection:
+        blobs = connection.execute('SELECT entries FROM undo').fetchall()
+    merged = []
+    for offset, length in sorted(r for blob, in blobs for r in blob_ranges(blob)):
+        if merged and offset <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], offset + length)
+        else:
+            merged.append([offset, offset + length])
+    return merged
+
+
+def add_differences(a, b, offset, ranges):
+    for block in range(0, len(a), COMPARE_BLOCK):
+        if a[block:block + COMPARE_BLOCK] == b[block:block + COMPARE_BLOCK]:
+            continue
+        for i in range(block, min(block + COMPARE_BLOCK, len(a))):
+            if a[i] == b[i]:
+                continue
+            if ranges and ranges[-1][1] == offset + i:
+                ranges[-1][1] += 1
+            else:
+                ranges.append([offset + i, offset + i + 1])
+
+
+def differing_ranges(before, after):
+    """The byte ranges in which two files of one length differ, sorted and merged."""
+    ranges = []
+    with open(before, 'rb') as one, open(after, 'rb') as other:
+        offset = 0
+        while True:
+            a, b = one.read(COMPARE_STEP), other.read(COMPARE_STEP)
+            if len(a) != len(b):
+                raise ValueError(f'{before} and {after} differ in length')
+            if not a:
+                return ranges
+            if a != b:
+                add_differences(a, b, offset, ranges)
+            offset += len(a)
+
+
+def outside(ranges, allowed):
+    """Of some byte ranges, the bytes that are in none of the allowed ones. Both sorted and merged."""
+    count = 0
+    allowed = iter(allowed)
+    current = next(allowed, None)
+    for start, end in ranges:
+        while start < end:
+            while current and current[1] <= start:
+                current = next(allowed, None)
+            if not current or current[0] >= end:
+                count += end - start
+                break
+            count += max(0, current[0] - start)
+            start = min(end, current[1])
+    return count
