@@ -45,7 +45,7 @@ struct image {
 	int parent_fd; /* directory of the name; own descriptor */
 	char *name;
 	int data_fd;
-	int bundle_fd;		      /* -1: plain */
+	int bundle_fd;		      /* -1: plain; between begin and commit of an adoption: the bundle being built */
 	struct map_db *db;	      /* NULL: plain, or closed again after loading (see image_open) */
 	struct image_map *map;	      /* never NULL */
 	struct map_state state;	      /* generation 0: plain */
@@ -78,7 +78,7 @@ bool image_name_reserved(const char *name);
  *   IMAGE_SHARED: the database is closed again; image_db_open() opens it when needed.
  *   IMAGE_EXCLUSIVE: takes the lease too (retrying for lease_patience_ms), leaves the database open.
  * -EBUSY: locked by another, or (exclusive) somebody has the file open; -EUCLEAN damaged bundle or map; -EISDIR a directory that is no
- * bundle; -ESTALE the name no longer exists; -EROFS etc. from the system. */
+ * bundle; -ESTALE the name no longer exists (after waiting; -ENOENT it never did); -EROFS etc. from the system. */
 int image_open(const struct io *io, int parent_fd, const char *name, enum image_access access, int flags,
 	       unsigned int lease_patience_ms, struct image **out);
 void image_close(struct image *image); /* releases lock and lease; NULL is allowed */
@@ -91,16 +91,16 @@ bool image_still_ours(const struct image *image);
 
 /* A change of the map, under IMAGE_EXCLUSIVE. begin: on a bundle map_db_begin; on a plain image makes the staging bundle and begins
  * in its database. Use image->db for the puts in between. -EMLINK: the file has another hard link; -EOPNOTSUPP: the file system
- * cannot exchange names (or is a network one): not adopted.
+ * cannot exchange names (or is a network one): not adopted; -ENAMETOOLONG: no room for a hidden name; -EROFS: image is read-only.
  * commit: makes sure of space for redo targets, checks image_still_ours (-EBUSY), commits, exchanges names when staging, applies redo,
  * reloads the map. After -EINPROGRESS the change is committed and durable but redo could not be applied yet: the next open does it;
- * every other error leaves the old state.
- * rollback: also removes the staging bundle. */
+ * every other error leaves the old state, and the transaction is rolled back. After -EINPROGRESS image is read-only and shows the new
+ * state. rollback: also removes the staging bundle; without a transaction it does nothing. */
 int image_begin(struct image *image);
 int image_commit(struct image *image);
 void image_rollback(struct image *image);
 
-/* Brings back what the last run changed. -ENODATA: nothing to undo, or something was written since. */
+/* Brings back what the last run changed. -ENODATA: nothing to undo, or something was written since; otherwise like image_commit. */
 int image_undo(struct image *image, const struct run_record *run);
 
 /* A bundle whose map is the identity becomes a plain file again (the reverse exchange). -EINVAL if it is not. History is lost. */
@@ -115,7 +115,8 @@ int image_clean_stale(const struct io *io, int parent_fd, unsigned int *removed,
 int image_unlink_bundle(const struct io *io, int parent_fd, const char *name);
 
 /* Renames over an existing image (file or bundle on either side, at least one bundle), as atomically as rename(2): a crash leaves
- * the old state or the new one (after image_clean_stale). */
+ * the old state or the new one (after image_clean_stale). Takes both locks shared for a moment: -EBUSY while a tool works on either.
+ * -EISDIR, -ENOTDIR where one side is a directory that is no bundle. */
 int image_rename_replace(const struct io *io, int old_parent_fd, const char *old_name, int new_parent_fd, const char *new_name);
 
 /* Reads what the guest sees, [guest_off, guest_off + length) below the image's size, overlay included. 0 or -errno. */

@@ -300,6 +300,17 @@ static int step_row(struct map_db *db, sqlite3_stmt *statement)
 	return result == SQLITE_DONE ? -EUCLEAN : translate(db, result);
 }
 
+int map_db_snapshot_begin(struct map_db *db)
+{
+	return execute(db, "BEGIN DEFERRED; SELECT 1 FROM image");
+}
+
+void map_db_snapshot_end(struct map_db *db)
+{
+	if (!sqlite3_get_autocommit(db->connection))
+		execute(db, "ROLLBACK");
+}
+
 int map_db_read_state(struct map_db *db, struct map_state *state)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
@@ -586,7 +597,8 @@ struct reservation {
 	const struct io *io;
 	int data_fd;
 	uint64_t data_size;
-	struct data_range known;
+	struct data_range known;    /* looked at: no hole in it */
+	struct data_range gathered; /* to be allocated with one call */
 };
 
 /* True if [off, off + length) has no hole. Where the file system cannot tell, nothing is one. */
@@ -604,6 +616,42 @@ static bool has_data(struct reservation *reservation, uint64_t off, uint64_t len
 
 #define RESERVE_ALIGN 4096u /* what redo_apply_blob may touch around an entry */
 
+/* Allocates the range gathered so far. */
+static int reserve_gathered(struct reservation *reservation)
+{
+	struct data_range range = reservation->gathered;
+
+	reservation->gathered = (struct data_range){0};
+	if (range.start == range.end)
+		return 0;
+	int rc = reservation->io->fallocate(reservation->io, reservation->data_fd, FALLOC_FL_KEEP_SIZE, range.start,
+					    range.end - range.start);
+	return rc == -EOPNOTSUPP || rc == -ENOSYS ? 0 : rc;
+}
+
+static int reserve_entry(struct reservation *reservation, const struct redo_entry *entry)
+{
+	struct data_range *gathered = &reservation->gathered;
+	uint64_t start = entry->host_off - entry->host_off % RESERVE_ALIGN;
+	uint64_t end = entry->host_off + entry->length;
+	int rc = 0;
+
+	end += (RESERVE_ALIGN - end % RESERVE_ALIGN) % RESERVE_ALIGN;
+	if (end > reservation->data_size)
+		end = reservation->data_size;
+	if (start >= gathered->start && end <= gathered->end)
+		return 0;
+	if (has_data(reservation, start, end - start))
+		return 0;
+	if (start >= gathered->start && start <= gathered->end && gathered->start < gathered->end) {
+		gathered->end = end;
+		return 0;
+	}
+	rc = reserve_gathered(reservation);
+	*gathered = (struct data_range){.start = start, .end = end};
+	return rc;
+}
+
 static int visit_reserve(void *context, const uint8_t *blob, size_t size)
 {
 	struct reservation *reservation = context;
@@ -611,20 +659,8 @@ static int visit_reserve(void *context, const uint8_t *blob, size_t size)
 	size_t pos = 0;
 	int rc = redo_check_blob(reservation->data_size, blob, size);
 
-	while (rc == 0 && redo_next(blob, size, &pos, &entry) > 0) {
-		uint64_t start = entry.host_off - entry.host_off % RESERVE_ALIGN;
-		uint64_t end = entry.host_off + entry.length;
-
-		end += (RESERVE_ALIGN - end % RESERVE_ALIGN) % RESERVE_ALIGN;
-		if (end > reservation->data_size)
-			end = reservation->data_size;
-		if (has_data(reservation, start, end - start))
-			continue;
-		rc = reservation->io->fallocate(reservation->io, reservation->data_fd, FALLOC_FL_KEEP_SIZE, start,
-						end - start);
-		if (rc == -EOPNOTSUPP || rc == -ENOSYS)
-			return 0;
-	}
+	while (rc == 0 && redo_next(blob, size, &pos, &entry) > 0)
+		rc = reserve_entry(reservation, &entry);
 	return rc;
 }
 
@@ -636,7 +672,8 @@ int map_db_reserve_redo(struct map_db *db, int data_fd)
 	if (fstat(data_fd, &status) < 0)
 		return -errno;
 	reservation.data_size = (uint64_t)status.st_size;
-	return for_each_redo(db, visit_reserve, &reservation);
+	int rc = for_each_redo(db, visit_reserve, &reservation);
+	return rc == 0 ? reserve_gathered(&reservation) : rc;
 }
 
 int map_db_commit(struct map_db *db)

@@ -66,6 +66,10 @@ int map_db_create(const struct io *io, int bundle_fd, const struct image_map *ma
 int map_db_open(const struct io *io, int bundle_fd, bool read_only, struct map_db **out);
 void map_db_close(struct map_db *db); /* rolls back an open transaction; NULL is allowed */
 
+/* What is read between the two comes from one snapshot. Needed only by those who hold no lock on the image. */
+int map_db_snapshot_begin(struct map_db *db);
+void map_db_snapshot_end(struct map_db *db);
+
 int map_db_read_state(struct map_db *db, struct map_state *state);
 /* Reads and checks the whole map. -EUCLEAN if it breaks an invariant of mapdb/image_map.h. */
 int map_db_read_map(struct map_db *db, struct image_map **out);

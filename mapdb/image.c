@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * image: finding, locking, loading and reading. Changing is in image_change.c, names are in image_names.c.
+ */
+#include "mapdb/image.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+
+#include "mapdb/cleanup.h"
+#include "mapdb/image_internal.h"
+
+#define OPEN_TRIES	 100 /* each means that another process changed the image in between */
+#define RECOVER_TRIES	 200 /* for LOCK_EX, while others recover the same image */
+#define RECOVER_PAUSE_MS 10u
+
+/* One step of image_open says: the world has changed, start again. Not an error that callers see. */
+#define TRY_AGAIN 1
+
+static void release(struct image *image)
+{
+	map_db_close(image->db);
+	image_map_unref(image->map);
+	redo_overlay_free(image->overlay);
+	if (image->bundle_fd >= 0)
+		image->io->close(image->io, image->bundle_fd);
+	if (image->data_fd >= 0)
+		image->io->close(image->io, image->data_fd);
+	image->db = NULL;
+	image->map = NULL;
+	image->overlay = NULL;
+	image->bundle_fd = image->data_fd = -1;
+	image->leased = false;
+	image->state = (struct map_state){0};
+}
+
+void image_close(struct image *image)
+{
+	if (!image)
+		return;
+	if (image->staging_name)
+		image_rollback(image);
+	release(image);
+	if (image->parent_fd >= 0)
+		close(image->parent_fd);
+	free(image->name);
+	free(image);
+}
+
+/* Opens the data file as the flags of image_open say, or read-only where the file system is. */
+static int open_data(struct image *image, int dir_fd, const char *name, int flags)
+{
+	bool wait = flags & IMAGE_WAIT;
+	int fd = -EROFS;
+
+	image->read_only = flags & IMAGE_READ_ONLY || image->access == IMAGE_UNLOCKED;
+	if (!image->read_only)
+		fd = data_open_wait(image->io, dir_fd, name, O_RDWR, wait, &image->waited);
+	if (fd == -EROFS) {
+		image->read_only = true;
+		fd = data_open_wait(image->io, dir_fd, name, O_RDONLY, wait, &image->waited);
+	}
+	image->data_fd = fd < 0 ? -1 : fd;
+	return fd < 0 ? fd : 0;
+}
+
+/* Plain or bundle, decided afresh: opens what the name means now. */
+static int open_files(struct image *image, int flags)
+{
+	struct stat status;
+
+	if (fstatat(image->parent_fd, image->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT && image->waited ? -ESTALE : -errno;
+	if (S_ISREG(status.st_mode))
+		return open_data(image, image->parent_fd, image->name, flags);
+	if (S_ISLNK(status.st_mode))
+		return -ELOOP;
+	if (!S_ISDIR(status.st_mode))
+		return -EINVAL;
+
+	int fd = bundle_open(image->io, image->parent_fd, image->name);
+	if (fd < 0)
+		return fd == -ENOENT || fd == -ENOTDIR ? TRY_AGAIN : fd;
+	image->bundle_fd = fd;
+	if (fstatat(fd, MAP_DB_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? -EISDIR : -errno;
+	int rc = open_data(image, fd, BUNDLE_DATA_NAME, flags);
+	return rc == -ENOENT ? -EUCLEAN : rc;
+}
+
+/* True if the name still means what was opened before the lock was had. */
+static bool still_named(const struct image *image)
+{
+	struct stat named, opened;
+	int top_fd = image->bundle_fd >= 0 ? image->bundle_fd : image->data_fd;
+
+	if (fstatat(image->parent_fd, image->name, &named, AT_SYMLINK_NOFOLLOW) < 0 || fstat(top_fd, &opened) < 0 ||
+	    !same_inode(&named, &opened))
+		return false;
+	if (image->bundle_fd < 0)
+		return true;
+	return fstatat(image->bundle_fd, BUNDLE_DATA_NAME, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       fstat(image->data_fd, &opened) == 0 && same_inode(&named, &opened);
+}
+
+static int take_lock(struct image *image, int flags)
+{
+	if (image->access == IMAGE_UNLOCKED)
+		return 0;
+	return data_lock(image->data_fd, image->access == IMAGE_SHARED ? LOCK_SH : LOCK_EX, flags & IMAGE_WAIT,
+			 &image->waited);
+}
+
+/* The data of a bundle has one name. A second one is what a crash between exchange and unlink has left, or none of ours. */
+static int drop_stale_link(struct image *image, int tries)
+{
+	struct stat status;
+
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	if (status.st_nlink == 1)
+		return 0;
+	if (image->access == IMAGE_EXCLUSIVE && !image->read_only) {
+		names_clean(image->io, image->parent_fd, image->name, &status, NULL, NULL);
+		if (fstat(image->data_fd, &status) < 0)
+			return -errno;
+		return status.st_nlink == 1 || image->bundle_fd < 0 ? 0 : -EUCLEAN;
+	}
+	if (image->bundle_fd < 0) /* whatever it is, reading and writing the plain file is right */
+		return 0;
+	if (image->access == IMAGE_UNLOCKED) /* a look in the middle of somebody's adoption does no harm */
+		return 0;
+	if (tries >= 2)
+		return image->read_only ? 0 : -EUCLEAN;
+	flock(image->data_fd, LOCK_UN);
+	names_clean(image->io, image->parent_fd, image->name, NULL, NULL, NULL);
+	return TRY_AGAIN;
+}
+
+int image_reload(struct image *image)
+{
+	struct map_state state;
+	struct image_map *map = NULL;
+	int rc = map_db_read_state(image->db, &state);
+
+	if (rc == 0)
+		rc = map_db_read_map(image->db, &map);
+	if (rc < 0)
+		return rc;
+	image_map_unref(image->map);
+	image->map = map;
+	image->state = state;
+	return 0;
+}
+
+int image_overlay_redo(struct image *image)
+{
+	struct redo_overlay *overlay;
+	int rc = map_db_read_redo(image->db, &overlay);
+
+	if (rc < 0)
+		return rc;
+	redo_overlay_free(image->overlay);
+	image->overlay = overlay;
+	image->read_only = true;
+	return 0;
+}
+
+/* Errors of the host, for which the image can still be shown; anything else is damage. */
+static bool can_overlay(int rc)
+{
+	return rc == -EROFS || rc == -ENOSPC || rc == -EDQUOT || rc == -EIO || rc == -EACCES || rc == -EPERM ||
+	       rc == -EBUSY || rc == -EAGAIN;
+}
+
+/* Applies redo under a LOCK_EX that the caller holds. Before the data changes, the exchange of names that brought the bundle
+ * here must be durable: a plain file that came back would show the bytes without the map. */
+static int apply_redo(const struct io *io, int parent_fd, struct map_db *db, int data_fd)
+{
+	int rc = io->fsync(io, parent_fd);
+
+	if (rc == 0)
+		rc = map_db_reserve_redo(db, data_fd);
+	return rc == 0 ? map_db_apply_redo(db, data_fd) : rc;
+}
+
+static int lock_for_recovery(int data_fd)
+{
+	for (int i = 0; i < RECOVER_TRIES; i++) {
+		if (flock(data_fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		int rc = pause_ms(RECOVER_PAUSE_MS);
+		if (rc < 0)
+			return rc;
+	}
+	return -EBUSY;
+}
+
+/* For a shared open: a lock must never be upgraded, so ours is dropped and LOCK_EX is taken on a descriptor of its own.
+ * Whatever was found before is looked at again. 0: redo is applied, or somebody else has done it. */
+static int recover_redo(struct image *image)
+{
+	struct map_db *db = NULL;
+
+	flock(image->data_fd, LOCK_UN);
+	cleanup_fd int data_fd = data_open(image->io, image->bundle_fd, BUNDLE_DATA_NAME, O_RDWR);
+	if (data_fd < 0)
+		return data_fd;
+	int rc = lock_for_recovery(data_fd);
+	if (rc < 0)
+		return rc;
+	rc = map_db_open(image->io, image->bundle_fd, false, &db);
+	if (rc < 0)
+		return rc;
+	rc = apply_redo(image->io, image->parent_fd, db, data_fd);
+	map_db_close(db);
+	return rc;
+}
+
+/* Redo is pending: applies it, or shows the image as if it were. */
+static int bring_up_to_date(struct image *image, bool recovery_failed)
+{
+	int rc = -EROFS;
+
+	if (!image->read_only && !recovery_failed && image->access == IMAGE_SHARED) {
+		map_db_close(image->db);
+		image->db = NULL;
+		rc = recover_redo(image);
+		return rc == 0 || rc == -ENOENT ? TRY_AGAIN : rc; /* -ENOENT: it has become plain meanwhile */
+	}
+	if (!image->read_only && image->access == IMAGE_EXCLUSIVE)
+		rc = apply_redo(image->io, image->parent_fd, image->db, image->data_fd);
+	if (rc == 0)
+		return map_db_read_state(image->db, &image->state);
+	return can_overlay(rc) ? image_overlay_redo(image) : rc;
+}
+
+static int load_bundle(struct image *image, bool recovery_failed)
+{
+	int rc = map_db_open(image->io, image->bundle_fd, image->read_only, &image->db);
+
+	if (rc < 0)
+		return rc;
+	rc = map_db_snapshot_begin(image->db);
+	if (rc == 0)
+		rc = map_db_read_state(image->db, &image->state);
+	if (rc == 0 && image->state.redo_pending && image->access != IMAGE_UNLOCKED) {
+		map_db_snapshot_end(image->db);
+		rc = bring_up_to_date(image, recovery_failed);
+	} else if (rc == 0 && image->state.redo_pending) {
+		rc = image_overlay_redo(image);
+	}
+	if (rc == 0)
+		rc = image_reload(image);
+	if (rc != 0)
+		return rc;
+	map_db_snapshot_end(image->db);
+	if (image->access == IMAGE_SHARED) {
+		map_db_close(image->db);
+		image->db = NULL;
+	}
+	return 0;
+}
+
+static int load_plain(struct image *image)
+{
+	struct stat status;
+
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	image->state = (struct map_state){.size = (uint64_t)status.st_size};
+	return image_map_identity(image->state.size, &image->map);
+}
+
+struct attempt {
+	int number;
+	int recovery_error; /* of a shared open's attempt to apply redo */
+};
+
+/* One try: 0, TRY_AGAIN or -errno. */
+static int try_open(struct image *image, int flags, unsigned int lease_patience_ms, struct attempt *attempt)
+{
+	int rc = open_files(image, flags);
+
+	if (rc == 0)
+		rc = take_lock(image, flags);
+	if (rc == 0 && !still_named(image))
+		rc = TRY_AGAIN;
+	if (rc == 0)
+		rc = drop_stale_link(image, attempt->number);
+	if (rc == 0 && image->access == IMAGE_EXCLUSIVE) {
+		rc = data_lease(image->data_fd, lease_patience_ms, &image->leased);
+		if (rc == -EBUSY && image->read_only)
+			rc = 0;
+	}
+	if (rc != 0)
+		return rc;
+	if (image->bundle_fd < 0)
+		return load_plain(image);
+
+	rc = load_bundle(image, attempt->recovery_error < 0);
+	if (rc < 0 && can_overlay(rc) && image->access == IMAGE_SHARED && image->state.redo_pending &&
+	    attempt->recovery_error == 0) {
+		attempt->recovery_error = rc;
+		return TRY_AGAIN;
+	}
+	return rc;
+}
+
+static int image_new(const struct io *io, int parent_fd, const char *name, enum image_access access,
+		     struct image **out)
+{
+	struct image *image = calloc(1, sizeof *image);
+
+	if (!image)
+		return -ENOMEM;
+	*image = (struct image){.io = io, .parent_fd = -1, .data_fd = -1, .bundle_fd = -1, .access = access};
+	image->parent_fd = fcntl(parent_fd, F_DUPFD_CLOEXEC, 0);
+	int rc = image->parent_fd < 0 ? -errno : 0;
+	image->name = strdup(name);
+	if (rc == 0 && !image->name)
+		rc = -ENOMEM;
+	if (rc < 0) {
+		image_close(image);
+		return rc;
+	}
+	*out = image;
+	return 0;
+}
+
+int image_open(const struct io *io, int parent_fd, const char *name, enum image_access access, int flags,
+	       unsigned int lease_patience_ms, struct image **out)
+{
+	struct image *image;
+	struct attempt attempt = {0};
+	int rc = image_new(io, parent_fd, name, access, &image);
+
+	if (rc < 0)
+		return rc;
+	do {
+		release(image);
+		rc = try_open(image, flags, lease_patience_ms, &attempt);
+	} while (rc == TRY_AGAIN && ++attempt.number < OPEN_TRIES);
+	if (rc == 0) {
+		*out = image;
+		return 0;
+	}
+	image_close(image);
+	return rc == TRY_AGAIN ? -EBUSY : rc;
+}
+
+int image_db_open(struct image *image, struct map_db **out)
+{
+	if (image->bundle_fd < 0)
+		return -ENOENT;
+	return map_db_open(image->io, image->bundle_fd, image->read_only, out);
+}
+
+int image_read(const struct image *image, void *buffer, size_t length, uint64_t guest_off)
+{
+	uint64_t size = image_map_size(image->map);
+	uint8_t *to = buffer;
+
+	if (guest_off > size || length > size - guest_off)
+		return -EINVAL;
+	while (length > 0) {
+		struct extent extent;
+
+		image_map_lookup(image->map, guest_off, length, &extent);
+		size_t n = (size_t)extent.length;
+		int rc = io_pread_full(image->io, image->data_fd, to, n, extent.host_off);
+		if (rc < 0)
+			return rc;
+		if (image->overlay)
+			redo_overlay_patch(image->overlay, extent.host_off, to, n);
+		to += n;
+		guest_off += n;
+		length -= n;
+	}
+	return 0;
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * image: changes of the map, adoption (plain to bundle) and its reverse.
+ *
+ * The order of a commit, and why. Each step is reached only when the one before has succeeded:
+ *
+ *     room for redo        after COMMIT there must be no reason left for it to fail
+ *     new map is read back from the transaction; it is checked, and nothing can fail later for want of memory
+ *     lease is looked at   the last moment at which stepping back is free
+ *     COMMIT               in a bundle: from here on the change exists. In a staging bundle: nobody knows it yet
+ *     link, sync staging   the staging bundle is complete and durable
+ *     exchange             from here on the change exists
+ *     sync parent          redo must not touch the data before: the plain file could come back
+ *     drop the old link    before redo, because it changes the data's ctime, which is stamped into the undo
+ *     redo, sync, forget   map_db_apply_redo
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/vfs.h>
+
+#include "mapdb/cleanup.h"
+#include "mapdb/image_internal.h"
+
+#define STAGING_TRIES 10
+
+/* File systems on which names or bytes change under other hosts, or whose exchange and leases nobody has tried. */
+static bool network_file_system(int fd)
+{
+	static const uint32_t magics[] = {
+		NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC, V9FS_MAGIC,     CEPH_SUPER_MAGIC,
+		AFS_SUPER_MAGIC, AFS_FS_MAGIC,	  CODA_SUPER_MAGIC, FUSE_SUPER_MAGIC, NCP_SUPER_MAGIC,
+		0x01161970 /* GFS2 */,		  0x7461636f /* OCFS2 */,	      0x0bd00bd0 /* Lustre */,
+		0x786f4256 /* vboxsf */,
+	};
+	struct statfs status;
+
+	if (fstatfs(fd, &status) < 0)
+		return true;
+	for (size_t i = 0; i < sizeof magics / sizeof magics[0]; i++) {
+		if ((uint32_t)status.f_type == magics[i])
+			return true;
+	}
+	return false;
+}
+
+/* Takes back what was built of a staging bundle. If the hidden name has come to mean something else, that stays. */
+static void drop_staging(struct image *image)
+{
+	struct stat named, built;
+	bool known = image->bundle_fd >= 0 && fstat(image->bundle_fd, &built) == 0 &&
+		     fstatat(image->parent_fd, image->staging_name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+		     same_inode(&named, &built);
+
+	map_db_close(image->db);
+	image->db = NULL;
+	if (image->bundle_fd >= 0)
+		image->io->close(image->io, image->bundle_fd);
+	image->bundle_fd = -1;
+	if (known)
+		names_remove_bundle(image->io, image->parent_fd, image->staging_name);
+	else /* just made, and could not be opened: empty */
+		image->io->unlink(image->io, image->parent_fd, image->staging_name, AT_REMOVEDIR);
+	free(steal_pointer(&image->staging_name));
+}
+
+static int make_staging_directory(struct image *image)
+{
+	int rc = -EEXIST;
+
+	for (int i = 0; i < STAGING_TRIES && rc == -EEXIST; i++) {
+		cleanup_free char *name = NULL;
+
+		rc = names_make_stale(image->parent_fd, image->name, "", &name);
+		if (rc < 0)
+			return rc;
+		rc = image->io->mkdir(image->io, image->parent_fd, name, 0700);
+		if (rc == 0)
+			image->staging_name = steal_pointer(&name);
+	}
+	if (rc < 0)
+		return rc;
+	image->bundle_fd = bundle_open(image->io, image->parent_fd, image->staging_name);
+	return image->bundle_fd < 0 ? image->bundle_fd : 0;
+}
+
+/* Whoever owns the image owns the bundle; where we may not give it away it stays ours. */
+static void set_owner(const struct image *image)
+{
+	struct stat status;
+
+	if (fstat(image->data_fd, &status) < 0)
+		return;
+	if (fchown(image->bundle_fd, status.st_uid, status.st_gid) < 0)
+		return;
+	if (fchownat(image->bundle_fd, MAP_DB_NAME, status.st_uid, status.st_gid, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+}
+
+/* The exchange comes after COMMIT. Better to know before that there is none. */
+static int probe_exchange(const struct image *image)
+{
+	const struct io *io = image->io;
+	int fd = image->bundle_fd;
+	int rc = io->mkdir(io, fd, BUNDLE_PROBE_NAME, 0700);
+
+	if (rc < 0)
+		return rc;
+	rc = io->rename(io, fd, MAP_DB_NAME, fd, BUNDLE_PROBE_NAME, RENAME_EXCHANGE);
+	if (rc == -EINVAL || rc == -ENOSYS)
+		rc = -EOPNOTSUPP;
+	if (rc == 0)
+		rc = io->rename(io, fd, MAP_DB_NAME, fd, BUNDLE_PROBE_NAME, RENAME_EXCHANGE);
+	return rc == 0 ? io->unlink(io, fd, BUNDLE_PROBE_NAME, AT_REMOVEDIR) : rc;
+}
+
+static int build_staging(struct image *image)
+{
+	int rc = make_staging_directory(image);
+
+	if (rc == 0)
+		rc = map_db_create(image->io, image->bundle_fd, image->map);
+	if (rc == 0)
+		rc = probe_exchange(image);
+	if (rc < 0)
+		return rc;
+	set_owner(image);
+	rc = map_db_open(image->io, image->bundle_fd, false, &image->db);
+	return rc == 0 ? map_db_begin(image->db) : rc;
+}
+
+int image_begin(struct image *image)
+{
+	struct stat status;
+
+	assert(image->access == IMAGE_EXCLUSIVE && !image->staging_name);
+	if (image->read_only)
+		return -EROFS;
+	if (image->bundle_fd >= 0)
+		return map_db_begin(image->db);
+
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	if (status.st_nlink != 1)
+		return -EMLINK;
+	if (network_file_system(image->data_fd))
+		return -EOPNOTSUPP;
+	int rc = build_staging(image);
+	if (rc < 0 && image->staging_name)
+		drop_staging(image);
+	return rc;
+}
+
+void image_rollback(struct image *image)
+{
+	if (image->staging_name)
+		drop_staging(image);
+	else if (image->db)
+		map_db_rollback(image->db);
+}
+
+/* What the transaction under way leads to. */
+struct outcome {
+	struct map_state state;
+	struct image_map *map;
+	struct redo_overlay *overlay; /* its redo, in case it cannot be applied */
+};
+
+static void cleanup_outcome(struct outcome *outcome)
+{
+	image_map_unref(outcome->map);
+	redo_overlay_free(outcome->overlay);
+}
+
+static int read_outcome(struct image *image, struct outcome *outcome)
+{
+	int rc = map_db_read_state(image->db, &outcome->state);
+
+	if (rc == 0)
+		rc = map_db_read_map(image->db, &outcome->map);
+	if (rc == 0)
+		rc = map_db_read_redo(image->db, &outcome->overlay);
+	return rc;
+}
+
+/* The image is what the transaction has made of it; redo is still to come. */
+static void adopt_outcome(struct image *image, struct outcome *outcome)
+{
+	image_map_unref(image->map);
+	redo_overlay_free(image->overlay);
+	image->map = steal_pointer(&outcome->map);
+	image->state = outcome->state;
+	image->overlay = steal_pointer(&outcome->overlay);
+}
+
+/* COMMIT of a bundle's transaction. If it fails, only a new look tells what became of it: -EINPROGRESS if it was made all the same
+ * (the sync of the journal's removal has failed, say). */
+static int commit_in_place(struct image *image, struct outcome *outcome)
+{
+	uint64_t generation = outcome->state.generation;
+	struct map_state state;
+	int rc = map_db_commit(image->db);
+
+	if (rc == 0)
+		return 0;
+	if (rc == -EBUSY) {
+		map_db_rollback(image->db);
+		return rc;
+	}
+	map_db_close(image->db);
+	image->db = NULL;
+	if (map_db_open(image->io, image->bundle_fd, false, &image->db) < 0 ||
+	    map_db_read_state(image->db, &state) < 0) {
+		image->read_only = true; /* nothing more can be done with this one */
+		return rc;
+	}
+	return state.generation == generation ? -EINPROGRESS : rc;
+}
+
+/* Makes the staging bundle complete and durable. */
+static int finish_staging(struct image *image)
+{
+	const struct io *io = image->io;
+	struct stat linked, opened;
+	int rc = map_db_commit(image->db);
+
+	if (rc == 0)
+		rc = io->link(io, image->parent_fd, image->name, image->bundle_fd, BUNDLE_DATA_NAME);
+	if (rc < 0)
+		return rc;
+	if (fstatat(image->bundle_fd, BUNDLE_DATA_NAME, &linked, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fstat(image->data_fd, &opened) < 0)
+		return -errno;
+	if (!same_inode(&linked, &opened))
+		return -ESTALE;
+	rc = io->fsync(io, image->bundle_fd);
+	return rc == 0 ? io->fsync(io, image->parent_fd) : rc;
+}
+
+/* Exchanges name and hidden name, of which one is the image's file or bundle, whose inode is expected. If name has come to mean
+ * something else at the last moment, undoes it: -ESTALE. */
+static int exchange_checked(const struct image *image, const char *hidden, const struct stat *expected)
+{
+	const struct io *io = image->io;
+	struct stat status;
+
+	if (fstatat(image->parent_fd, image->name, &status, AT_SYMLINK_NOFOLLOW) < 0 || !same_inode(&status, expected))
+		return -ESTALE;
+	int rc = io->rename(io, image->parent_fd, hidden, image->parent_fd, image->name, RENAME_EXCHANGE);
+	if (rc < 0)
+		return rc == -EINVAL ? -EOPNOTSUPP : rc;
+	if (fstatat(image->parent_fd, hidden, &status, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&status, expected))
+		return 0;
+	io->rename(io, image->parent_fd, hidden, image->parent_fd, image->name, RENAME_EXCHANGE);
+	return -ESTALE;
+}
+
+/* Puts the staging bundle into place. -EINPROGRESS: it is there, but redo must wait. */
+static int commit_staging(struct image *image)
+{
+	const struct io *io = image->io;
+	struct stat opened;
+	int rc = finish_staging(image);
+
+	if (rc == 0 && fstat(image->data_fd, &opened) < 0)
+		rc = -errno;
+	if (rc == 0)
+		rc = exchange_checked(image, image->staging_name, &opened);
+	if (rc < 0) {
+		drop_staging(image);
+		return rc;
+	}
+	rc = io->fsync(io, image->parent_fd);
+	if (rc == 0)
+		rc = io->unlink(io, image->parent_fd, image->staging_name, 0);
+	if (rc == 0)
+		rc = io->fsync(io, image->parent_fd);
+	free(steal_pointer(&image->staging_name));
+	return rc == 0 ? 0 : -EINPROGRESS;
+}
+
+int image_commit(struct image *image)
+{
+	__attribute__((cleanup(cleanup_outcome))) struct outcome outcome = {0};
+	int rc = map_db_reserve_redo(image->db, image->data_fd);
+
+	if (rc == 0)
+		rc = read_outcome(image, &outcome);
+	if (rc == 0 && !image_still_ours(image))
+		rc = -EBUSY;
+	if (rc < 0) {
+		image_rollback(image);
+		return rc;
+	}
+	rc = image->staging_name ? commit_staging(image) : commit_in_place(image, &outcome);
+	if (rc < 0 && rc != -EINPROGRESS)
+		return rc;
+
+	adopt_outcome(image, &outcome);
+	if (rc == 0 && map_db_apply_redo(image->db, image->data_fd) < 0)
+		rc = -EINPROGRESS;
+	if (rc < 0) {
+		image->read_only = true;
+		return rc;
+	}
+	redo_overlay_free(steal_pointer(&image->overlay));
+	image->state.redo_pending = false;
+	return 0;
+}
+
+int image_undo(struct image *image, const struct run_record *run)
+{
+	assert(image->access == IMAGE_EXCLUSIVE);
+	if (image->read_only)
+		return -EROFS;
+	if (image->bundle_fd < 0)
+		return -ENODATA;
+	int rc = map_db_begin(image->db);
+	if (rc < 0)
+		return rc;
+	rc = map_db_put_undo(image->db, image->data_fd, run);
+	if (rc < 0) {
+		map_db_rollback(image->db);
+		return rc;
+	}
+	return image_commit(image);
+}
+
+/* Gives the data file the size that the guest sees, which is the one a plain file shows. */
+static int fit_data(const struct image *image)
+{
+	const struct io *io = image->io;
+	struct stat status;
+
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	if ((uint64_t)status.st_size != image->state.size) {
+		int rc = io->ftruncate(io, image->data_fd, image->state.size);
+		if (rc < 0)
+			return rc;
+	}
+	return io->fsync(io, image->data_fd);
+}
+
+/* The exchange back, and its sync. Without that the directory stays, for image_clean_stale: it has the map that would be needed. */
+static int exchange_plain(struct image *image, const char *hidden)
+{
+	const struct io *io = image->io;
+	struct stat bundle;
+	int rc = io->link(io, image->bundle_fd, BUNDLE_DATA_NAME, image->parent_fd, hidden);
+
+	if (rc < 0)
+		return rc;
+	rc = fstat(image->bundle_fd, &bundle) < 0 ? -errno : io->fsync(io, image->parent_fd);
+	if (rc == 0 && !image_still_ours(image))
+		rc = -EBUSY;
+	if (rc == 0)
+		rc = exchange_checked(image, hidden, &bundle);
+	if (rc < 0) {
+		io->unlink(io, image->parent_fd, hidden, 0);
+		return rc;
+	}
+	map_db_close(image->db);
+	image->db = NULL;
+	io->close(io, image->bundle_fd);
+	image->bundle_fd = -1;
+	if (io->fsync(io, image->parent_fd) == 0)
+		names_remove_bundle(io, image->parent_fd, hidden);
+	return 0;
+}
+
+int image_make_plain(struct image *image)
+{
+	cleanup_free char *hidden = NULL;
+
+	assert(image->access == IMAGE_EXCLUSIVE);
+	if (image->bundle_fd < 0)
+		return 0;
+	if (image->read_only)
+		return -EROFS;
+	if (!image_map_is_identity(image->map) || image->state.redo_pending)
+		return -EINVAL;
+	int rc = fit_data(image);
+	if (rc == 0)
+		rc = names_make_stale(image->parent_fd, image->name, "", &hidden);
+	if (rc == 0)
+		rc = exchange_plain(image, hidden);
+	if (rc < 0)
+		return rc;
+	image->state = (struct map_state){.size = image->state.size};
+	return 0;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What the parts of image (image.c, image_change.c, image_lock.c, image_names.c) share, and nobody else sees.
+ */
+#ifndef ZCFS_IMAGE_INTERNAL_H
+#define ZCFS_IMAGE_INTERNAL_H
+
+#include "mapdb/image.h"
+
+/* In a bundle under construction: to try whether the file system exchanges a file with a directory. */
+#define BUNDLE_PROBE_NAME "probe"
+
+static inline bool same_inode(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Sleeps some ms. -EINTR. */
+int pause_ms(unsigned int ms);
+
+/* Opens a regular file to lock or to use it. Never blocks: a lease that another holds on the file makes it -EAGAIN (and tells the
+ * other; there is no way to look without that). -EUCLEAN: not a regular file. The descriptor. */
+int data_open(const struct io *io, int dir_fd, const char *name, int flags);
+/* The same, repeated while there is a lease if wait is set; otherwise -EBUSY. *waited is set if it was. */
+int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags, bool wait, bool *waited);
+
+/* flock() with LOCK_SH or LOCK_EX; -EBUSY without wait, -EINTR with. *waited is set if the lock was not free at once. */
+int data_lock(int data_fd, int operation, bool wait, bool *waited);
+
+/* A write lease: 0 and *leased; where there are none, 0 and not *leased. -EBUSY: somebody has the file open, also after
+ * patience_ms. */
+int data_lease(int data_fd, unsigned int patience_ms, bool *leased);
+
+/* Opens the directory of a bundle. The descriptor. */
+int bundle_open(const struct io *io, int parent_fd, const char *name);
+
+/* image_clean_stale, but only for entries that belong to only_name (NULL: all). held: status of a data inode whose LOCK_EX the caller
+ * has already (NULL: none), which is then neither opened nor locked again. */
+int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
+		unsigned int *removed, unsigned int *left);
+
+/* Makes a name that is free, ".NAME.zcfs-XXXXXX" with KIND ("" or "removed-") before the random part. -ENAMETOOLONG, -ENOMEM. */
+int names_make_stale(int parent_fd, const char *name, const char *kind, char **out);
+
+/* Removes a directory that is known to be a bundle (or a part of one) and what belongs into one, data first. Does not sync. */
+int names_remove_bundle(const struct io *io, int parent_fd, const char *name);
+
+/* Replaces map and state by what image->db has now. The old ones stay after an error. */
+int image_reload(struct image *image);
+/* Makes the image readable while its redo cannot be applied. */
+int image_overlay_redo(struct image *image);
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Lock and lease of an image's data file.
+ *
+ * flock() keeps out those who ask: the daemon and the tools. The lease sees everybody: the kernel grants it only while the
+ * file is open nowhere else, and tells us when somebody opens it. It tells by a signal, SIGIO by default, whose default action is to
+ * kill; here it is SIGURG, whose default action is nothing. We look with F_GETLEASE instead.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <time.h>
+
+#include "mapdb/cleanup.h"
+#include "mapdb/image_internal.h"
+
+#define POLL_MS 10u
+
+int pause_ms(unsigned int ms)
+{
+	struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+
+	return nanosleep(&pause, NULL) < 0 ? -errno : 0;
+}
+
+int data_open(const struct io *io, int dir_fd, const char *name, int flags)
+{
+	cleanup_fd int fd = io->open(io, dir_fd, name, flags | O_NONBLOCK | O_NOCTTY, 0);
+	struct stat status;
+
+	if (fd < 0)
+		return steal_fd(&fd);
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	if (!S_ISREG(status.st_mode))
+		return -EUCLEAN;
+	/* io_uring would refuse to wait for such a descriptor's I/O. */
+	int file_flags = fcntl(fd, F_GETFL);
+	if (file_flags < 0 || fcntl(fd, F_SETFL, file_flags & ~O_NONBLOCK) < 0)
+		return -errno;
+	return steal_fd(&fd);
+}
+
+int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags, bool wait, bool *waited)
+{
+	for (;;) {
+		int fd = data_open(io, dir_fd, name, flags);
+
+		if (fd != -EAGAIN)
+			return fd;
+		if (!wait)
+			return -EBUSY;
+		*waited = true;
+		int rc = pause_ms(POLL_MS);
+		if (rc < 0)
+			return rc;
+	}
+}
+
+int data_lock(int data_fd, int operation, bool wait, bool *waited)
+{
+	if (flock(data_fd, operation | LOCK_NB) == 0)
+		return 0;
+	if (errno != EWOULDBLOCK)
+		return -errno;
+	if (!wait)
+		return -EBUSY;
+	*waited = true;
+	return flock(data_fd, operation) < 0 ? -errno : 0;
+}
+
+int data_lease(int data_fd, unsigned int patience_ms, bool *leased)
+{
+	*leased = false;
+	if (fcntl(data_fd, F_SETSIG, SIGURG) < 0)
+		return -errno;
+	for (unsigned int spent_ms = 0;; spent_ms += POLL_MS) {
+		if (fcntl(data_fd, F_SETLEASE, F_WRLCK) == 0) {
+			*leased = true;
+			return 0;
+		}
+		/* EINVAL, ENOLCK, EOPNOTSUPP: no leases on this file system; EACCES: not for us, the owner is another. */
+		if (errno != EAGAIN && errno != EBUSY)
+			return 0;
+		if (spent_ms >= patience_ms)
+			return -EBUSY;
+		int rc = pause_ms(POLL_MS);
+		if (rc < 0)
+			return rc;
+	}
+}
+
+bool image_still_ours(const struct image *image)
+{
+	return !image->leased || fcntl(image->data_fd, F_GETLEASE) == F_WRLCK;
+}
