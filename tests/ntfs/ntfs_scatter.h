@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Internals of ntfs-scatter: the volume in memory ($MFT without fixups, both bitmaps), the attributes to be scattered,
+ * their pieces, and the rewriting of records. Single-threaded; errors end the program; nothing is written to the
+ * image before the new metadata is complete in memory.
+ */
+#ifndef NTFS_SCATTER_H
+#define NTFS_SCATTER_H
+
+#include "ntfs_format.h"
+
+struct piece {
+	uint64_t vcn, old_lcn, len;
+	uint32_t target;
+	uint32_t subs; /* head of its list in struct volume.subs, UINT32_MAX is the end */
+};
+
+/* Where (a part of) a piece goes; the parts of a piece are linked in order. */
+struct sub {
+	uint64_t lcn, len;
+	uint32_t next;
+};
+
+/* An attribute that is scattered. */
+struct target {
+	uint64_t base;
+	uint32_t type;
+	const uint8_t *name; /* UTF-16, in arena memory */
+	uint8_t name_len;
+	bool multi;	 /* the base record has an attribute list */
+	uint32_t attr_ofs; /* in the base record, if not multi */
+	uint8_t *header; /* copy of the first extent's header without name and mapping pairs */
+	size_t first_run, nr_runs; /* old runs, in struct volume.runs */
+	size_t first_piece, nr_pieces;
+	struct ntfs_run *new_runs;
+	size_t nr_new;
+};
+
+struct vec {
+	void *p;
+	size_t nr, cap, item;
+};
+
+struct volume {
+	int fd;
+	uint8_t *image; /* the whole file */
+	uint64_t image_size, offset;
+	struct ntfs_boot boot;
+	uint8_t *mft;
+	bool *dirty; /* records to write */
+	uint64_t nr_recs;
+	uint64_t *ext_base; /* sorted pairs: base, extension record */
+	size_t nr_ext;
+	uint8_t *bitmap, *mft_bitmap;
+	uint64_t bitmap_len, mft_bitmap_len;
+	struct vec targets, runs, pieces, subs, gaps;
+	struct vec mft_runs, bitmap_runs, mft_bitmap_runs; /* as they are on disk now */
+	uint64_t next_free_rec, new_records, list_records;
+	bool scatter_lists;
+	uint64_t rng;
+};
+
+/* ntfs_scatter.c */
+_Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void *xalloc(size_t nr, size_t item); /* zeroed */
+void *vec_add(struct vec *v, size_t nr);
+uint64_t random_next(struct volume *v);
+uint8_t *record(struct volume *v, uint64_t no);
+uint64_t take_cluster(struct volume *v, bool anywhere); /* a free one, marked as used; dies if there is none */
+void give_cluster(struct volume *v, uint64_t lcn);
+uint8_t *cluster(struct volume *v, uint64_t lcn);
+
+/* scatter_records.c */
+/* Writes the new runs of all targets of one base record into its records, with an attribute list where it takes one. */
+void rewrite_file(struct volume *v, struct target *targets, size_t nr);
+/* An upper bound of the new extension records that a target with @nr_runs runs needs. */
+uint64_t records_needed(struct volume *v, const struct target *t, size_t nr_runs);
+
+#endif
