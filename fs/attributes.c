@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * attributes: owner, mode, times, size and extended attributes; those of a bundle are its data file's, except for the size.
+ *
+ * POSIX ACLs are not offered: without the kernel's help they would be stored, shown, and not obeyed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "fs/control.h"
+#include "fs/node.h"
+#include "fs/open_image.h"
+#include "fs/operations.h"
+#include "fs/resize.h"
+#include "fs/resolve.h"
+#include "fs/store.h"
+#include "fs/waiting.h"
+#include "mapdb/cleanup.h"
+
+#define ACL_PREFIX "system.posix_acl_"
+
+/* An O_PATH descriptor's file, by a name that every system call takes. */
+struct fd_path {
+	char text[32];
+};
+
+static struct fd_path fd_path(const struct node *node)
+{
+	struct fd_path path;
+
+	snprintf(path.text, sizeof(path.text), "/proc/self/fd/%d", node->fd);
+	return path;
+}
+
+static bool in_store(const struct node *node)
+{
+	return node->kind == NODE_DIRECTORY || node->kind == NODE_FILE || node->kind == NODE_OTHER;
+}
+
+static int attributes_of(struct node *node, struct stat *status)
+{
+	if (in_store(node))
+		return resolve_node_status(node, status);
+	control_attributes(node, status);
+	return 0;
+}
+
+/* Both of these answer, or leave the request to be asked again when a tool is done. */
+struct attribute_call {
+	struct waiting waiting;
+	struct node *node;
+	struct stat wanted;
+	int to_set;
+	struct open_image *image; /* of the handle that the request came by */
+};
+
+static int reply_attributes(fuse_req_t req, struct node *node)
+{
+	struct stat status;
+	int ret = attributes_of(node, &status);
+
+	if (ret == 0)
+		fuse_reply_attr(req, &status, KERNEL_CACHE_SECONDS);
+	return ret;
+}
+
+static int change_owner(struct node *node, const struct stat *wanted, int to_set)
+{
+	uid_t uid = to_set & FUSE_SET_ATTR_UID ? wanted->st_uid : (uid_t)-1;
+	gid_t gid = to_set & FUSE_SET_ATTR_GID ? wanted->st_gid : (gid_t)-1;
+
+	return fchownat(node->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+static int change_times(struct node *node, const struct stat *wanted, int to_set)
+{
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		times[0].tv_nsec = UTIME_NOW;
+	else if (to_set & FUSE_SET_ATTR_ATIME)
+		times[0] = wanted->st_atim;
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		times[1].tv_nsec = UTIME_NOW;
+	else if (to_set & FUSE_SET_ATTR_MTIME)
+		times[1] = wanted->st_mtim;
+	return utimensat(node->fd, "", times, AT_EMPTY_PATH) < 0 ? -errno : 0;
+}
+
+static int change_size(const struct attribute_call *call)
+{
+	struct open_image *image = call->image;
+	int ret = 0;
+
+	if (call->node->kind != NODE_FILE)
+		return -EINVAL;
+	if (!image)
+		ret = open_image_get(call->node, true, &image);
+	if (ret < 0)
+		return ret;
+	ret = resize_image(image, (uint64_t)call->wanted.st_size);
+#ifdef FUSE_SET_ATTR_KILL_SUID
+	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_KILL_SUID))
+		open_image_drop_privileges(image);
+#endif
+	if (!call->image)
+		open_image_put(image);
+	return ret;
+}
+
+static int change_attributes(const struct attribute_call *call)
+{
+	const int owner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+	const int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW;
+	int ret = 0;
+
+	/* The size first: it is the only one that may have to be tried again. */
+	if (call->to_set & FUSE_SET_ATTR_SIZE)
+		ret = change_size(call);
+	if (ret == 0 && (call->to_set & owner))
+		ret = change_owner(call->node, &call->wanted, call->to_set);
+	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE) &&
+	    fchmodat(AT_FDCWD, fd_path(call->node).text, call->wanted.st_mode & 07777, 0) < 0)
+		ret = -errno;
+	if (ret == 0 && (call->to_set & times))
+		ret = change_times(call->node, &call->wanted, call->to_set);
+	return ret;
+}
+
+static int attribute_attempt(struct waiting *waiting)
+{
+	struct attribute_call *call = (struct attribute_call *)waiting;
+	int ret = change_attributes(call);
+
+	if (ret == 0)
+		call->to_set = 0; /* done; only the answer may have to wait */
+	return ret < 0 ? ret : reply_attributes(waiting->req, call->node);
+}
+
+static void attribute_release(struct waiting *waiting)
+{
+	struct attribute_call *call = (struct attribute_call *)waiting;
+
+	node_unref(call->node);
+	free(call);
+}
+
+static void attribute_run(fuse_req_t req, struct node *node, const struct stat *wanted, int to_set,
+			  struct fuse_file_info *info)
+{
+	struct attribute_call *call = calloc(1, sizeof(*call));
+
+	if (!call) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	call->waiting = (struct waiting){.req = req, .attempt = attribute_attempt, .release = attribute_release};
+	call->node = node_ref(node);
+	call->to_set = to_set;
+	if (wanted)
+		call->wanted = *wanted;
+	/* The kernel keeps the handle open until the answer. */
+	if (info && node->kind == NODE_FILE)
+		call->image = (struct open_image *)(uintptr_t)info->fh;
+	waiting_run(&call->waiting);
+}
+
+void fs_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	int ret = reply_attributes(req, node_of(number));
+
+	if (ret == -EBUSY)
+		attribute_run(req, node_of(number), NULL, 0, NULL);
+	else if (ret < 0)
+		fuse_reply_err(req, -ret);
+}
+
+void fs_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attributes, int to_set, struct fuse_file_info *info)
+{
+	struct node *node = node_of(number);
+
+	if (!in_store(node))
+		fuse_reply_err(req, EPERM);
+	else
+		attribute_run(req, node, attributes, to_set, info);
+}
+
+/* Asked only by mounts without default_permissions, whose user is the daemon's. */
+void fs_access(fuse_req_t req, fuse_ino_t number, int mask)
+{
+	struct node *node = node_of(number);
+	int error = 0;
+
+	if (!in_store(node))
+		error = mask & W_OK ? EACCES : 0;
+	else if (faccessat(AT_FDCWD, fd_path(node).text, mask, AT_EACCESS) < 0)
+		error = errno;
+	fuse_reply_err(req, error);
+}
+
+void fs_statfs(fuse_req_t req, fuse_ino_t number)
+{
+	struct node *node = node_of(number);
+	struct statvfs status;
+
+	if (fstatvfs(in_store(node) ? node->fd : store.dir_fd, &status) < 0)
+		fuse_reply_err(req, errno);
+	else
+		fuse_reply_statfs(req, &status);
+}
+
+/* 0 if the attribute may be passed to the store. Symbolic links have none that a user could reach. */
+static int check_xattr(const struct node *node, const char *name)
+{
+	struct stat status;
+
+	if (!in_store(node) || strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) == 0)
+		return -EOPNOTSUPP;
+	if (node->kind == NODE_OTHER && fstat(node->fd, &status) == 0 && S_ISLNK(status.st_mode))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
+void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
+{
+	struct node *node = node_of(number);
+	int ret = check_xattr(node, name);
+
+	if (ret == 0 && setxattr(fd_path(node).text, name, value, size, flags) < 0)
+		ret = -errno;
+	fuse_reply_err(req, -ret);
+}
+
+void fs_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
+{
+	struct node *node = node_of(number);
+	int ret = check_xattr(node, name);
+
+	if (ret == 0 && removexattr(fd_path(node).text, name) < 0)
+		ret = -errno;
+	fuse_reply_err(req, -ret);
+}
+
+/* Answers with a value of length bytes, or with its length if that was the question. */
+static void reply_xattr(fuse_req_t req, ssize_t length, size_t size, const char *value)
+{
+	if (length < 0)
+		fuse_reply_err(req, (int)-length);
+	else if (size == 0)
+		fuse_reply_xattr(req, (size_t)length);
+	else if ((size_t)length > size)
+		fuse_reply_err(req, ERANGE);
+	else
+		fuse_reply_buf(req, value, (size_t)length);
+}
+
+void fs_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
+{
+	struct node *node = node_of(number);
+	cleanup_free char *value = size ? malloc(size) : NULL;
+	ssize_t length = check_xattr(node, name);
+
+	if (size && !value)
+		length = -ENOMEM;
+	if (length == 0) {
+		length = getxattr(fd_path(node).text, name, value, size);
+		if (length < 0)
+			length = -errno;
+	}
+	reply_xattr(req, length, size, value);
+}
+
+/* Takes the names that are not offered out of a list. Returns its new length. */
+static ssize_t filter_names(char *names, ssize_t length)
+{
+	char *to = names;
+
+	for (char *name = names; name < names + length;) {
+		size_t step = strlen(name) + 1;
+
+		if (strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) != 0) {
+			memmove(to, name, step);
+			to += step;
+		}
+		name += step;
+	}
+	return to - names;
+}
+
+void fs_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
+{
+	cleanup_free char *names = malloc(XATTR_LIST_MAX);
+	struct node *node = node_of(number);
+	ssize_t length = 0;
+
+	if (!names)
+		length = -ENOMEM;
+	else if (check_xattr(node, "") == 0)
+		length = listxattr(fd_path(node).text, names, XATTR_LIST_MAX);
+	if (length < 0 && names)
+		length = -errno;
+	if (length > 0)
+		length = filter_names(names, length);
+	reply_xattr(req, length, size, names);
+}

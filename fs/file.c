@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * file: open files: the requests that come with a handle. A handle is a reference to the inode's open image; all that the handles of
+ * one inode have in common is there. A handle on a copy of a database is the node itself.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "fs/caller.h"
+#include "fs/data.h"
+#include "fs/log.h"
+#include "fs/node.h"
+#include "fs/open_image.h"
+#include "fs/operations.h"
+#include "fs/resize.h"
+#include "fs/store.h"
+#include "fs/waiting.h"
+#include "mapdb/cleanup.h"
+
+static struct open_image *image_of(const struct fuse_file_info *info)
+{
+	return (struct open_image *)(uintptr_t)info->fh;
+}
+
+static bool is_copy(fuse_ino_t number)
+{
+	return node_of(number)->kind == NODE_CONTROL_DB_COPY;
+}
+
+/* ---- opening ---- */
+
+struct open_call {
+	struct waiting waiting;
+	struct node *node;
+	struct fuse_file_info info;
+	bool create;		       /* answer with entry, too */
+	bool made;		       /* the file is new: nothing to truncate */
+	bool set_mode;		       /* to final_mode, now that it is open */
+	mode_t final_mode;
+	struct fuse_entry_param entry; /* holds a lookup on node until it is answered */
+};
+
+static bool kills_privileges(const struct fuse_file_info *info)
+{
+#ifdef ZCFS_FUSE_KILL_SUIDGID
+	return info->kill_suidgid;
+#else
+	return false;
+#endif
+}
+
+static void set_open_flags(struct fuse_file_info *info)
+{
+	/* keep_cache stays 0: what the kernel kept from earlier opens may be from before a change of the map. */
+	if (!(info->flags & O_DIRECT))
+		return;
+	info->direct_io = 1;
+#ifdef ZCFS_FUSE_PARALLEL_DIRECT_WRITES
+	info->parallel_direct_writes = 1;
+#endif
+}
+
+static int open_reply(struct open_call *call)
+{
+	struct open_image *image = image_of(&call->info);
+	int ret;
+
+	if (call->create)
+		ret = fuse_reply_create(call->waiting.req, &call->entry, &call->info);
+	else
+		ret = fuse_reply_open(call->waiting.req, &call->info);
+	if (ret == -ENOENT) /* interrupted: there will be no release */
+		open_image_put(image);
+	else
+		call->create = false; /* the lookup is the kernel's now */
+	return 0;
+}
+
+static int open_attempt(struct waiting *waiting)
+{
+	struct open_call *call = (struct open_call *)waiting;
+	int flags = call->info.flags, ret;
+	struct open_image *image;
+
+	ret = open_image_get(call->node, (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC), &image);
+	if (ret < 0)
+		return ret;
+	if (call->set_mode && fchmod(image->image->data_fd, call->final_mode) < 0)
+		ret = -errno;
+	if (ret == 0 && (flags & O_TRUNC) && !call->made)
+		ret = resize_image(image, 0);
+	if (ret < 0) {
+		open_image_put(image);
+		return ret;
+	}
+	if ((flags & O_TRUNC) && kills_privileges(&call->info))
+		open_image_drop_privileges(image);
+	if (call->create)
+		call->entry.attr.st_size = flags & O_TRUNC ? 0 : call->entry.attr.st_size;
+	if (call->set_mode)
+		call->entry.attr.st_mode = S_IFREG | call->final_mode;
+	call->info.fh = (uintptr_t)image;
+	set_open_flags(&call->info);
+	return open_reply(call);
+}
+
+static void open_release(struct waiting *waiting)
+{
+	struct open_call *call = (struct open_call *)waiting;
+
+	if (call->create)
+		node_forget(call->node, 1);
+	node_unref(call->node);
+	free(call);
+}
+
+static struct open_call *open_call_new(fuse_req_t req, struct node *node, const struct fuse_file_info *info)
+{
+	struct open_call *call = calloc(1, sizeof(*call));
+
+	if (!call)
+		return NULL;
+	call->waiting = (struct waiting){.req = req, .attempt = open_attempt, .release = open_release};
+	call->node = node_ref(node);
+	call->info = *info;
+	return call;
+}
+
+static void open_copy(fuse_req_t req, struct fuse_file_info *info)
+{
+	if ((info->flags & O_ACCMODE) != O_RDONLY) {
+		fuse_reply_err(req, EROFS);
+		return;
+	}
+	info->fh = 0;
+	info->keep_cache = 1; /* never changes */
+	fuse_reply_open(req, info);
+}
+
+void fs_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	struct node *node = node_of(number);
+	struct open_call *call;
+
+	if (is_copy(number)) {
+		open_copy(req, info);
+		return;
+	}
+	call = open_call_new(req, node, info);
+	if (!call)
+		fuse_reply_err(req, ENOMEM);
+	else
+		waiting_run(&call->waiting);
+}
+
+/* Whether the file that is now under the name was made here. */
+static int make_file(fuse_req_t req, struct node *parent, const char *name, mode_t mode, bool exclusive, bool *made)
+{
+	cleanup_fd int fd = -1;
+	int ret = caller_become(req);
+
+	if (ret == 0)
+		fd = store.io->open(store.io, parent->fd, name, O_WRONLY | O_CREAT | O_EXCL, mode);
+	caller_leave();
+	if (ret < 0)
+		return ret;
+	*made = fd >= 0;
+	return fd >= 0 || (fd == -EEXIST && !exclusive) ? 0 : fd;
+}
+
+void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t mode, struct fuse_file_info *info)
+{
+	struct node *parent = node_of(parent_number);
+	struct fuse_entry_param entry;
+	/* The image is opened by name for writing right after, which only a privileged daemon always may. */
+	mode_t first_mode = store.privileged ? mode : mode | S_IRUSR | S_IWUSR;
+	struct open_call *call = NULL;
+	bool made = false;
+	int ret = name_check_new(parent, name);
+
+	if (ret == 0)
+		ret = make_file(req, parent, name, first_mode, info->flags & O_EXCL, &made);
+	if (ret == 0)
+		ret = entry_lookup(parent, name, &entry);
+	if (ret == 0 && !S_ISREG(entry.attr.st_mode)) {
+		node_forget(node_of(entry.ino), 1);
+		ret = S_ISDIR(entry.attr.st_mode) ? -EISDIR : -ESTALE;
+	}
+	if (ret == 0) {
+		call = open_call_new(req, node_of(entry.ino), info);
+		if (!call) {
+			node_forget(node_of(entry.ino), 1);
+			ret = -ENOMEM;
+		}
+	}
+	if (ret < 0) {
+		fuse_reply_err(req, -ret);
+		return;
+	}
+	call->create = true;
+	call->made = made;
+	call->set_mode = made && first_mode != mode;
+	call->final_mode = mode & 07777;
+	call->entry = entry;
+	waiting_run(&call->waiting);
+}
+
+void fs_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	if (!is_copy(number))
+		open_image_put(image_of(info));
+	fuse_reply_err(req, 0);
+}
+
+/* ---- data ---- */
+
+/* One buffer a thread, kept: a fresh megabyte for each read would cost more in page faults than the copying. */
+struct buffer {
+	size_t size;
+	uint8_t *bytes;
+};
+
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
+
+static void buffer_free(void *p)
+{
+	struct buffer *buffer = p;
+
+	free(buffer->bytes);
+	free(buffer);
+}
+
+static void buffer_key_make(void)
+{
+	if (pthread_key_create(&buffer_key, buffer_free) != 0)
+		abort();
+}
+
+static uint8_t *thread_buffer(size_t size)
+{
+	struct buffer *buffer;
+
+	pthread_once(&buffer_once, buffer_key_make);
+	buffer = pthread_getspecific(buffer_key);
+	if (!buffer) {
+		buffer = calloc(1, sizeof(*buffer));
+		if (!buffer || pthread_setspecific(buffer_key, buffer) != 0) {
+			free(buffer);
+			return NULL;
+		}
+	}
+	if (buffer->size < size) {
+		free(buffer->bytes);
+		buffer->bytes = NULL;
+		buffer->size = 0;
+		if (posix_memalign((void **)&buffer->bytes, 4096, size) != 0)
+			return NULL;
+		buffer->size = size;
+	}
+	return buffer->bytes;
+}
+
+void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
+{
+	uint8_t *buffer = thread_buffer(size);
+	ssize_t n;
+
+	if (!buffer)
+		n = -ENOMEM;
+	else if (is_copy(number))
+		n = store.io->pread(store.io, node_of(number)->fd, buffer, size, (uint64_t)off);
+	else
+		n = data_read(image_of(info), buffer, size, (uint64_t)off);
+	if (n < 0)
+		fuse_reply_err(req, (int)-n);
+	else
+		fuse_reply_buf(req, (const char *)buffer, (size_t)n);
+}
+
+/* A write that makes a bundle grow needs its database, and somebody outside may be reading that. */
+struct write_call {
+	struct waiting waiting;
+	struct open_image *image; /* the kernel keeps the handle open until the answer */
+	off_t off;
+	size_t size;
+	uint8_t bytes[];
+};
+
+static int write_attempt(struct waiting *waiting)
+{
+	struct write_call *call = (struct write_call *)waiting;
+	ssize_t n = data_write(call->image, call->bytes, call->size, (uint64_t)call->off);
+
+	if (n >= 0)
+		fuse_reply_write(waiting->req, (size_t)n);
+	return n < 0 ? (int)n : 0;
+}
+
+static void write_release(struct waiting *waiting)
+{
+	free(waiting);
+}
+
+static void write_later(fuse_req_t req, struct open_image *image, const char *buffer, size_t size, off_t off)
+{
+	struct write_call *call = malloc(sizeof(*call) + size);
+
+	if (!call) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	call->waiting = (struct waiting){.req = req, .attempt = write_attempt, .release = write_release};
+	call->image = image;
+	call->off = off;
+	call->size = size;
+	memcpy(call->bytes, buffer, size);
+	waiting_run(&call->waiting);
+}
+
+void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
+	      struct fuse_file_info *info)
+{
+	ssize_t n;
+
+	if (kills_privileges(info))
+		open_image_drop_privileges(image_of(info));
+	n = data_write(image_of(info), (const uint8_t *)buffer, size, (uint64_t)off);
+	if (n == -EBUSY)
+		write_later(req, image_of(info), buffer, size, off);
+	else if (n < 0)
+		fuse_reply_err(req, (int)-n);
+	else
+		fuse_reply_write(req, (size_t)n);
+}
+
+/* Sticky: the host reports a failed write-back to one fsync only, and the handles of an inode share a descriptor. Whoever asks
+ * after that must not be told that all is well. */
+static int sync_image(struct open_image *image, bool data_only)
+{
+	int fd = atomic_load(&image->write_fd), ret, none = 0;
+
+	if (fd < 0)
+		fd = image->image->data_fd;
+	ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
+	if (ret < 0 && atomic_compare_exchange_strong(&image->sync_error, &none, ret))
+		log_message(LOG_CRIT, "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
+			    "and every flush fails until the image has been closed", image->image->name, strerror(-ret));
+	return atomic_load(&image->sync_error);
+}
+
+void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info)
+{
+	int ret = is_copy(number) ? 0 : sync_image(image_of(info), data_only);
+
+	fuse_reply_err(req, -ret);
+}
+
+/* close(): nothing is kept back here, but a failure that is known already is worth telling. */
+void fs_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	int ret = is_copy(number) ? 0 : atomic_load(&image_of(info)->sync_error);
+
+	fuse_reply_err(req, -ret);
+}
+
+/* ---- allocation ---- */
+
+struct fallocate_call {
+	struct waiting waiting;
+	struct open_image *image; /* the kernel keeps the handle open until the answer */
+	int mode;
+	off_t off, length;
+};
+
+static int fallocate_attempt(struct waiting *waiting)
+{
+	struct fallocate_call *call = (struct fallocate_call *)waiting;
+	int ret = resize_fallocate(call->image, call->mode, (uint64_t)call->off, (uint64_t)call->length);
+
+	if (ret == 0)
+		fuse_reply_err(waiting->req, 0);
+	return ret;
+}
+
+static void fallocate_release(struct waiting *waiting)
+{
+	free(waiting);
+}
+
+void fs_fallocate(fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t length, struct fuse_file_info *info)
+{
+	struct fallocate_call *call = calloc(1, sizeof(*call));
+
+	if (!call) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	call->waiting = (struct waiting){.req = req, .attempt = fallocate_attempt, .release = fallocate_release};
+	call->image = image_of(info);
+	call->mode = mode;
+	call->off = off;
+	call->length = length;
+	waiting_run(&call->waiting);
+}
+
+void fs_lseek(fuse_req_t req, fuse_ino_t number, off_t off, int whence, struct fuse_file_info *info)
+{
+	off_t found;
+
+	if (whence != SEEK_DATA && whence != SEEK_HOLE)
+		found = -EINVAL;
+	else if (is_copy(number))
+		found = (found = lseek(node_of(number)->fd, off, whence)) < 0 ? -errno : found;
+	else
+		found = resize_seek(image_of(info), (uint64_t)off, whence);
+	if (found < 0)
+		fuse_reply_err(req, (int)-found);
+	else
+		fuse_reply_lseek(req, found);
+}
+
+/* The host copies between plain images, perhaps by sharing blocks; for anything else the kernel falls back to copying itself. */
+void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct fuse_file_info *from_info,
+			fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags)
+{
+	ssize_t n;
+
+	if (is_copy(from) || image_of(from_info)->bundle || image_of(to_info)->bundle) {
+		fuse_reply_err(req, EOPNOTSUPP);
+		return;
+	}
+	n = copy_file_range(image_of(from_info)->image->data_fd, &from_off, atomic_load(&image_of(to_info)->write_fd),
+			    &to_off, length, (unsigned int)flags);
+	if (n < 0)
+		fuse_reply_err(req, errno);
+	else
+		fuse_reply_write(req, (size_t)n);
+}

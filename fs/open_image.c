@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fs/open_image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <syslog.h>
+
+#include "fs/log.h"
+#include "fs/store.h"
+#include "mapdb/cleanup.h"
+
+/* Guards node->open, node->map_changes and open_image.handles. */
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+
+struct live_map *live_map_new(struct image_map *map)
+{
+	struct live_map *live = calloc(1, sizeof(*live));
+
+	if (live) {
+		live->map = image_map_ref(map);
+		atomic_init(&live->users, 1);
+	}
+	return live;
+}
+
+void live_map_free(struct live_map *live)
+{
+	if (live)
+		image_map_unref(live->map);
+	free(live);
+}
+
+struct live_map *map_borrow(struct open_image *image)
+{
+	struct live_map *live;
+
+	pthread_mutex_lock(&image->map_lock);
+	live = image->live;
+	atomic_fetch_add_explicit(&live->users, 1, memory_order_relaxed);
+	pthread_mutex_unlock(&image->map_lock);
+	return live;
+}
+
+void map_return(struct open_image *image, struct live_map *live)
+{
+	if (atomic_fetch_sub_explicit(&live->users, 1, memory_order_acq_rel) > 1)
+		return;
+	/* The last user of a map that has been replaced: map_swap waits for this. */
+	pthread_mutex_lock(&image->map_lock);
+	live->drained = true;
+	pthread_cond_broadcast(&image->map_drained);
+	pthread_mutex_unlock(&image->map_lock);
+}
+
+void map_swap(struct open_image *image, struct live_map *live)
+{
+	struct live_map *old;
+
+	pthread_mutex_lock(&open_lock);
+	image->node->map_changes++;
+	pthread_mutex_unlock(&open_lock);
+
+	pthread_mutex_lock(&image->map_lock);
+	old = image->live;
+	image->live = live;
+	pthread_mutex_unlock(&image->map_lock);
+
+	map_return(image, old);
+	pthread_mutex_lock(&image->map_lock);
+	while (!old->drained)
+		pthread_cond_wait(&image->map_drained, &image->map_lock);
+	pthread_mutex_unlock(&image->map_lock);
+	live_map_free(old);
+}
+
+static void open_image_free(struct open_image *image)
+{
+	int write_fd = atomic_load(&image->write_fd);
+
+	if (write_fd >= 0 && write_fd != image->image->data_fd)
+		close(write_fd);
+	live_map_free(image->live);
+	image_close(image->image);
+	pthread_mutex_destroy(&image->change);
+	pthread_mutex_destroy(&image->map_lock);
+	pthread_cond_destroy(&image->map_drained);
+	node_unref(image->node);
+	free(image);
+}
+
+/* Takes image in every case. */
+static int open_image_new(struct node *node, struct image *image, struct open_image **out)
+{
+	struct open_image *open = calloc(1, sizeof(*open));
+
+	if (!open) {
+		image_close(image);
+		return -ENOMEM;
+	}
+	pthread_mutex_init(&open->change, NULL);
+	pthread_mutex_init(&open->map_lock, NULL);
+	pthread_cond_init(&open->map_drained, NULL);
+	open->node = node_ref(node);
+	open->image = image;
+	open->handles = 1;
+	open->bundle = image->bundle_fd >= 0;
+	atomic_init(&open->write_fd, image->read_only || image->overlay ? -1 : image->data_fd);
+	open->live = live_map_new(image->map);
+	if (!open->live) {
+		open_image_free(open);
+		return -ENOMEM;
+	}
+	*out = open;
+	return 0;
+}
+
+static bool denied(int error)
+{
+	return error == -EACCES || error == -EPERM || error == -EROFS || error == -ETXTBSY;
+}
+
+/* Opens what the name means now, whatever it meant before. */
+static int open_by_name(struct node *node, struct node *parent, const char *name, struct image **out)
+{
+	/* Recovery syncs the directory, for which the node's descriptor will not do. */
+	cleanup_fd int readable_fd = store.io->open(store.io, parent->fd, ".", O_RDONLY | O_DIRECTORY, 0);
+	int parent_fd = readable_fd < 0 ? parent->fd : readable_fd;
+	struct image *image;
+	struct stat status;
+	int ret;
+
+	ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, store.read_only ? IMAGE_READ_ONLY : 0, 0, &image);
+	if (denied(ret) && !store.read_only)
+		ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, IMAGE_READ_ONLY, 0, &image);
+	if (ret == -EUCLEAN)
+		log_message(LOG_ERR, "%s: not opened: the bundle or its map database is damaged; zcfs-check tells more", name);
+	/* Not there, or a directory now. */
+	if (ret == -ENOENT || ret == -EISDIR || ret == -EWOULDBLOCK)
+		return ret == -EWOULDBLOCK ? -EBUSY : -ESTALE;
+	if (ret < 0)
+		return ret;
+	if (fstat(image->data_fd, &status) < 0 || status.st_ino != node->ino || status.st_dev != node->dev) {
+		image_close(image);
+		return -ESTALE;
+	}
+	if (image->overlay)
+		log_message(LOG_WARNING, "%s: a committed change could not be written to the data file; "
+			    "serving the image read-only", name);
+	*out = image;
+	return 0;
+}
+
+static int open_afresh(struct node *node, struct open_image **out)
+{
+	char name[NAME_MAX + 1];
+	struct node *parent;
+	struct image *image;
+	int ret = node_place(node, &parent, name);
+
+	if (ret < 0)
+		return ret;
+	ret = open_by_name(node, parent, name, &image);
+	node_unref(parent);
+	return ret < 0 ? ret : open_image_new(node, image, out);
+}
+
+/* A non-privileged mount leaves permissions to the system calls on the store, but sharing an open image makes none. */
+static int check_permission(struct node *node, bool for_write)
+{
+	char path[64];
+
+	if (store.privileged)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", node->fd);
+	return faccessat(AT_FDCWD, path, for_write ? W_OK : R_OK, AT_EACCESS) < 0 ? -errno : 0;
+}
+
+/* An image that was opened by somebody who may only read it is to be written by somebody who may. */
+static int make_writable(struct open_image *image)
+{
+	char path[64];
+	int fd, none = -1;
+
+	if (atomic_load(&image->write_fd) >= 0)
+		return 0;
+	if (store.read_only || image->bundle || image->image->overlay)
+		return -EROFS;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", image->image->data_fd);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (!atomic_compare_exchange_strong(&image->write_fd, &none, fd))
+		close(fd);
+	return 0;
+}
+
+struct open_image *open_image_peek(struct node *node)
+{
+	struct open_image *image;
+
+	pthread_mutex_lock(&open_lock);
+	image = node->open;
+	if (image)
+		image->handles++;
+	pthread_mutex_unlock(&open_lock);
+	return image;
+}
+
+/* Makes fresh the node's open image, unless somebody else was faster: then *image is theirs, and fresh the caller's to free.
+ * -EAGAIN: the map was changed after fresh had loaded it. */
+static int publish(struct node *node, struct open_image *fresh, uint64_t map_changes, struct open_image **image)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&open_lock);
+	if (node->open) {
+		*image = node->open;
+		node->open->handles++;
+	} else if (node->map_changes != map_changes) {
+		ret = -EAGAIN;
+	} else {
+		node->open = fresh;
+		*image = fresh;
+	}
+	pthread_mutex_unlock(&open_lock);
+	return ret;
+}
+
+static int get_or_open(struct node *node, struct open_image **out)
+{
+	struct open_image *fresh;
+	uint64_t map_changes;
+	int ret;
+
+	do {
+		*out = open_image_peek(node);
+		if (*out)
+			return 0;
+		pthread_mutex_lock(&open_lock);
+		map_changes = node->map_changes;
+		pthread_mutex_unlock(&open_lock);
+		ret = open_afresh(node, &fresh);
+		if (ret < 0)
+			return ret;
+		ret = publish(node, fresh, map_changes, out);
+		if (ret < 0 || *out != fresh)
+			open_image_free(fresh);
+	} while (ret == -EAGAIN);
+	return ret;
+}
+
+int open_image_get(struct node *node, bool for_write, struct open_image **out)
+{
+	struct open_image *image;
+	int ret = check_permission(node, for_write);
+
+	if (ret < 0)
+		return ret;
+	ret = get_or_open(node, &image);
+	if (ret < 0)
+		return ret;
+	if (for_write) {
+		ret = make_writable(image);
+		if (ret < 0) {
+			open_image_put(image);
+			return ret;
+		}
+	}
+	*out = image;
+	return 0;
+}
+
+void open_image_put(struct open_image *image)
+{
+	bool last;
+
+	pthread_mutex_lock(&open_lock);
+	last = --image->handles == 0;
+	if (last && image->node->open == image)
+		image->node->open = NULL;
+	pthread_mutex_unlock(&open_lock);
+	if (last)
+		open_image_free(image);
+}
+
+void open_image_drop_privileges(const struct open_image *image)
+{
+	struct stat status;
+
+	if (fstat(image->image->data_fd, &status) < 0)
+		return;
+	if ((status.st_mode & S_ISUID) || (status.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP)) {
+		mode_t mode = status.st_mode & 07777 & ~(mode_t)S_ISUID;
+
+		if (mode & S_IXGRP)
+			mode &= ~(mode_t)S_ISGID;
+		(void)fchmod(image->image->data_fd, mode);
+	}
+}
+
+bool open_image_bundle_size(struct node *node, uint64_t *size)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&open_lock);
+	if (node->open && node->open->bundle) {
+		pthread_mutex_lock(&node->open->map_lock);
+		*size = image_map_size(node->open->live->map);
+		pthread_mutex_unlock(&node->open->map_lock);
+		found = true;
+	}
+	pthread_mutex_unlock(&open_lock);
+	return found;
+}
+
+bool open_image_is_plain(struct node *node)
+{
+	bool plain;
+
+	pthread_mutex_lock(&open_lock);
+	plain = node->open && !node->open->bundle;
+	pthread_mutex_unlock(&open_lock);
+	return plain;
+}

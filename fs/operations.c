@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fs/operations.h"
+
+#include "fs/log.h"
+#include "fs/store.h"
+
+#include <syslog.h>
+
+#define REQUEST_SIZE_MAX    (1u << 20) /* bytes of one read or write */
+#define BACKGROUND_REQUESTS 128	       /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
+
+static void want(struct fuse_conn_info *connection, uint32_t feature, bool wanted)
+{
+	if (!(connection->capable & feature))
+		return;
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+	if (wanted)
+		fuse_set_feature_flag(connection, feature);
+	else
+		fuse_unset_feature_flag(connection, feature);
+#else
+	if (wanted)
+		connection->want |= feature;
+	else
+		connection->want &= ~feature;
+#endif
+}
+
+/* Each feature is asked for here; the handlers cope where it was refused. */
+static void negotiate(void *unused, struct fuse_conn_info *connection)
+{
+	want(connection, FUSE_CAP_ASYNC_READ, true);
+	want(connection, FUSE_CAP_ASYNC_DIO, true);
+	want(connection, FUSE_CAP_ATOMIC_O_TRUNC, true);
+	want(connection, FUSE_CAP_PARALLEL_DIROPS, true);
+	want(connection, FUSE_CAP_READDIRPLUS, true);
+	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, true);
+#endif
+
+	/* A write is done when it is answered: the guest's flush is then enough. */
+	want(connection, FUSE_CAP_WRITEBACK_CACHE, false);
+	/* Every write changes the mtime; taking that as somebody else's change would empty the cache once a second. */
+	want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
+	want(connection, FUSE_CAP_POSIX_ACL, false);
+	want(connection, FUSE_CAP_SPLICE_READ, false);
+	want(connection, FUSE_CAP_SPLICE_WRITE, false);
+	want(connection, FUSE_CAP_SPLICE_MOVE, false);
+
+	/* A privileged daemon's writes do not drop set-user-ID bits by themselves: without the second version, which tells
+	 * when to, that is left to the kernel. */
+	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
+#ifdef ZCFS_FUSE_KILL_SUIDGID
+	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
+#endif
+
+	connection->max_write = REQUEST_SIZE_MAX;
+	connection->max_readahead = REQUEST_SIZE_MAX;
+	connection->max_background = BACKGROUND_REQUESTS;
+	connection->congestion_threshold = BACKGROUND_REQUESTS / 4 * 3;
+}
+
+const struct fuse_lowlevel_ops operations = {
+	.init = negotiate,
+	.lookup = fs_lookup,
+	.forget = fs_forget,
+	.forget_multi = fs_forget_multi,
+	.getattr = fs_getattr,
+	.setattr = fs_setattr,
+	.readlink = fs_readlink,
+	.mknod = fs_mknod,
+	.mkdir = fs_mkdir,
+	.unlink = fs_unlink,
+	.rmdir = fs_rmdir,
+	.symlink = fs_symlink,
+	.rename = fs_rename,
+	.link = fs_link,
+	.open = fs_open,
+	.read = fs_read,
+	.write = fs_write,
+	.flush = fs_flush,
+	.release = fs_release,
+	.fsync = fs_fsync,
+	.opendir = fs_opendir,
+	.readdir = fs_readdir,
+	.readdirplus = fs_readdirplus,
+	.releasedir = fs_releasedir,
+	.fsyncdir = fs_fsyncdir,
+	.statfs = fs_statfs,
+	.setxattr = fs_setxattr,
+	.getxattr = fs_getxattr,
+	.listxattr = fs_listxattr,
+	.removexattr = fs_removexattr,
+	.access = fs_access,
+	.create = fs_create,
+	.fallocate = fs_fallocate,
+	.copy_file_range = fs_copy_file_range,
+	.lseek = fs_lseek,
+};

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fs/options.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Enough for the queues of many guests; each is a stack that is mostly not there, and idle ones end. */
+#define MAX_THREADS	 64
+#define MAX_IDLE_THREADS 16
+
+enum { KEY_IGNORE };
+
+#define OPTION(template, member, value)                                                                                \
+	{                                                                                                              \
+		template, offsetof(struct options, member), value                                                      \
+	}
+
+static const struct fuse_opt option_table[] = {
+	OPTION("-f", foreground, 1),
+	OPTION("-d", debug, 1),
+	OPTION("debug", debug, 1),
+	OPTION("-h", help, 1),
+	OPTION("--help", help, 1),
+	OPTION("-V", version, 1),
+	OPTION("--version", version, 1),
+	OPTION("ro", read_only, 1),
+	OPTION("-r", read_only, 1),
+	OPTION("allow_other", allow_other, 1),
+	OPTION("no_allow_other", no_allow_other, 1),
+	OPTION("fsname=", fsname_given, 1),
+	OPTION("no_clone_fd", no_clone_fd, 1),
+	OPTION("max_threads=%u", max_threads, 0),
+	OPTION("max_idle_threads=%u", max_idle_threads, 0),
+	FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
+	FUSE_OPT_KEY("-r", FUSE_OPT_KEY_KEEP),
+	FUSE_OPT_KEY("-d", FUSE_OPT_KEY_KEEP),
+	FUSE_OPT_KEY("debug", FUSE_OPT_KEY_KEEP),
+	FUSE_OPT_KEY("allow_other", FUSE_OPT_KEY_KEEP),
+	FUSE_OPT_KEY("fsname=", FUSE_OPT_KEY_KEEP),
+	/* What mount(8), systemd and desktops read in fstab, and pass on. */
+	FUSE_OPT_KEY("x-", KEY_IGNORE),
+	FUSE_OPT_KEY("X-", KEY_IGNORE),
+	FUSE_OPT_KEY("comment=", KEY_IGNORE),
+	FUSE_OPT_KEY("nofail", KEY_IGNORE),
+	FUSE_OPT_KEY("fail", KEY_IGNORE),
+	FUSE_OPT_KEY("_netdev", KEY_IGNORE),
+	FUSE_OPT_KEY("auto", KEY_IGNORE),
+	FUSE_OPT_KEY("noauto", KEY_IGNORE),
+	FUSE_OPT_KEY("user", KEY_IGNORE),
+	FUSE_OPT_KEY("user=", KEY_IGNORE),
+	FUSE_OPT_KEY("nouser", KEY_IGNORE),
+	FUSE_OPT_KEY("users", KEY_IGNORE),
+	FUSE_OPT_KEY("owner", KEY_IGNORE),
+	FUSE_OPT_KEY("group", KEY_IGNORE),
+	FUSE_OPT_KEY("defaults", KEY_IGNORE),
+	FUSE_OPT_KEY("relatime", KEY_IGNORE),
+	FUSE_OPT_KEY("lazytime", KEY_IGNORE),
+	FUSE_OPT_KEY("nolazytime", KEY_IGNORE),
+	FUSE_OPT_KEY("strictatime", KEY_IGNORE),
+	FUSE_OPT_KEY("clone_fd", KEY_IGNORE), /* on anyway */
+	FUSE_OPT_END,
+};
+
+/* "x-" in the table would match only that very text. */
+static bool is_ignored_prefix(const char *option)
+{
+	return strncmp(option, "x-", 2) == 0 || strncmp(option, "X-", 2) == 0 || strncmp(option, "comment=", 8) == 0 ||
+	       strncmp(option, "user=", 5) == 0;
+}
+
+static int process(void *data, const char *argument, int key, struct fuse_args *out)
+{
+	struct options *options = data;
+
+	if (key == KEY_IGNORE)
+		return 0;
+	if (key == FUSE_OPT_KEY_OPT)
+		return is_ignored_prefix(argument) ? 0 : 1;
+	if (key != FUSE_OPT_KEY_NONOPT)
+		return 1;
+	if (!options->store_path) {
+		options->store_path = strdup(argument);
+		return options->store_path ? 0 : -1;
+	}
+	if (!options->mount_path) {
+		options->mount_path = strdup(argument);
+		return options->mount_path ? 0 : -1;
+	}
+	fprintf(stderr, "zcfs: %s: one argument too many\n", argument);
+	return -1;
+}
+
+bool options_parse(int argc, char **argv, struct options *options)
+{
+	*options = (struct options){
+		.max_threads = MAX_THREADS,
+		.max_idle_threads = MAX_IDLE_THREADS,
+		.session = FUSE_ARGS_INIT(argc, argv),
+	};
+	if (fuse_opt_parse(&options->session, options, option_table, process) < 0)
+		return false;
+	if (options->help || options->version)
+		return true;
+	if (!options->store_path) {
+		fprintf(stderr, "zcfs: no directory given\n");
+		return false;
+	}
+	if (options->max_threads == 0) {
+		fprintf(stderr, "zcfs: max_threads must be at least 1\n");
+		return false;
+	}
+	return true;
+}
+
+void options_free(struct options *options)
+{
+	free(options->store_path);
+	free(options->mount_path);
+	fuse_opt_free_args(&options->session);
+}
+
+void options_print_help(void)
+{
+	printf("usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]\n"
+	       "\n"
+	       "Serves the disk images in DIR, those with an image map among them, as ordinary files:\n"
+	       "over DIR itself, or at MOUNTPOINT. Unmount with umount or fusermount3 -u.\n"
+	       "\n"
+	       "    -f                     stay in the foreground, messages to standard error\n"
+	       "    -d, -o debug           foreground, with every request (much output)\n"
+	       "    -h, --help\n"
+	       "    -V, --version\n"
+	       "    -o ro                  change nothing in DIR\n"
+	       "    -o allow_other         let other users in, too (the default for root,\n"
+	       "                           with the permissions that the files have)\n"
+	       "    -o no_allow_other      root's mount is for root only\n"
+	       "    -o max_threads=N       requests served at a time (%d)\n"
+	       "    -o max_idle_threads=N  threads kept while there is nothing to do (%d)\n"
+	       "    -o no_clone_fd         one channel to the kernel for all threads\n"
+	       "    -o fsname=NAME         what df and mount show (DIR)\n"
+	       "\n"
+	       "libfuse's own:\n", MAX_THREADS, MAX_IDLE_THREADS);
+	fuse_lowlevel_help();
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * store: the one directory that this daemon serves, and how it was asked to serve it.
+ * Filled by main.c before the first request and never changed afterwards; any thread may read it.
+ */
+#ifndef ZCFS_STORE_H
+#define ZCFS_STORE_H
+
+#include <stdbool.h>
+
+#include "mapdb/io.h"
+
+struct store {
+	const struct io *io;
+	int dir_fd;	 /* the store itself, below an over-mount; carries the daemon's flock */
+	bool read_only;	 /* -o ro: images are opened read-only, nothing in the store is changed */
+	bool privileged; /* effective uid 0: acts for callers with other uids */
+};
+
+extern struct store store;
+
+/* Seconds for which the kernel may go on using an entry or attributes without asking. Tools change images and the
+ * administrator changes the store below the mount, so not for long. */
+#define KERNEL_CACHE_SECONDS 1.0
+
+/* Name of the control directory in the root of the mount. */
+#define CONTROL_NAME ".zcfs"
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * waiting: requests that cannot be answered yet because a tool holds an image's lock.
+ *
+ * A request thread must not wait for a tool: with all of them waiting, the file system would stand still, and a ring's handler must not
+ * block at all. So the handler makes one attempt, and if that gives -EBUSY leaves the request to the one thread that
+ * lives here, which tries again until it works or the caller is killed. It tries instead of blocking in flock(): one thread
+ * can do so for any number of requests, and an interrupt cannot be lost between a check and a system call.
+ */
+#ifndef ZCFS_WAITING_H
+#define ZCFS_WAITING_H
+
+#include "fs/fuse_api.h"
+
+struct waiting {
+	fuse_req_t req;
+	/* 0: done and answered. -EBUSY: not yet. Any other error: waiting_run answers with it. */
+	int (*attempt)(struct waiting *self);
+	/* Frees the object, and whatever it holds, after the answer. */
+	void (*release)(struct waiting *self);
+	struct waiting *next;
+};
+
+/* Attempts now, and later if it must. Takes self. */
+void waiting_run(struct waiting *self);
+
+int waiting_start(void); /* starts the thread; after the last fork. 0 or -errno */
+void waiting_stop(void); /* answers what still waits with EINTR and joins the thread */
+
+#endif
