@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/boot.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "defrag/record.h"
+
+#define BOOT_READ 8192u /* bytes; the largest sector size is 4096 */
+#define CLUSTER_SIZE_MAX (2u << 20)
+
+void report_result(struct volume_report *report, enum volume_result result, const char *remedy, const char *cause, ...)
+{
+	va_list args;
+	va_start(args, cause);
+	report->result = result;
+	snprintf(report->remedy, sizeof(report->remedy), "%s", remedy);
+	vsnprintf(report->cause, sizeof(report->cause), cause, args);
+	va_end(args);
+}
+
+static bool is_power_of_two(uint32_t value)
+{
+	return value && !(value & (value - 1));
+}
+
+static void set_file_system(struct volume_report *report, const char *name)
+{
+	snprintf(report->file_system, sizeof(report->file_system), "%s", name);
+}
+
+/* BitLocker To Go looks like FAT; its identifier stands where FAT has boot code. */
+static const uint8_t bitlocker_guid[16] = {0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a,
+					   0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01};
+
+/* True if this is NTFS; otherwise the report says what it is. */
+static bool is_ntfs(const uint8_t *sector, struct volume_report *report)
+{
+	if (!memcmp(sector + 3, "-FVE-FS-", 8) || !memcmp(sector + 0x1a8, bitlocker_guid, 16)) {
+		set_file_system(report, "bitlocker");
+		report_result(report, VOLUME_REFUSED,
+			      "decrypt the volume in the guest (manage-bde -off), or exclude this image",
+			      "the volume is encrypted with BitLocker (also when its protection is suspended)");
+		return false;
+	}
+	if (!memcmp(sector + 3, "ReFS\0\0\0\0", 8)) {
+		set_file_system(report, "refs");
+		report_result(report, VOLUME_SKIPPED, "", "ReFS, not NTFS");
+		return false;
+	}
+	if (memcmp(sector + 3, "NTFS    ", 8) != 0) {
+		set_file_system(report, "unknown");
+		report_result(report, VOLUME_SKIPPED, "", "no NTFS boot sector");
+		return false;
+	}
+	set_file_system(report, "ntfs");
+	return true;
+}
+
+/* Sizes above 127 units, and sizes below one, are stored as negative powers of two. */
+static uint64_t unit_size(int8_t value, uint32_t unit)
+{
+	if (value > 0)
+		return (uint64_t)value * unit;
+	return value < 0 && value >= -31 ? UINT64_C(1) << -value : 0;
+}
+
+static bool parse(const NTFS_BOOT_SECTOR *boot, struct geometry *g)
+{
+	g->sector_size = le16_to_cpu(boot->bpb.bytes_per_sector);
+	uint32_t per_cluster = boot->bpb.sectors_per_cluster;
+	if (per_cluster > 0x80)
+		per_cluster = 256 - per_cluster < 16 ? 1u << (256 - per_cluster) : 0;
+	if (!is_power_of_two(g->sector_size) || g->sector_size < 256 || g->sector_size > 4096 ||
+	    !is_power_of_two(per_cluster) || (uint64_t)g->sector_size * per_cluster > CLUSTER_SIZE_MAX)
+		return false;
+	g->cluster_size = g->sector_size * per_cluster;
+	uint64_t record_size = unit_size(boot->clusters_per_mft_record, g->cluster_size);
+	if (record_size < 512 || record_size > 4096 || !is_power_of_two((uint32_t)record_size))
+		return false;
+	g->record_size = (uint32_t)record_size;
+	g->sectors = (uint64_t)sle64_to_cpu(boot->number_of_sectors);
+	g->clusters = g->sectors / per_cluster;
+	g->mft_lcn = (uint64_t)sle64_to_cpu(boot->mft_lcn);
+	g->mirror_lcn = (uint64_t)sle64_to_cpu(boot->mftmirr_lcn);
+	return g->sectors <= INT64_MAX / g->sector_size && g->clusters >= 16 && g->mft_lcn < g->clusters &&
+	       g->mirror_lcn < g->clusters;
+}
+
+int boot_read(struct view *view, struct geometry *geometry, struct volume_report *report)
+{
+	static const char mend[] = "run chkdsk /f on it in the guest, then shut the guest down";
+	uint8_t sector[BOOT_READ], backup[4096];
+	report->result = VOLUME_DONE;
+	if (view->length < sizeof(sector)) {
+		set_file_system(report, "unknown");
+		report_result(report, VOLUME_SKIPPED, "", "too small for NTFS");
+		return 0;
+	}
+	int r = view_read(view, sector, sizeof(sector), 0);
+	if (r < 0)
+		return r;
+	if (!is_ntfs(sector, report))
+		return 0;
+	if (!parse((const NTFS_BOOT_SECTOR *)sector, geometry)) {
+		report_result(report, VOLUME_DAMAGED, mend, "the boot sector's fields make no sense");
+		return 0;
+	}
+	report->cluster_size = geometry->cluster_size;
+	report->clusters = geometry->clusters;
+	if (geometry->clusters > UINT32_MAX) {
+		report_result(report, VOLUME_UNSUPPORTED, "", "more than 2^32 clusters, which Windows does not support");
+		return 0;
+	}
+	uint64_t backup_off = geometry->sectors * geometry->sector_size;
+	if (backup_off > view->length || view->length - backup_off < geometry->sector_size) {
+		report_result(report, VOLUME_REFUSED, "check the partition table; finish or undo a resize that was cut short",
+			      "the volume (%llu bytes and its backup boot sector) is longer than its partition (%llu bytes)",
+			      (unsigned long long)backup_off, (unsigned long long)view->length);
+		return 0;
+	}
+	r = view_read(view, backup, geometry->sector_size, backup_off);
+	if (r < 0)
+		return r;
+	if (memcmp(sector, backup, geometry->sector_size) != 0)
+		report_result(report, VOLUME_REFUSED, mend,
+			      "the backup boot sector differs from the boot sector (a resize cut short, or a wrong partition)");
+	return 0;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * layout: between a scan and a plan: what of a volume is an object, what may move, what must stay, and where an attribute's
+ * clusters will be.
+ */
+#ifndef ZCFS_LAYOUT_H
+#define ZCFS_LAYOUT_H
+
+#include "defrag/plan.h"
+#include "defrag/scan.h"
+
+struct layout {
+	struct plan_object *objects; /* one a stream that has clusters, in the order of scan.attrs */
+	uint32_t *first_attr;	     /* of each object: its first extent in scan.attrs */
+	size_t count;
+	struct run_list runs; /* pieces of the objects */
+	struct plan_input input;
+	struct plan plan;
+	struct plan_permutation permutation;
+};
+
+int layout_make(const struct scan *scan, bool pack, struct layout *layout);
+void layout_free(struct layout *layout);
+
+/* Only what the report's "before" counts need: objects, without a plan. */
+int layout_collect(const struct scan *scan, bool pack, struct layout *layout);
+
+static inline bool layout_moves(const struct layout *layout, size_t object)
+{
+	return layout->plan.targets[object].first_piece != PLAN_STAYS;
+}
+
+/* Appends the new runs of one extent of an object to *runs. *cluster is the index, among the object's clusters, of the extent's
+ * first one; it is advanced past the extent. */
+int layout_new_runs(const struct scan *scan, const struct layout *layout, size_t object, const struct attr *attr,
+		    uint64_t *cluster, struct run_list *runs);
+
+const char *plan_reason_text(enum plan_reason reason, const struct attr *attr);
+
+#endif

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/names.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PATH_DEPTH_MAX 256
+
+void name_table_free(struct name_table *table)
+{
+	free(table->directories);
+	free(table->text);
+	*table = (struct name_table){0};
+}
+
+const FILE_NAME_ATTR *record_file_name(uint8_t *record)
+{
+	const FILE_NAME_ATTR *found = NULL;
+	record_for_each(attr, record) {
+		if (attr->type != AT_FILE_NAME || attr->non_resident)
+			continue;
+		const FILE_NAME_ATTR *name = (const FILE_NAME_ATTR *)attr_value(attr);
+		uint32_t size = le32_to_cpu(attr->value_length);
+		if (size < sizeof(*name) || size < sizeof(*name) + 2u * name->file_name_length)
+			continue;
+		if (!found)
+			found = name;
+		if (name->file_name_type != FILE_NAME_DOS)
+			return name;
+	}
+	return found;
+}
+
+static unsigned int encode_utf8(uint32_t c, char *out)
+{
+	if (c < 0x80) {
+		out[0] = (char)c;
+		return 1;
+	}
+	unsigned int size = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+	for (unsigned int i = size - 1; i; i--, c >>= 6)
+		out[i] = (char)(0x80 | (c & 0x3f));
+	out[0] = (char)((0xf00 >> size) | c);
+	return size;
+}
+
+static uint32_t utf16_unit(const void *name, unsigned int index)
+{
+	const uint8_t *p = (const uint8_t *)name + 2 * index;
+	return p[0] | (uint32_t)p[1] << 8;
+}
+
+size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size)
+{
+	size_t used = 0;
+	for (unsigned int i = 0; i < length; i++) {
+		uint32_t c = utf16_unit(name, i);
+		if (c >= 0xd800 && c < 0xe000) {
+			uint32_t low = i + 1 < length ? utf16_unit(name, i + 1) : 0;
+			if (c < 0xdc00 && low >= 0xdc00 && low < 0xe000) {
+				c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+				i++;
+			} else {
+				c = 0xfffd;
+			}
+		}
+		char bytes[4];
+		unsigned int count = encode_utf8(c, bytes);
+		if (used + count >= size)
+			break;
+		memcpy(text + used, bytes, count);
+		used += count;
+	}
+	text[used] = 0;
+	return used;
+}
+
+int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_ATTR *name)
+{
+	char text[255 * 3 + 1];
+	size_t length = name_to_utf8(name->file_name, name->file_name_length, text, sizeof(text)) + 1;
+	if (table->count == table->capacity) {
+		size_t capacity = table->capacity ? table->capacity * 2 : 1024;
+		void *grown = reallocarray(table->directories, capacity, sizeof(*table->directories));
+		if (!grown)
+			return -ENOMEM;
+		table->directories = grown;
+		table->capacity = capacity;
+	}
+	if (table->text_size + length > table->text_capacity) {
+		size_t capacity = table->text_capacity * 2 + 65536;
+		char *grown = capacity > UINT32_MAX ? NULL : realloc(table->text, capacity);
+		if (!grown)
+			return -ENOMEM;
+		table->text = grown;
+		table->text_capacity = capacity;
+	}
+	memcpy(table->text + table->text_size, text, length);
+	table->directories[table->count++] = (struct directory_name){
+		.record = record,
+		.parent = (uint32_t)MREF_LE(name->parent_directory),
+		.text_off = (uint32_t)table->text_size,
+	};
+	table->text_size += length;
+	return 0;
+}
+
+static int compare_record(const void *key, const void *element)
+{
+	uint32_t record = *(const uint32_t *)key, other = ((const struct directory_name *)element)->record;
+	return record < other ? -1 : record > other;
+}
+
+static const struct directory_name *find(const struct name_table *table, uint32_t record)
+{
+	if (!table->count)
+		return NULL;
+	return bsearch(&record, table->directories, table->count, sizeof(*table->directories), compare_record);
+}
+
+/* Puts text and a separator before *start. False if there is no room. */
+static bool prepend(char *path, size_t *start, const char *text)
+{
+	size_t length = strlen(text);
+	if (*start < length + 1)
+		return false;
+	path[--*start] = '/';
+	*start -= length;
+	memcpy(path + *start, text, length);
+	return true;
+}
+
+void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name, char *path, size_t size)
+{
+	char leaf[255 * 3 + 1];
+	size_t length = name_to_utf8(name->file_name, name->file_name_length, leaf, sizeof(leaf));
+	if (length >= size)
+		length = size - 1;
+	size_t start = size - 1 - length;
+	memcpy(path + start, leaf, length);
+	path[size - 1] = 0;
+	uint32_t record = (uint32_t)MREF_LE(name->parent_directory);
+	for (unsigned int depth = 0; record != ROOT_RECORD; depth++) {
+		const struct directory_name *directory = find(table, record);
+		const char *text = directory && depth < PATH_DEPTH_MAX ? table->text + directory->text_off : "?";
+		if (!prepend(path, &start, text) || text[0] == '?')
+			break;
+		record = directory->parent;
+	}
+	memmove(path, path + start, size - start);
+}
+
+const char *attr_type_name(uint32_t type)
+{
+	static const char *const names[] = {
+		"$STANDARD_INFORMATION", "$ATTRIBUTE_LIST", "$FILE_NAME",	 "$OBJECT_ID",
+		"$SECURITY_DESCRIPTOR",	 "$VOLUME_NAME",    "$VOLUME_INFORMATION", "$DATA",
+		"$INDEX_ROOT",		 "$INDEX_ALLOCATION", "$BITMAP",	 "$REPARSE_POINT",
+		"$EA_INFORMATION",	 "$EA",		    "$PROPERTY_SET",	 "$LOGGED_UTILITY_STREAM",
+	};
+	size_t index = type / 0x10 - 1;
+	return type % 0x10 == 0 && index < sizeof(names) / sizeof(*names) ? names[index] : "attribute";
+}

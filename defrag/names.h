@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * names: the directories of a volume by record number, to tell people which file is meant.
+ *
+ * Only for messages and history: nothing is decided by a path. Directories are kept as the scan meets them (ascending record
+ * numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path with "?".
+ */
+#ifndef ZCFS_NAMES_H
+#define ZCFS_NAMES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "defrag/record.h"
+
+#define ROOT_RECORD 5u
+
+struct directory_name {
+	uint32_t record;
+	uint32_t parent;
+	uint32_t text_off; /* in text, NUL-terminated UTF-8 */
+};
+
+struct name_table {
+	struct directory_name *directories;
+	size_t count, capacity;
+	char *text;
+	size_t text_size, text_capacity;
+};
+
+void name_table_free(struct name_table *table);
+
+/* The name that people see: the first $FILE_NAME of the record that is not a DOS name. NULL if the record holds none. */
+const FILE_NAME_ATTR *record_file_name(uint8_t *record);
+
+/* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; surrogates that do not pair become U+FFFD. Returns its length in bytes. */
+size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size);
+
+/* Adds a directory; record numbers must ascend. -ENOMEM. */
+int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_ATTR *name);
+
+/* "Users/x/big.vhd" of a file with that name. Truncated at the front if it does not fit. */
+void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name, char *path, size_t size);
+
+/* "$DATA", "$INDEX_ALLOCATION", ... */
+const char *attr_type_name(uint32_t type);
+
+#endif

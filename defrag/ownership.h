@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * ownership: who owns which record and cluster, compared with what the volume's two bitmaps say.
+ *
+ * Part of the scan, in a file of its own: it fills in scan.mft_bitmap, scan.free, scan.lost and scan.clusters_free.
+ * Return values as in defrag/scan.h.
+ */
+#ifndef ZCFS_OWNERSHIP_H
+#define ZCFS_OWNERSHIP_H
+
+#include "defrag/scan.h"
+
+/* $MFT:$BITMAP has exactly the bits of the records in use (but for the reserved ones below 24). */
+int ownership_check_records(struct scan *scan, struct volume_report *report);
+
+/* No cluster has two owners, every owned cluster is marked in $Bitmap, and bits past the volume's end are set. */
+int ownership_check_clusters(struct scan *scan, struct volume_report *report);
+
+/* The runs of one attribute's data, by base record and type, without a name; to be freed with run_list_free.
+ * *data_size in bytes is rounded up to whole clusters. -ENOENT. */
+int scan_stream_runs(const struct scan *scan, uint32_t base, uint32_t type, struct run_list *runs);
+
+#endif

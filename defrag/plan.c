@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/plan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "defrag/gaps.h"
+#include "mapdb/cleanup.h"
+
+#define ROUNDS_MAX 16u	    /* attempts in which objects that cannot be placed are pinned and the rest placed again */
+#define RESERVE_DIVISOR 8u /* --pack keeps this part of the free space behind the anchored object */
+
+enum mode {
+	MODE_FRAGMENTED, /* only fragmented objects move; fail if one fits nowhere */
+	MODE_DIVIDE,	 /* the same, dividing what fits nowhere */
+	MODE_ANEW,	 /* everything moves */
+	MODE_PACK,	 /* everything moves, in order */
+};
+
+enum fate { FATE_STAYS, FATE_MOVES };
+
+/* One attempt at a layout. */
+struct attempt {
+	const struct plan_input *input;
+	struct plan *plan;
+	enum mode mode;
+	uint8_t *fate;	 /* of each object */
+	uint8_t *reason; /* of each object: enum plan_reason; what earlier rounds pinned keeps its reason */
+	struct gaps gaps;
+	struct run_list reserve; /* kept free behind the anchor */
+	size_t anchored;	 /* index, or SIZE_MAX */
+	uint64_t anchor_rest;	 /* clusters of the anchored object that do not fit behind its anchor */
+	size_t failed;		 /* objects that could not be placed in this round */
+};
+
+void plan_free(struct plan *plan)
+{
+	free(plan->targets);
+	run_list_free(&plan->pieces);
+	run_list_free(&plan->free);
+	*plan = (struct plan){0};
+}
+
+static bool is_movable(const struct plan_object *object)
+{
+	return object->kind == PLAN_MOVABLE || object->kind == PLAN_ANCHORED ||
+	       (object->kind == PLAN_LEFT && object->run_count > 1);
+}
+
+static void choose_fates(struct attempt *a)
+{
+	bool everything = a->mode == MODE_ANEW || a->mode == MODE_PACK;
+	for (size_t i = 0; i < a->input->object_count; i++) {
+		const struct plan_object *object = &a->input->objects[i];
+		bool moves = is_movable(object) && !a->reason[i] && (everything || object->run_count > 1);
+		a->fate[i] = moves ? FATE_MOVES : FATE_STAYS;
+	}
+}
+
+/* ---- space ---- */
+
+/* All space that nothing which stays occupies, sorted and merged. */
+static int collect_space(const struct attempt *a, struct run_list *space)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < a->input->free->count; i++)
+		r = run_list_push(space, a->input->free->runs[i].lcn, a->input->free->runs[i].length);
+	for (size_t i = 0; i < a->input->object_count; i++) {
+		const struct plan_object *object = &a->input->objects[i];
+		if (a->fate[i] == FATE_STAYS)
+			continue;
+		for (uint32_t k = 0; r == 0 && k < object->run_count; k++) {
+			const struct run *run = &a->input->runs[object->first_run + k];
+			r = run_list_push(space, run->lcn, run->length);
+		}
+	}
+	if (r == 0)
+		r = run_list_sort(space);
+	size_t merged = 0;
+	for (size_t i = 0; r == 0 && i < space->count; i++) {
+		struct run *last = merged ? &space->runs[merged - 1] : NULL, here = space->runs[i];
+		if (last && here.lcn < last->lcn + last->length)
+			r = -EINVAL;
+		else if (last && here.lcn == last->lcn + last->length)
+			last->length += here.length;
+		else
+			space->runs[merged++] = here;
+	}
+	space->count = merged;
+	return r;
+}
+
+/* Cuts [lcn, lcn + length) out of space as far as it is there in one piece from lcn on. Returns how much that was. */
+static uint64_t cut_space(struct run_list *space, uint64_t lcn, uint64_t length, int *error)
+{
+	size_t low = 0, high = space->count;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (space->runs[middle].lcn <= lcn)
+			low = middle;
+		else
+			high = middle;
+	}
+	if (!space->count || space->runs[low].lcn > lcn || lcn >= space->runs[low].lcn + space->runs[low].length)
+		return 0;
+	struct run whole = space->runs[low];
+	uint64_t before = lcn - whole.lcn, taken = whole.length - before < length ? whole.length - before : length;
+	struct run after = {.lcn = lcn + taken, .length = whole.length - before - taken};
+	if (before && after.length) {
+		*error = run_list_push(space, 0, 0);
+		if (*error)
+			return 0;
+		memmove(space->runs + low + 2, space->runs + low + 1, (space->count - low - 2) * sizeof(struct run));
+		space->runs[low].length = before;
+		space->runs[low + 1] = after;
+	} else if (before) {
+		space->runs[low].length = before;
+	} else if (after.length) {
+		space->runs[low] = after;
+	} else {
+		memmove(space->runs + low, space->runs + low + 1, (space->count - low - 1) * sizeof(struct run));
+		space->count--;
+	}
+	return taken;
+}
+
+/* Contiguous objects that lie where the anchored one must grow make way. */
+static void evict_for_anchor(struct attempt *a)
+{
+	const struct plan_object *anchored = &a->input->objects[a->anchored];
+	uint64_t from = a->input->runs[anchored->first_run].lcn, to = from + anchored->length;
+	for (size_t i = 0; i < a->input->object_count; i++) {
+		const struct plan_object *object = &a->input->objects[i];
+		if (a->fate[i] == FATE_MOVES || object->kind != PLAN_MOVABLE || a->reason[i])
+			continue;
+		for (uint32_t k = 0; k < object->run_count; k++) {
+			const struct run *run = &a->input->runs[object->first_run + k];
+			if (run->lcn < to && from < run->lcn + run->length)
+				a->fate[i] = FATE_MOVES;
+		}
+	}
+}
+
+/* ---- placing ---- */
+
+static int add_piece(struct attempt *a, size_t object, uint64_t lcn, uint64_t length)
+{
+	struct plan_target *target = &a->plan->targets[object];
+	if (target->first_piece == PLAN_STAYS) {
+		target->first_piece = (uint32_t)a->plan->pieces.count;
+		target->piece_count = 0;
+	}
+	int r = run_list_push_merged(&a->plan->pieces, target->first_piece, lcn, length);
+	target->piece_count = (uint32_t)(a->plan->pieces.count - target->first_piece);
+	return r;
+}
+
+static int place_anchored(struct attempt *a, struct run_list *space)
+{
+	const struct plan_object *object = &a->input->objects[a->anchored];
+	uint64_t lcn = a->input->runs[object->first_run].lcn, free_clusters = 0;
+	int r = 0;
+	uint64_t taken = cut_space(space, lcn, object->length, &r);
+	if (r == 0 && taken)
+		r = add_piece(a, a->anchored, lcn, taken);
+	a->anchor_rest = object->length - taken;
+	for (size_t i = 0; i < a->input->free->count; i++)
+		free_clusters += a->input->free->runs[i].length;
+	if (r == 0 && a->mode == MODE_PACK && !a->anchor_rest && free_clusters / RESERVE_DIVISOR) {
+		uint64_t reserved = cut_space(space, lcn + taken, free_clusters / RESERVE_DIVISOR, &r);
+		if (r == 0 && reserved)
+			r = run_list_push(&a->reserve, lcn + taken, reserved);
+	}
+	return r;
+}
+
+/* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one. */
+static int place_divided(struct attempt *a, size_t object, uint64_t length, uint32_t max_pieces)
+{
+	uint64_t total = 0;
+	uint32_t pieces = 0;
+	cleanup_free size_t *chosen = malloc((max_pieces + 1ul) * sizeof(*chosen));
+	if (!chosen)
+		return -ENOMEM;
+	struct gaps *gaps = &a->gaps;
+	size_t first = a->plan->pieces.count;
+	while (total < length && pieces < max_pieces) {
+		uint64_t rest = length - total;
+		size_t gap = gaps_first_fit(gaps, rest);
+		if (gap == GAP_NONE)
+			gap = gaps_find_longest(gaps);
+		if (gap == GAP_NONE)
+			break;
+		uint64_t take = gaps->runs.runs[gap].length < rest ? gaps->runs.runs[gap].length : rest;
+		int r = add_piece(a, object, gaps_take(gaps, gap, take), take);
+		if (r < 0)
+			return r;
+		chosen[pieces++] = gap;
+		total += take;
+	}
+	if (total == length && a->input->runs &&
+	    a->plan->pieces.runs[a->plan->targets[object].first_piece].lcn <= a->input->objects[object].max_start) {
+		a->plan->targets[object].reason = PLAN_STAYS_NO_GAP;
+		return 0;
+	}
+	/* It stays as it is: what was taken is lost to this round, and the next one begins afresh without it. */
+	a->plan->pieces.count = first;
+	a->plan->targets[object].first_piece = PLAN_STAYS;
+	a->reason[object] = pieces == max_pieces ? PLAN_STAYS_RECORD_FULL : PLAN_STAYS_NO_GAP;
+	a->failed++;
+	return 0;
+}
+
+static int place(struct attempt *a, size_t index)
+{
+	const struct plan_object *object = &a->input->objects[index];
+	uint64_t length = index == a->anchored ? a->anchor_rest : object->length;
+	if (!length)
+		return 0;
+	size_t gap = gaps_first_fit(&a->gaps, length);
+	if (index == a->anchored) {
+		a->plan->targets[index].reason = PLAN_STAYS_OBSTACLE;
+	} else if (gap != GAP_NONE && a->gaps.runs.runs[gap].lcn > object->max_start) {
+		a->reason[index] = PLAN_STAYS_RECORD_FULL;
+		a->failed++;
+		return 0;
+	}
+	if (gap != GAP_NONE)
+		return add_piece(a, index, gaps_take(&a->gaps, gap, length), length);
+	if (a->mode != MODE_FRAGMENTED)
+		return place_divided(a, index, length, object->max_pieces);
+	a->reason[index] = PLAN_STAYS_NO_GAP;
+	a->failed++;
+	return 0;
+}
+
+struct order {
+	const struct plan_input *input;
+	bool by_length;
+};
+
+static int compare_order(const void *a, const void *b, void *context)
+{
+	const struct order *order = context;
+	uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
+	const struct plan_object *x = &order->input->objects[i], *y = &order->input->objects[k];
+	if (x->max_start != y->max_start)
+		return x->max_start < y->max_start ? -1 : 1;
+	if (x->rank != y->rank)
+		return x->rank < y->rank ? -1 : 1;
+	if (order->by_length && x->length != y->length)
+		return x->length > y->length ? -1 : 1;
+	return i < k ? -1 : i > k;
+}
+
+static int place_all(struct attempt *a)
+{
+	size_t count = 0;
+	struct order order = {.input = a->input, .by_length = a->mode != MODE_PACK};
+	cleanup_free uint32_t *queue = malloc((a->input->object_count + 1) * sizeof(*queue));
+	if (!queue)
+		return -ENOMEM;
+	for (size_t i = 0; i < a->input->object_count; i++)
+		if (a->fate[i] == FATE_MOVES && i != a->anchored)
+			queue[count++] = (uint32_t)i;
+	qsort_r(queue, count, sizeof(*queue), compare_order, &order);
+	int r = a->anchored != SIZE_MAX ? place(a, a->anchored) : 0;
+	for (size_t i = 0; r == 0 && i < count; i++)
+		r = place(a, queue[i]);
+	return r;
+}
+
+static int keep_free(struct attempt *a)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < a->gaps.runs.count; i++)
+		if (a->gaps.runs.runs[i].length)
+			r = run_list_push(&a->plan->free, a->gaps.runs.runs[i].lcn, a->gaps.runs.runs[i].length);
+	for (size_t i = 0; r == 0 && i < a->reserve.count; i++)
+		r = run_list_push(&a->plan->free, a->reserve.runs[i].lcn, a->reserve.runs[i].length);
+	return r < 0 ? r : run_list_sort(&a->plan->free);
+}
+
+static void reset_plan(struct attempt *a)
+{
+	for (size_t i = 0; i < a->input->object_count; i++)
+		a->plan->targets[i] = (struct plan_target){.first_piece = PLAN_STAYS};
+	a->plan->pieces.count = 0;
+	a->plan->free.count = 0;
+	a->reserve.count = 0;
+	a->failed = 0;
+	a->anchor_rest = 0;
+}
+
+static int run_round(struct attempt *a)
+{
+	struct run_list space = {0};
+	reset_plan(a);
+	choose_fates(a);
+	bool anchor_moves = a->anchored != SIZE_MAX && a->fate[a->anchored] == FATE_MOVES;
+	if (anchor_moves)
+		evict_for_anchor(a);
+	int r = collect_space(a, &space);
+	if (r == 0 && anchor_moves)
+		r = place_anchored(a, &space);
+	gaps_free(&a->gaps);
+	if (r == 0)
+		r = gaps_build(&a->gaps, &space);
+	run_list_free(&space);
+	return r < 0 ? r : place_all(a);
+}
+
+static size_t find_anchored(const struct plan_input *input)
+{
+	for (size_t i = 0; i < input->object_count; i++)
+		if (input->objects[i].kind == PLAN_ANCHORED)
+			return i;
+	return SIZE_MAX;
+}
+
+static void give_reasons(struct attempt *a)
+{
+	for (size_t i = 0; i < a->input->object_count; i++) {
+		const struct plan_object *object = &a->input->objects[i];
+		struct plan_target *target = &a->plan->targets[i];
+		bool stays = target->first_piece == PLAN_STAYS;
+		if (stays && object->run_count > 1)
+			target->reason = a->reason[i] ? a->reason[i] : PLAN_STAYS_PINNED;
+		else if (stays || target->piece_count == 1)
+			target->reason = PLAN_OK;
+	}
+}
+
+/* Pins what could not be placed and tries again, until all that moves has a place. In MODE_FRAGMENTED *complete says whether
+ * everything found a gap; without that the plan is of no use. */
+static int attempt_mode(const struct plan_input *input, enum mode mode, struct plan *plan, bool *complete)
+{
+	struct attempt a = {.input = input, .plan = plan, .mode = mode, .anchored = find_anchored(input)};
+	size_t n = input->object_count;
+	int r = 0;
+	*plan = (struct plan){.targets = calloc(n + 1, sizeof(*plan->targets))};
+	a.fate = calloc(n + 1, 1);
+	a.reason = calloc(n + 1, 1);
+	*complete = true;
+	if (!plan->targets || !a.fate || !a.reason)
+		r = -ENOMEM;
+	for (unsigned int round = 0; r == 0; round++) {
+		r = run_round(&a);
+		for (size_t i = 0; mode == MODE_FRAGMENTED && i < n; i++)
+			if (a.reason[i] == PLAN_STAYS_NO_GAP)
+				*complete = false;
+		if (r < 0 || !a.failed || !*complete)
+			break;
+		for (size_t i = 0; round >= ROUNDS_MAX && i < n; i++)
+			if (a.fate[i] == FATE_MOVES)
+				a.reason[i] = PLAN_STAYS_NO_GAP;
+	}
+	if (r == 0) {
+		give_reasons(&a);
+		r = keep_free(&a);
+	}
+	plan->anew = mode == MODE_ANEW || mode == MODE_PACK;
+	gaps_free(&a.gaps);
+	run_list_free(&a.reserve);
+	free(a.fate);
+	free(a.reason);
+	if (r < 0)
+		plan_free(plan);
+	return r;
+}
+
+static uint64_t pieces_after(const struct plan_input *input, const struct plan *plan)
+{
+	uint64_t pieces = 0;
+	for (size_t i = 0; i < input->object_count; i++)
+		pieces += plan->targets[i].first_piece == PLAN_STAYS ? input->objects[i].run_count
+								     : plan->targets[i].piece_count;
+	return pieces;
+}
+
+int plan_make(const struct plan_input *input, struct plan *plan)
+{
+	bool complete;
+	struct plan divided;
+	int r = attempt_mode(input, input->pack ? MODE_PACK : MODE_FRAGMENTED, plan, &complete);
+	if (r < 0 || complete)
+		return r;
+	plan_free(plan);
+	r = attempt_mode(input, MODE_DIVIDE, &divided, &complete);
+	if (r < 0)
+		return r;
+	r = attempt_mode(input, MODE_ANEW, plan, &complete);
+	if (r < 0) {
+		plan_free(&divided);
+		return r;
+	}
+	if (pieces_after(input, divided.targets ? &divided : plan) <= pieces_after(input, plan)) {
+		struct plan worse = *plan;
+		*plan = divided;
+		divided = worse;
+	}
+	plan_free(&divided);
+	return 0;
+}
+
+/* ---- moves ---- */
+
+struct move_list {
+	struct plan_move *moves;
+	size_t count, capacity;
+};
+
+static int add_move(struct move_list *list, uint64_t new_lcn, uint64_t old_lcn, uint64_t length)
+{
+	if (new_lcn == old_lcn)
+		return 0;
+	struct plan_move *last = list->count ? &list->moves[list->count - 1] : NULL;
+	if (last && new_lcn == last->new_lcn + last->length && old_lcn == last->old_lcn + last->length) {
+		last->length += length;
+		return 0;
+	}
+	if (list->count == list->capacity) {
+		size_t capacity = list->capacity + list->capacity / 2 + 64;
+		struct plan_move *grown = reallocarray(list->moves, capacity, sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		list->moves = grown;
+		list->capacity = capacity;
+	}
+	list->moves[list->count++] = (struct plan_move){.new_lcn = new_lcn, .old_lcn = old_lcn, .length = length};
+	return 0;
+}
+
+/* Walks an object's pieces and its targets side by side. */
+static int add_object_moves(struct move_list *list, const struct run *from, const struct run *to, uint64_t length)
+{
+	uint64_t from_done = 0, to_done = 0;
+	while (length) {
+		uint64_t here = from->length - from_done;
+		if (to->length - to_done < here)
+			here = to->length - to_done;
+		int r = add_move(list, to->lcn + to_done, from->lcn + from_done, here);
+		if (r < 0)
+			return r;
+		length -= here;
+		from_done += here;
+		to_done += here;
+		if (from_done == from->length) {
+			from++;
+			from_done = 0;
+		}
+		if (to_done == to->length) {
+			to++;
+			to_done = 0;
+		}
+	}
+	return 0;
+}
+
+/* out = a without b; both sorted and free of overlaps. */
+static int subtract(const struct run_list *a, const struct run_list *b, struct run_list *out)
+{
+	size_t k = 0;
+	int r = 0;
+	for (size_t i = 0; i < a->count; i++) {
+		uint64_t lcn = a->runs[i].lcn, end = lcn + a->runs[i].length;
+		while (k < b->count && b->runs[k].lcn + b->runs[k].length <= lcn)
+			k++;
+		for (size_t m = k; r == 0 && lcn < end; m++) {
+			uint64_t stop = m < b->count && b->runs[m].lcn < end ? b->runs[m].lcn : end;
+			if (stop > lcn)
+				r = run_list_push_merged(out, 0, lcn, stop - lcn);
+			lcn = stop < end ? b->runs[m].lcn + b->runs[m].length : end;
+		}
+	}
+	return r;
+}
+
+static int sides_of(const struct move_list *list, struct run_list *news, struct run_list *olds)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < list->count; i++) {
+		r = run_list_push(news, list->moves[i].new_lcn, list->moves[i].length);
+		if (r == 0)
+			r = run_list_push(olds, list->moves[i].old_lcn, list->moves[i].length);
+	}
+	if (r == 0)
+		r = run_list_sort(news);
+	return r < 0 ? r : run_list_sort(olds);
+}
+
+static uint64_t total_length(const struct run_list *list)
+{
+	uint64_t total = 0;
+	for (size_t i = 0; i < list->count; i++)
+		total += list->runs[i].length;
+	return total;
+}
+
+/* The free clusters that objects move into take the places that objects leave. */
+static int add_exchange(struct move_list *list, struct run_list *entered, struct run_list *left)
+{
+	struct run_list news = {0}, olds = {0};
+	int r = sides_of(list, &news, &olds);
+	if (r == 0)
+		r = subtract(&olds, &news, left);
+	if (r == 0)
+		r = subtract(&news, &olds, entered);
+	uint64_t length = total_length(left);
+	if (r == 0 && total_length(entered) != length)
+		r = -EINVAL;
+	if (r == 0 && length)
+		r = add_object_moves(list, entered->runs, left->runs, length);
+	run_list_free(&news);
+	run_list_free(&olds);
+	return r;
+}
+
+static int by_new_lcn(const void *a, const void *b)
+{
+	uint64_t x = ((const struct plan_move *)a)->new_lcn, y = ((const struct plan_move *)b)->new_lcn;
+	return x < y ? -1 : x > y;
+}
+
+void plan_permutation_free(struct plan_permutation *permutation)
+{
+	free(permutation->moves);
+	run_list_free(&permutation->entered);
+	run_list_free(&permutation->left);
+	*permutation = (struct plan_permutation){0};
+}
+
+int plan_permute(const struct plan_input *input, const struct plan *plan, struct plan_permutation *permutation)
+{
+	struct move_list list = {0};
+	int r = 0;
+	*permutation = (struct plan_permutation){0};
+	for (size_t i = 0; r == 0 && i < input->object_count; i++) {
+		const struct plan_target *target = &plan->targets[i];
+		if (target->first_piece != PLAN_STAYS)
+			r = add_object_moves(&list, input->runs + input->objects[i].first_run,
+					     plan->pieces.runs + target->first_piece, input->objects[i].length);
+	}
+	if (r == 0)
+		r = add_exchange(&list, &permutation->entered, &permutation->left);
+	permutation->moves = list.moves;
+	permutation->count = list.count;
+	if (r < 0)
+		plan_permutation_free(permutation);
+	else if (list.count)
+		qsort(list.moves, list.count, sizeof(*list.moves), by_new_lcn);
+	return r;
+}

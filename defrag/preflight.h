@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * preflight: may this volume be changed at all? Dirty flag, log, hibernation, shadow copies, version.
+ *
+ * Uses libntfs-3g on a device of our own that reads through a view and refuses every write, so it also serves as a second
+ * opinion: a volume that libntfs-3g cannot open is not touched, and a result that it cannot open is not committed.
+ */
+#ifndef ZCFS_PREFLIGHT_H
+#define ZCFS_PREFLIGHT_H
+
+#include "defrag/guest_pass.h"
+#include "defrag/view.h"
+
+/* 0 and the report's result (VOLUME_DONE: go on; label filled in); -errno only for what is not about the volume.
+ * Opening fails with VOLUME_DAMAGED and what libntfs-3g says of it. */
+int preflight_check(struct view *view, struct volume_report *report);
+
+/* Opens and closes the volume: 0, or -errno as libntfs-3g says. */
+int preflight_can_mount(struct view *view);
+
+#endif

@@ -1,0 +1,623 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/scan.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "defrag/ownership.h"
+#include "mapdb/cleanup.h"
+
+#define CHUNK_SIZE (1u << 20)	/* bytes of $MFT read at once; fits the processor's cache */
+#define RESERVED_RECORDS 24u	/* NTFS keeps these; their flags and bitmap bits may disagree */
+#define MIRROR_RECORDS_MAX 16u	/* what readers compare with $MFTMirr */
+
+static const char mend_text[] = "run chkdsk /f on it in the guest, shut the guest down, try again";
+
+#define damaged(report, ...) (report_result((report), VOLUME_DAMAGED, mend_text, __VA_ARGS__), 1)
+
+void scan_free(struct scan *s)
+{
+	if (!s)
+		return;
+	run_list_free(&s->mft_runs);
+	run_index_free(&s->mft);
+	run_list_free(&s->runs);
+	run_list_free(&s->free);
+	run_list_free(&s->lost);
+	name_table_free(&s->names);
+	free(s->kind);
+	free(s->attr_counts);
+	free(s->sequence);
+	free(s->fingerprint);
+	free(s->attrs);
+	free(s->mft_bitmap);
+	free(s);
+}
+
+int scan_read_record(const struct scan *s, uint64_t number, uint8_t *record)
+{
+	uint32_t size = s->geometry.record_size;
+	if (number >= s->record_count)
+		return -EUCLEAN;
+	int r = view_read_runs(s->view, &s->mft, s->geometry.cluster_size, record, size, number * size);
+	if (r == 0)
+		r = record_unprotect(record, size);
+	return r < 0 ? r : record_check(record, size);
+}
+
+/* ---- attribute lists ---- */
+
+static int read_list_bytes(struct view *view, const struct geometry *g, ATTR_RECORD *attr, uint8_t *bytes, uint64_t size)
+{
+	if (!attr->non_resident) {
+		memcpy(bytes, attr_value(attr), size);
+		return 0;
+	}
+	struct run_list runs = {0};
+	struct run_index index = {0};
+	uint64_t vcns;
+	if (attr->lowest_vcn || sle64_to_cpu(attr->initialized_size) < sle64_to_cpu(attr->data_size))
+		return -EUCLEAN;
+	int r = mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), g->clusters, &runs,
+				     &vcns);
+	if (r == 0)
+		r = run_index_build(&index, runs.runs, runs.count);
+	if (r == 0)
+		r = view_read_runs(view, &index, g->cluster_size, bytes, size, 0);
+	run_index_free(&index);
+	run_list_free(&runs);
+	return r == -ERANGE ? -EUCLEAN : r;
+}
+
+int scan_read_list(struct view *view, const struct geometry *g, uint8_t *record, ATTR_RECORD **attr,
+		   struct attr_list *list)
+{
+	ATTR_RECORD *found = NULL;
+	record_for_each(a, record)
+		if (a->type == AT_ATTRIBUTE_LIST)
+			found = a;
+	if (!found)
+		return -EUCLEAN;
+	uint64_t size = found->non_resident ? (uint64_t)sle64_to_cpu(found->data_size)
+					    : le32_to_cpu(found->value_length);
+	if (!size || size > ATTR_LIST_SIZE_MAX)
+		return -EUCLEAN;
+	uint8_t *bytes = malloc(size);
+	if (!bytes)
+		return -ENOMEM;
+	int r = read_list_bytes(view, g, found, bytes, size);
+	if (r < 0) {
+		free(bytes);
+		return r;
+	}
+	*attr = found;
+	return attr_list_parse(bytes, size, list);
+}
+
+ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry)
+{
+	record_for_each(attr, record) {
+		uint64_t lowest = attr->non_resident ? (uint64_t)sle64_to_cpu(attr->lowest_vcn) : 0;
+		if (le32_to_cpu(attr->type) == entry->type && le16_to_cpu(attr->instance) == entry->instance &&
+		    lowest == entry->lowest_vcn &&
+		    attr_name_hash(attr_name(attr), attr->name_length) == entry->name_hash)
+			return attr;
+	}
+	return NULL;
+}
+
+/* ---- $MFT itself ---- */
+
+/* Adds one extent of $MFT's runs and makes all records that it holds readable. */
+static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
+{
+	uint64_t vcns, known = s->mft.first_vcn ? run_index_clusters(&s->mft) : 0;
+	if (!attr->non_resident || (uint64_t)sle64_to_cpu(attr->lowest_vcn) != known)
+		return -EUCLEAN;
+	int r = mapping_pairs_decode((const uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+				     s->geometry.clusters, &s->mft_runs, &vcns);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s->mft_runs.count; i++)
+		if (s->mft_runs.runs[i].lcn == RUN_HOLE)
+			return -EUCLEAN;
+	run_index_free(&s->mft);
+	r = run_index_build(&s->mft, s->mft_runs.runs, s->mft_runs.count);
+	if (r < 0)
+		return r;
+	uint64_t clusters = run_index_clusters(&s->mft);
+	s->record_count = clusters * s->geometry.cluster_size / s->geometry.record_size;
+	return clusters == (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ? 0 : -EUCLEAN;
+}
+
+/* The extents of $MFT that extension records hold; each must be readable through those before it. */
+static int add_mft_extensions(struct scan *s, uint8_t *record0)
+{
+	struct attr_list list = {0};
+	ATTR_RECORD *attr;
+	cleanup_free uint8_t *record = malloc(s->geometry.record_size);
+	int r = record ? scan_read_list(s->view, &s->geometry, record0, &attr, &list) : -ENOMEM;
+	for (size_t i = 0; r == 0 && i < list.count; i++) {
+		const struct list_entry *entry = &list.entries[i];
+		if (entry->type != le32_to_cpu(AT_DATA) || entry->name_length || entry->record == 0)
+			continue;
+		r = scan_read_record(s, entry->record, record);
+		if (r == 0)
+			attr = record_find_entry(record, entry);
+		if (r == 0)
+			r = attr ? add_mft_extent(s, attr) : -EUCLEAN;
+	}
+	attr_list_free(&list);
+	return r;
+}
+
+static int check_mirror(struct scan *s, struct volume_report *report)
+{
+	const struct geometry *g = &s->geometry;
+	uint32_t size = MIRROR_RECORDS_MAX * g->record_size;
+	uint32_t mirrored = g->cluster_size > 4 * g->record_size ? g->cluster_size : 4 * g->record_size;
+	if (size > mirrored)
+		size = mirrored;
+	cleanup_free uint8_t *first = malloc(size);
+	cleanup_free uint8_t *mirror = malloc(size);
+	if (!first || !mirror)
+		return -ENOMEM;
+	int r = view_read_runs(s->view, &s->mft, g->cluster_size, first, size, 0);
+	if (r == 0)
+		r = view_read(s->view, mirror, size, g->mirror_lcn * g->cluster_size);
+	if (r == -ERANGE)
+		return damaged(report, "$MFT or $MFTMirr is too short");
+	if (r < 0)
+		return r;
+	for (uint32_t off = 0; off < size; off += g->record_size)
+		if (memcmp(first + off, mirror + off, g->record_size) != 0)
+			return damaged(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
+	return 0;
+}
+
+static int open_mft(struct scan *s, struct volume_report *report)
+{
+	const struct geometry *g = &s->geometry;
+	cleanup_free uint8_t *record = malloc(g->record_size);
+	if (!record)
+		return -ENOMEM;
+	int r = view_read(s->view, record, g->record_size, g->mft_lcn * g->cluster_size);
+	if (r < 0)
+		return r == -ERANGE ? damaged(report, "$MFT lies outside the volume") : r;
+	if (record_unprotect(record, g->record_size) < 0 || record_check(record, g->record_size) < 0)
+		return damaged(report, "the first record of $MFT is damaged");
+	ATTR_RECORD *data = NULL;
+	bool has_list = false;
+	record_for_each(attr, record) {
+		if (attr->type == AT_DATA && !attr->name_length && !data)
+			data = attr;
+		has_list |= attr->type == AT_ATTRIBUTE_LIST;
+	}
+	r = data ? add_mft_extent(s, data) : -EUCLEAN;
+	if (r == 0 && (s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
+		r = -EUCLEAN;
+	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
+	if (r == 0 && has_list)
+		r = add_mft_extensions(s, record);
+	if (r == -EUCLEAN || r == -ERANGE)
+		return damaged(report, "the run list of $MFT is damaged");
+	if (r < 0)
+		return r;
+	if (initialized % g->record_size || initialized / g->record_size > s->record_count ||
+	    initialized / g->record_size > UINT32_MAX)
+		return damaged(report, "the size of $MFT does not agree with its run list");
+	s->record_count = initialized / g->record_size;
+	return check_mirror(s, report);
+}
+
+/* ---- one record ---- */
+
+static bool is_boot_file(const FILE_NAME_ATTR *name)
+{
+	static const char *const known[] = {"bootmgr", "ntldr", "ntdetect.com", "boot.ini", "bootsect.dos", "bootsect.bak",
+					    "bootfont.bin", "grldr", "wubildr", "io.sys", "msdos.sys"};
+	char text[64];
+	uint32_t hidden_system = le32_to_cpu(FILE_ATTR_HIDDEN | FILE_ATTR_SYSTEM);
+	if (MREF_LE(name->parent_directory) != ROOT_RECORD)
+		return false;
+	if ((le32_to_cpu(name->file_attributes) & hidden_system) == hidden_system)
+		return true;
+	name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length, text,
+		     sizeof(text));
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (!strcasecmp(text, known[i]))
+			return true;
+	return false;
+}
+
+/* What of an attribute a pass must not change: everything but its runs, its place and its instance number. */
+static uint64_t attr_fingerprint(uint64_t number, ATTR_RECORD *attr)
+{
+	struct {
+		uint64_t name, a, b, c, d;
+		uint32_t type;
+		uint16_t flags;
+		uint8_t non_resident, name_length;
+	} canon = {
+		.name = attr_name_hash(attr_name(attr), attr->name_length),
+		.type = attr->type,
+		.flags = attr->flags,
+		.non_resident = attr->non_resident,
+		.name_length = attr->name_length,
+	};
+	if (attr->type == AT_ATTRIBUTE_LIST || (attr->non_resident && attr->lowest_vcn))
+		return 0;
+	if (attr->non_resident) {
+		canon.a = (uint64_t)attr->allocated_size;
+		canon.b = (uint64_t)attr->data_size;
+		canon.c = (uint64_t)attr->initialized_size;
+		canon.d = attr->compression_unit;
+		if (attr->flags & (ATTR_IS_COMPRESSED | ATTR_IS_SPARSE))
+			canon.d ^= (uint64_t)attr->compressed_size << 8;
+	} else {
+		uint32_t length = le32_to_cpu(attr->value_length);
+		canon.a = length;
+		canon.b = attr->resident_flags;
+		if (number != FILE_MFT || attr->type != AT_BITMAP) /* freeing extension records changes this one */
+			canon.c = XXH3_64bits(attr_value(attr), length);
+	}
+	return XXH3_64bits(&canon, sizeof(canon));
+}
+
+static int add_attr(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD *attr)
+{
+	if (s->attr_count == s->attr_capacity) {
+		size_t capacity = s->attr_capacity + s->attr_capacity / 2 + 1024;
+		struct attr *grown = reallocarray(s->attrs, capacity, sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		s->attrs = grown;
+		s->attr_capacity = capacity;
+	}
+	uint64_t lowest = (uint64_t)sle64_to_cpu(attr->lowest_vcn), vcns;
+	size_t first_run = s->runs.count;
+	int r = mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), s->geometry.clusters,
+				     &s->runs, &vcns);
+	if (r < 0)
+		return r;
+	if (lowest + vcns != (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ||
+	    s->runs.count - first_run > UINT32_MAX)
+		return -EUCLEAN;
+	struct attr *added = &s->attrs[s->attr_count++];
+	*added = (struct attr){
+		.record = (uint32_t)number,
+		.base = (uint32_t)base,
+		.type = le32_to_cpu(attr->type),
+		.run_count = (uint32_t)(s->runs.count - first_run),
+		.first_run = first_run,
+		.name_hash = attr_name_hash(attr_name(attr), attr->name_length),
+		.lowest_vcn = lowest,
+		.instance = le16_to_cpu(attr->instance),
+		.flags = le16_to_cpu(attr->flags),
+		.room = (uint16_t)attr_pairs_room(attr),
+	};
+	if (lowest)
+		return 0;
+	int64_t allocated = sle64_to_cpu(attr->allocated_size), data = sle64_to_cpu(attr->data_size);
+	int64_t initialized = sle64_to_cpu(attr->initialized_size);
+	if (initialized < 0 || initialized > data || data > allocated || allocated % s->geometry.cluster_size)
+		return -EUCLEAN;
+	added->allocated_vcns = (uint64_t)allocated / s->geometry.cluster_size;
+	return 0;
+}
+
+/* Divides the record's free bytes among its non-resident attributes, so that all of them may grow at once. */
+static void share_free_bytes(struct scan *s, const uint8_t *record, size_t first)
+{
+	size_t count = s->attr_count - first;
+	uint32_t share = count ? (record_free_bytes(record) / (uint32_t)count) & ~7u : 0;
+	for (size_t i = first; i < s->attr_count; i++)
+		s->attrs[i].room = (uint16_t)(s->attrs[i].room + share);
+}
+
+static int note_special(struct scan *s, uint64_t number, ATTR_RECORD *attr)
+{
+	if (number == FILE_MFT && attr->type == AT_BITMAP && !attr->non_resident) {
+		s->mft_bitmap_size = le32_to_cpu(attr->value_length);
+		s->mft_bitmap_resident = true;
+		s->mft_bitmap = malloc(s->mft_bitmap_size + 1);
+		if (!s->mft_bitmap)
+			return -ENOMEM;
+		memcpy(s->mft_bitmap, attr_value(attr), s->mft_bitmap_size);
+	}
+	if (number == FILE_Volume && attr->type == AT_VOLUME_INFORMATION && !attr->non_resident &&
+	    le32_to_cpu(attr->value_length) >= sizeof(VOLUME_INFORMATION)) {
+		const VOLUME_INFORMATION *info = (const VOLUME_INFORMATION *)attr_value(attr);
+		s->major_version = info->major_ver;
+		s->minor_version = info->minor_ver;
+		s->volume_flags = le16_to_cpu(info->flags);
+	}
+	return 0;
+}
+
+static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8_t *record)
+{
+	size_t first = s->attr_count;
+	uint64_t fingerprint = 0;
+	unsigned int count = 0;
+	record_for_each(attr, record) {
+		int r = note_special(s, number, attr);
+		if (r == 0 && attr->non_resident)
+			r = add_attr(s, number, base, attr);
+		if (r < 0)
+			return r;
+		if (attr->type == AT_ATTRIBUTE_LIST)
+			s->kind[number] |= RECORD_HAS_LIST;
+		fingerprint += attr_fingerprint(number, attr);
+		count++;
+	}
+	share_free_bytes(s, record, first);
+	s->attr_counts[number] = (uint8_t)count;
+	s->fingerprint[base] += fingerprint;
+	return 0;
+}
+
+static int note_names(struct scan *s, uint64_t number, uint8_t *record)
+{
+	const FILE_NAME_ATTR *name = record_file_name(record);
+	if (!name)
+		return 0;
+	if (is_boot_file(name))
+		s->kind[number] |= RECORD_BOOT_FILE;
+	return s->kind[number] & RECORD_DIRECTORY ? name_table_add(&s->names, (uint32_t)number, name) : 0;
+}
+
+/* raw is one record as it is on disk; it is unprotected in place. */
+static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct volume_report *report)
+{
+	const MFT_RECORD *m = mft_record(raw);
+	if (m->magic != magic_FILE)
+		return 0; /* the comparison with $MFT's bitmap finds it if it should have been one */
+	s->sequence[number] = le16_to_cpu(m->sequence_number);
+	if (!(m->flags & MFT_RECORD_IN_USE))
+		return 0;
+	if (record_unprotect(raw, s->geometry.record_size) < 0)
+		return damaged(report, "MFT record %llu has bad fixups (a torn write)", (unsigned long long)number);
+	if (record_check(raw, s->geometry.record_size) < 0)
+		return damaged(report, "MFT record %llu is damaged", (unsigned long long)number);
+	uint64_t reference = le64_to_cpu(m->base_mft_record), base = reference ? MREF(reference) : number;
+	if (base >= s->record_count || (reference && base == number))
+		return damaged(report, "extension record %llu belongs to no file", (unsigned long long)number);
+	s->kind[number] |= RECORD_USED | (reference ? RECORD_EXTENSION : 0);
+	s->records_used++;
+	if (!reference) {
+		if (m->flags & MFT_RECORD_IS_DIRECTORY)
+			s->kind[number] |= RECORD_DIRECTORY;
+		struct {
+			uint64_t lsn;
+			uint16_t sequence, links, flags, zero;
+		} canon = {m->lsn, m->sequence_number, m->link_count, m->flags, 0};
+		s->fingerprint[number] += XXH3_64bits(&canon, sizeof(canon));
+		s->files++;
+	}
+	int r = reference ? 0 : note_names(s, number, raw);
+	if (r == 0)
+		r = scan_attributes(s, number, base, raw);
+	if (r == -EUCLEAN)
+		return damaged(report, "MFT record %llu has an attribute with a damaged run list or sizes",
+			       (unsigned long long)number);
+	return r;
+}
+
+static int scan_records(struct scan *s, struct volume_report *report, scan_progress progress, void *context)
+{
+	uint32_t size = s->geometry.record_size;
+	cleanup_free uint8_t *chunk = malloc(CHUNK_SIZE);
+	if (!chunk)
+		return -ENOMEM;
+	for (uint64_t number = 0; number < s->record_count;) {
+		uint64_t count = CHUNK_SIZE / size;
+		if (count > s->record_count - number)
+			count = s->record_count - number;
+		int r = view_read_runs(s->view, &s->mft, s->geometry.cluster_size, chunk, count * size, number * size);
+		if (r < 0)
+			return r;
+		for (uint64_t i = 0; i < count; i++, number++) {
+			r = scan_record(s, number, chunk + i * size, report);
+			if (r)
+				return r;
+		}
+		if (progress && progress(context, number, s->record_count))
+			return -ECANCELED;
+	}
+	return 0;
+}
+
+/* ---- streams ---- */
+
+static int compare_attrs(const void *a, const void *b)
+{
+	const struct attr *x = a, *y = b;
+	if (x->base != y->base)
+		return x->base < y->base ? -1 : 1;
+	if (x->type != y->type)
+		return x->type < y->type ? -1 : 1;
+	if (x->name_hash != y->name_hash)
+		return x->name_hash < y->name_hash ? -1 : 1;
+	return x->lowest_vcn < y->lowest_vcn ? -1 : x->lowest_vcn > y->lowest_vcn;
+}
+
+static int by_base(const void *a, const void *b)
+{
+	uint32_t x = ((const struct attr *)a)->base, y = ((const struct attr *)b)->base;
+	return x < y ? -1 : x > y;
+}
+
+/* Attributes come in the order of the records that hold them, and so almost in order: those of extension records are taken
+ * out, sorted and merged back in from the end; then each file's few are sorted among themselves. */
+static int sort_attrs(struct scan *s)
+{
+	size_t stay = 0, moved = 0;
+	for (size_t i = 0; i < s->attr_count; i++)
+		moved += s->attrs[i].record != s->attrs[i].base;
+	if (moved) {
+		cleanup_free struct attr *ext = malloc(moved * sizeof(*ext));
+		if (!ext)
+			return -ENOMEM;
+		moved = 0;
+		for (size_t i = 0; i < s->attr_count; i++) {
+			if (s->attrs[i].record != s->attrs[i].base)
+				ext[moved++] = s->attrs[i];
+			else
+				s->attrs[stay++] = s->attrs[i];
+		}
+		qsort(ext, moved, sizeof(*ext), by_base);
+		for (size_t to = s->attr_count; moved;)
+			s->attrs[--to] = stay && s->attrs[stay - 1].base > ext[moved - 1].base ? s->attrs[--stay]
+											: ext[--moved];
+	}
+	for (size_t i = 0, end; i < s->attr_count; i = end) {
+		for (end = i + 1; end < s->attr_count && s->attrs[end].base == s->attrs[i].base; end++)
+			;
+		if (end - i > 1)
+			qsort(s->attrs + i, end - i, sizeof(*s->attrs), compare_attrs);
+	}
+	return 0;
+}
+
+size_t scan_stream_end(const struct scan *s, size_t first)
+{
+	const struct attr *a = &s->attrs[first];
+	size_t end = first + 1;
+	while (end < s->attr_count && s->attrs[end].base == a->base && s->attrs[end].type == a->type &&
+	       s->attrs[end].name_hash == a->name_hash)
+		end++;
+	return end;
+}
+
+static uint64_t attr_vcns(const struct scan *s, const struct attr *attr)
+{
+	uint64_t vcns = 0;
+	for (uint32_t i = 0; i < attr->run_count; i++)
+		vcns += s->runs.runs[attr->first_run + i].length;
+	return vcns;
+}
+
+/* The extents of each stream follow one another without a gap, and their sum is the allocated size. */
+static int check_streams(struct scan *s, struct volume_report *report)
+{
+	for (size_t first = 0, end; first < s->attr_count; first = end) {
+		uint64_t vcn = 0;
+		const struct attr *head = &s->attrs[first];
+		end = scan_stream_end(s, first);
+		for (size_t i = first; i < end; i++) {
+			if (s->attrs[i].lowest_vcn != vcn)
+				return damaged(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
+					       attr_type_name(head->type), head->base, (unsigned long long)vcn);
+			vcn += attr_vcns(s, &s->attrs[i]);
+		}
+		if (vcn != head->allocated_vcns && head->base != FILE_BadClus)
+			return damaged(report, "the %s of MFT record %u has %llu clusters, but its size says %llu",
+				       attr_type_name(head->type), head->base, (unsigned long long)vcn,
+				       (unsigned long long)head->allocated_vcns);
+		if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
+			return damaged(report, "MFT record %u has an attribute twice", head->base);
+	}
+	return 0;
+}
+
+/* Every entry of a file's list names an attribute that is there, and every attribute has its entry. */
+static int check_list(struct scan *s, uint32_t base, uint8_t *record, uint8_t *other, struct volume_report *report)
+{
+	struct attr_list list = {0};
+	ATTR_RECORD *attr;
+	uint64_t attributes = s->attr_counts[base] - 1u, loaded = UINT64_MAX;
+	int r = scan_read_record(s, base, record);
+	if (r == 0)
+		r = scan_read_list(s->view, &s->geometry, record, &attr, &list);
+	for (size_t i = 0; r == 0 && i < list.count; i++) {
+		const struct list_entry *e = &list.entries[i];
+		uint8_t *holder = e->record == base ? record : other;
+		bool extension = e->record != base;
+		if (e->record >= s->record_count || s->sequence[e->record] != e->sequence ||
+		    !(s->kind[e->record] & RECORD_USED) || !!(s->kind[e->record] & RECORD_EXTENSION) != extension) {
+			r = -EUCLEAN;
+			break;
+		}
+		if (extension && loaded != e->record) {
+			r = scan_read_record(s, e->record, other);
+			loaded = e->record;
+			uint64_t reference = le64_to_cpu(mft_record(other)->base_mft_record);
+			if (r == 0 && (MREF(reference) != base || MSEQNO(reference) != s->sequence[base]))
+				r = -EUCLEAN;
+		}
+		if (r == 0 && !record_find_entry(holder, e))
+			r = -EUCLEAN;
+		if (extension && !(s->kind[e->record] & RECORD_LISTED)) {
+			s->kind[e->record] |= RECORD_LISTED;
+			attributes += s->attr_counts[e->record];
+		}
+	}
+	if (r == 0 && attributes != list.count)
+		r = -EUCLEAN;
+	attr_list_free(&list);
+	if (r == -EUCLEAN)
+		return damaged(report, "the attribute list of MFT record %u does not match its attributes", base);
+	return r;
+}
+
+static int check_lists(struct scan *s, struct volume_report *report)
+{
+	cleanup_free uint8_t *buffers = malloc(2ul * s->geometry.record_size);
+	if (!buffers)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < s->record_count; i++) {
+		if ((s->kind[i] & (RECORD_USED | RECORD_HAS_LIST | RECORD_EXTENSION)) != (RECORD_USED | RECORD_HAS_LIST))
+			continue;
+		int r = check_list(s, (uint32_t)i, buffers, buffers + s->geometry.record_size, report);
+		if (r)
+			return r;
+	}
+	for (uint64_t i = 0; i < s->record_count; i++)
+		if ((s->kind[i] & RECORD_EXTENSION) && !(s->kind[i] & RECORD_LISTED))
+			return damaged(report, "extension record %llu is in no attribute list", (unsigned long long)i);
+	return 0;
+}
+
+int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report, scan_progress progress,
+		void *context, struct scan **out)
+{
+	struct scan *s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->view = view;
+	s->geometry = *geometry;
+	int r = open_mft(s, report);
+	if (r == 0) {
+		s->kind = calloc(s->record_count, 1);
+		s->attr_counts = calloc(s->record_count, 1);
+		s->sequence = calloc(s->record_count, sizeof(*s->sequence));
+		s->fingerprint = calloc(s->record_count, sizeof(*s->fingerprint));
+		if (!s->kind || !s->attr_counts || !s->sequence || !s->fingerprint)
+			r = -ENOMEM;
+	}
+	if (r == 0)
+		r = scan_records(s, report, progress, context);
+	if (r == 0)
+		r = sort_attrs(s);
+	if (r == 0)
+		r = check_streams(s, report);
+	if (r == 0)
+		r = check_lists(s, report);
+	if (r == 0)
+		r = ownership_check_records(s, report);
+	if (r == 0)
+		r = ownership_check_clusters(s, report);
+	if (r) {
+		scan_free(s);
+		return r;
+	}
+	*out = s;
+	return 0;
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/verify.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "defrag/ownership.h"
+#include "defrag/preflight.h"
+#include "mapdb/cleanup.h"
+
+static const char bug_text[] = "nothing was changed; please report this, it is a defect of zcfs";
+
+#define unproven(report, ...) (report_result((report), VOLUME_FAILED, bug_text, __VA_ARGS__), 1)
+
+/* ---- the actual mapping ---- */
+
+/* Walks over the runs of a stream in VCN order, across its extents. */
+struct cursor {
+	const struct scan *scan;
+	size_t attr, end;
+	uint32_t run;
+	uint64_t done; /* clusters of the run that were passed */
+};
+
+static bool cursor_get(struct cursor *c, struct run *piece)
+{
+	while (c->attr < c->end && c->run == c->scan->attrs[c->attr].run_count) {
+		c->attr++;
+		c->run = 0;
+	}
+	if (c->attr == c->end)
+		return false;
+	const struct run *run = &c->scan->runs.runs[c->scan->attrs[c->attr].first_run + c->run];
+	piece->lcn = run->lcn == RUN_HOLE ? RUN_HOLE : run->lcn + c->done;
+	piece->length = run->length - c->done;
+	return true;
+}
+
+static void cursor_skip(struct cursor *c, uint64_t clusters)
+{
+	c->done += clusters;
+	if (c->done == c->scan->runs.runs[c->scan->attrs[c->attr].first_run + c->run].length) {
+		c->run++;
+		c->done = 0;
+	}
+}
+
+/* Both maps lead from these two places to the same host bytes. */
+static bool same_host_bytes(const struct view *before, uint64_t old_lcn, const struct view *after, uint64_t new_lcn,
+			    uint64_t clusters, uint32_t cluster_size)
+{
+	uint64_t old_off = before->off + old_lcn * cluster_size, new_off = after->off + new_lcn * cluster_size;
+	for (uint64_t length = clusters * cluster_size; length;) {
+		struct extent x, y;
+		image_map_lookup(before->map, old_off, length, &x);
+		image_map_lookup(after->map, new_off, length, &y);
+		uint64_t here = x.length < y.length ? x.length : y.length;
+		if (x.host_off != y.host_off)
+			return false;
+		old_off += here;
+		new_off += here;
+		length -= here;
+	}
+	return true;
+}
+
+static bool same_mapping(struct cursor *before, struct cursor *after)
+{
+	struct run x, y;
+	for (;;) {
+		bool more = cursor_get(before, &x);
+		if (more != cursor_get(after, &y))
+			return false;
+		if (!more)
+			return true;
+		uint64_t here = x.length < y.length ? x.length : y.length;
+		if ((x.lcn == RUN_HOLE) != (y.lcn == RUN_HOLE))
+			return false;
+		if (x.lcn != RUN_HOLE && !same_host_bytes(before->scan->view, x.lcn, after->scan->view, y.lcn, here,
+							 before->scan->geometry.cluster_size))
+			return false;
+		cursor_skip(before, here);
+		cursor_skip(after, here);
+	}
+}
+
+static bool same_stream(const struct attr *x, const struct attr *y)
+{
+	return x->base == y->base && x->type == y->type && x->name_hash == y->name_hash && x->flags == y->flags;
+}
+
+static int compare_mappings(const struct scan *before, const struct scan *after, struct volume_report *report)
+{
+	size_t k = 0, end, k_end;
+	for (size_t i = 0; i < before->attr_count; i = end, k = k_end) {
+		const struct attr *attr = &before->attrs[i];
+		bool present = k < after->attr_count && same_stream(attr, &after->attrs[k]);
+		end = scan_stream_end(before, i);
+		k_end = k;
+		/* An attribute list may go; its contents are checked by the scan. */
+		if (!present && attr->type == le32_to_cpu(AT_ATTRIBUTE_LIST))
+			continue;
+		if (!present)
+			return unproven(report, "the result has lost the %s of MFT record %u", attr_type_name(attr->type),
+					attr->base);
+		k_end = scan_stream_end(after, k);
+		struct cursor x = {.scan = before, .attr = i, .end = end}, y = {.scan = after, .attr = k, .end = k_end};
+		if (!same_mapping(&x, &y))
+			return unproven(report, "the %s of MFT record %u would map to other bytes",
+					attr_type_name(attr->type), attr->base);
+	}
+	if (k != after->attr_count)
+		return unproven(report, "the result has an attribute too many");
+	return 0;
+}
+
+/* ---- everything else about the files ---- */
+
+static int compare_files(const struct scan *before, const struct scan *after, uint64_t records_freed,
+			 struct volume_report *report)
+{
+	const uint8_t lasting = RECORD_USED | RECORD_EXTENSION | RECORD_DIRECTORY;
+	if (before->record_count != after->record_count || before->files != after->files ||
+	    before->records_used != after->records_used + records_freed)
+		return unproven(report, "the result has another number of files or records");
+	for (uint64_t i = 0; i < before->record_count; i++) {
+		bool freed = before->kind[i] & RECORD_EXTENSION && !after->kind[i];
+		if (!freed && ((before->kind[i] ^ after->kind[i]) & lasting))
+			return unproven(report, "MFT record %llu would change its kind", (unsigned long long)i);
+		if (before->fingerprint[i] != after->fingerprint[i])
+			return unproven(report, "MFT record %llu would change in more than its place",
+					(unsigned long long)i);
+	}
+	return 0;
+}
+
+/* ---- only metadata changes ---- */
+
+static int add_stream(const struct scan *s, uint32_t base, uint32_t type, struct run_list *runs)
+{
+	struct run_list found = {0};
+	int r = scan_stream_runs(s, base, type, &found);
+	for (size_t i = 0; r == 0 && i < found.count; i++)
+		r = run_list_push(runs, found.runs[i].lcn, found.runs[i].length);
+	run_list_free(&found);
+	return r == -ENOENT ? 0 : r;
+}
+
+/* The clusters that a pass may write to: $MFT, its bitmap and mirror, $Bitmap, attribute lists. Sorted. */
+static int changeable_clusters(const struct scan *s, struct run_list *runs)
+{
+	const struct geometry *g = &s->geometry;
+	uint64_t mirror = (4ul * g->record_size + g->cluster_size - 1) / g->cluster_size;
+	int r = run_list_push(runs, g->mirror_lcn, mirror);
+	if (r == 0)
+		r = add_stream(s, FILE_MFT, le32_to_cpu(AT_DATA), runs);
+	if (r == 0)
+		r = add_stream(s, FILE_MFT, le32_to_cpu(AT_BITMAP), runs);
+	if (r == 0)
+		r = add_stream(s, FILE_Bitmap, le32_to_cpu(AT_DATA), runs);
+	for (size_t i = 0; r == 0 && i < s->attr_count; i++)
+		if (s->attrs[i].type == le32_to_cpu(AT_ATTRIBUTE_LIST))
+			r = add_stream(s, s->attrs[i].base, s->attrs[i].type, runs);
+	return r < 0 ? r : run_list_sort(runs);
+}
+
+static bool inside(const struct run_list *runs, uint64_t first, uint64_t last)
+{
+	size_t low = 0, high = runs->count;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (runs->runs[middle].lcn <= first)
+			low = middle;
+		else
+			high = middle;
+	}
+	const struct run *run = &runs->runs[low];
+	return runs->count && first >= run->lcn && last < run->lcn + run->length;
+}
+
+static bool entry_allowed(const struct scan *s, const struct host_index *index, const struct run_list *allowed,
+			  const struct redo_entry *entry)
+{
+	uint64_t off = entry->host_off, length = entry->length;
+	while (length) {
+		struct extent extent;
+		if (!host_index_lookup(index, off, &extent) || extent.guest_off < s->view->off)
+			return false;
+		uint64_t at = extent.guest_off - s->view->off, here = extent.length < length ? extent.length : length;
+		if (!inside(allowed, at / s->geometry.cluster_size, (at + here - 1) / s->geometry.cluster_size))
+			return false;
+		off += here;
+		length -= here;
+	}
+	return true;
+}
+
+static int check_changes(const struct scan *s, const struct changes *changes, struct volume_report *report)
+{
+	struct run_list allowed = {0};
+	struct host_index *index = NULL;
+	struct redo_entry entry;
+	int r = changeable_clusters(s, &allowed);
+	if (r == 0)
+		r = host_index_new((struct image_map *)s->view->map, &index);
+	for (size_t i = 0; r == 0 && i < changes->count; i++) {
+		const struct packed_blob *blob = &changes->blobs[i];
+		size_t pos = 0;
+		while (r == 0 && (r = redo_next(blob->data, blob->size, &pos, &entry)) == 1)
+			r = entry_allowed(s, index, &allowed, &entry)
+				    ? 0
+				    : unproven(report, "a change would touch something that is not metadata");
+	}
+	host_index_free(index);
+	run_list_free(&allowed);
+	return r;
+}
+
+/* ---- all of it ---- */
+
+static int make_overlay(const struct changes *changes, struct redo_overlay **out)
+{
+	struct redo_overlay *overlay;
+	int r = redo_overlay_new(&overlay);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < changes->count; i++)
+		r = redo_overlay_add(overlay, changes->blobs[i].data, changes->blobs[i].size);
+	if (r == 0)
+		r = redo_overlay_seal(overlay);
+	if (r < 0)
+		redo_overlay_free(overlay);
+	else
+		*out = overlay;
+	return r;
+}
+
+static int scan_again(struct view *view, const struct scan *before, struct volume_report *report, scan_progress progress,
+		      void *context, struct scan **out)
+{
+	struct volume_report finding = {.result = VOLUME_DONE};
+	struct geometry geometry;
+	int r = boot_read(view, &geometry, &finding);
+	if (r == 0 && finding.result == VOLUME_DONE &&
+	    (geometry.mft_lcn != before->geometry.mft_lcn || geometry.mirror_lcn != before->geometry.mirror_lcn ||
+	     geometry.clusters != before->geometry.clusters))
+		return unproven(report, "the boot sector would change");
+	if (r == 0 && finding.result == VOLUME_DONE)
+		r = scan_volume(view, &geometry, &finding, progress, context, out);
+	if (r == 1 || (r == 0 && finding.result != VOLUME_DONE))
+		return unproven(report, "the result is inconsistent: %.400s", finding.cause);
+	return r;
+}
+
+int verify_volume(const struct scan *before, const struct image_map *new_map, const struct changes *changes,
+		  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
+		  struct scan **out)
+{
+	struct redo_overlay *overlay = NULL;
+	struct scan *after = NULL;
+	int r = check_changes(before, changes, report);
+	if (r == 0)
+		r = make_overlay(changes, &overlay);
+	if (r == -EUCLEAN)
+		r = unproven(report, "changes overlap");
+	struct view view = *before->view;
+	view.map = new_map;
+	view.changes = overlay;
+	if (r == 0)
+		r = scan_again(&view, before, report, progress, context, &after);
+	if (r == 0)
+		r = compare_mappings(before, after, report);
+	if (r == 0)
+		r = compare_files(before, after, records_freed, report);
+	if (r == 0 && preflight_can_mount(&view) < 0)
+		r = unproven(report, "libntfs-3g could not open the result");
+	redo_overlay_free(overlay);
+	if (after)
+		after->view = NULL; /* it was looked at through something that ends here */
+	if (r)
+		scan_free(after);
+	else
+		*out = after;
+	return r;
+}

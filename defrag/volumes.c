@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/volumes.h"
+
+#include <blkid/blkid.h>
+#include <endian.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "defrag/boot.h"
+#include "mapdb/cleanup.h"
+
+#define TABLE_BYTES (1u << 20)	  /* at either end of a disk: more than any MBR or GPT takes */
+#define MBR_ENTRIES_OFF 446u
+#define MBR_ENTRY_SIZE 16u
+#define MBR_LDM 0x42
+#define MBR_GPT_PROTECTIVE 0xee
+
+static void refuse_disk(struct pass_report *report, enum volume_result result, const char *cause, const char *remedy)
+{
+	report->result = result;
+	snprintf(report->cause, sizeof(report->cause), "%s", cause);
+	snprintf(report->remedy, sizeof(report->remedy), "%s", remedy);
+}
+
+/* ---- a copy for libblkid ---- */
+
+static int copy_range(struct view *disk, int fd, uint64_t off, uint64_t length)
+{
+	cleanup_free uint8_t *buffer = NULL;
+	if (off >= disk->length)
+		return 0;
+	if (length > disk->length - off)
+		length = disk->length - off;
+	buffer = malloc(length);
+	if (!buffer)
+		return -ENOMEM;
+	int r = view_read(disk, buffer, length, off);
+	return r < 0 ? r : io_pwrite_full(&io_posix, fd, buffer, length, off);
+}
+
+static bool is_extended(uint8_t type)
+{
+	return type == 0x05 || type == 0x0f || type == 0x85;
+}
+
+/* The first entry of an MBR or EBR with an extended type; 0: none. In sectors. */
+static uint64_t extended_start(const uint8_t *sector)
+{
+	for (unsigned int i = 0; i < 4; i++) {
+		const uint8_t *entry = sector + MBR_ENTRIES_OFF + i * MBR_ENTRY_SIZE;
+		uint32_t start;
+		memcpy(&start, entry + 8, sizeof(start));
+		if (is_extended(entry[4]))
+			return le32toh(start);
+	}
+	return 0;
+}
+
+/* Only follows the chain of EBR sectors to copy them; what they say is for libblkid to tell. */
+static int copy_extended(struct view *disk, int fd, uint32_t sector_size)
+{
+	uint8_t sector[512];
+	int r = view_read(disk, sector, sizeof(sector), 0);
+	uint64_t base = r < 0 ? 0 : extended_start(sector), at = base;
+	for (unsigned int links = 0; r == 0 && at && links < REPORT_VOLUMES_MAX; links++) {
+		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0)
+			break;
+		r = copy_range(disk, fd, at * sector_size, sector_size);
+		uint64_t next = extended_start(sector);
+		at = next ? base + next : 0;
+	}
+	return r;
+}
+
+static int copy_tables(struct view *disk, int fd, uint32_t sector_size)
+{
+	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)disk->length) < 0)
+		return -errno;
+	int r = copy_range(disk, fd, 0, TABLE_BYTES);
+	if (r == 0 && disk->length > TABLE_BYTES)
+		r = copy_range(disk, fd, disk->length - TABLE_BYTES, TABLE_BYTES);
+	return r < 0 ? r : copy_extended(disk, fd, sector_size);
+}
+
+/* ---- what libblkid finds ---- */
+
+static struct volume_report *add_volume(struct pass_report *report, uint64_t off, uint64_t length, const char *scheme)
+{
+	if (report->volume_count == REPORT_VOLUMES_MAX)
+		return NULL;
+	struct volume_report *volume = &report->volumes[report->volume_count++];
+	*volume = (struct volume_report){.number = (unsigned int)report->volume_count, .off = off, .length = length};
+	snprintf(volume->scheme, sizeof(volume->scheme), "%s", scheme);
+	return volume;
+}
+
+/* Partitions whose contents are a slice of something larger. */
+static bool is_slice(blkid_partition partition, const char *scheme)
+{
+	static const char *const guids[] = {
+		"af9b60a0-1431-4f62-bc68-3311714a69ad", /* LDM data */
+		"5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", /* LDM metadata */
+		"e75caf8f-f680-4cee-afa3-b001e56efc2d", /* Storage Spaces */
+	};
+	if (!strcmp(scheme, "mbr"))
+		return blkid_partition_get_type(partition) == MBR_LDM;
+	const char *guid = blkid_partition_get_type_string(partition);
+	for (size_t i = 0; guid && i < sizeof(guids) / sizeof(*guids); i++)
+		if (!strcasecmp(guid, guids[i]))
+			return true;
+	return false;
+}
+
+static void add_partition(struct view *disk, blkid_partition partition, const char *scheme, struct pass_report *report)
+{
+	uint64_t off = (uint64_t)blkid_partition_get_start(partition) * 512;
+	uint64_t length = (uint64_t)blkid_partition_get_size(partition) * 512;
+	if (is_slice(partition, scheme)) {
+		refuse_disk(report, VOLUME_REFUSED, "a dynamic disk or a Storage Spaces member: its volumes may be parts of others",
+			    "zcfs cannot defragment such disks; convert it to a basic disk in the guest");
+		return;
+	}
+	if (blkid_partition_is_extended(partition) || !length)
+		return;
+	struct volume_report *volume = add_volume(report, off, length, scheme);
+	if (volume && (off > disk->length || length > disk->length - off))
+		report_result(volume, VOLUME_REFUSED, "check whether the image was cut short",
+			      "the partition reaches past the end of the image");
+}
+
+static int list_partitions(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+{
+	blkid_probe probe = blkid_new_probe();
+	if (!probe)
+		return -ENOMEM;
+	int r = blkid_probe_set_device(probe, fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, sector_size) < 0 ? -EIO : 0;
+	blkid_partlist list = NULL;
+	if (r == 0) {
+		blkid_probe_enable_partitions(probe, 1);
+		list = blkid_probe_get_partitions(probe);
+	}
+	blkid_parttable table = list ? blkid_partlist_get_table(list) : NULL;
+	const char *type = table ? blkid_parttable_get_type(table) : NULL;
+	const char *scheme = !type ? NULL : !strcmp(type, "dos") ? "mbr" : !strcmp(type, "gpt") ? "gpt" : NULL;
+	for (int i = 0; scheme && i < blkid_partlist_numof_partitions(list); i++) {
+		blkid_partition partition = blkid_partlist_get_partition(list, i);
+		const char *own = blkid_parttable_get_type(blkid_partition_get_table(partition));
+		if (own && !strcmp(own, type))
+			add_partition(disk, partition, scheme, report);
+	}
+	blkid_free_probe(probe);
+	return r;
+}
+
+static bool looks_like_volume(struct view *disk, uint64_t off)
+{
+	uint8_t sector[512];
+	if (off > disk->length || view_read(disk, sector, sizeof(sector), off) < 0)
+		return false;
+	return !memcmp(sector + 3, "NTFS    ", 8) || !memcmp(sector + 3, "ReFS\0\0\0\0", 8) ||
+	       !memcmp(sector + 3, "-FVE-FS-", 8);
+}
+
+static int read_tables(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+{
+	report->volume_count = 0;
+	int r = copy_tables(disk, fd, sector_size);
+	return r < 0 ? r : list_partitions(disk, fd, sector_size, report);
+}
+
+/* Nothing in an MBR says how long its sectors are: those are right with which a volume begins where a partition does. */
+static int find_partitions(struct view *disk, int fd, struct pass_report *report)
+{
+	static const uint32_t sector_sizes[] = {512, 4096};
+	for (size_t i = 0; i < 2; i++) {
+		int r = read_tables(disk, fd, sector_sizes[i], report);
+		if (r < 0 || report->cause[0])
+			return r;
+		for (size_t k = 0; k < report->volume_count; k++)
+			if (looks_like_volume(disk, report->volumes[k].off))
+				return 0;
+	}
+	return read_tables(disk, fd, 512, report);
+}
+
+static int compare_off(const void *a, const void *b)
+{
+	uint64_t x = ((const struct volume_report *)a)->off, y = ((const struct volume_report *)b)->off;
+	return x < y ? -1 : x > y;
+}
+
+static bool overlap(const struct pass_report *report)
+{
+	cleanup_free struct volume_report *sorted = calloc(report->volume_count + 1, sizeof(*sorted));
+	if (!sorted)
+		return true;
+	memcpy(sorted, report->volumes, report->volume_count * sizeof(*sorted));
+	qsort(sorted, report->volume_count, sizeof(*sorted), compare_off);
+	for (size_t i = 1; i < report->volume_count; i++)
+		if (sorted[i].off < sorted[i - 1].off + sorted[i - 1].length)
+			return true;
+	return false;
+}
+
+static bool has_protective_mbr(struct view *disk)
+{
+	uint8_t sector[512];
+	if (view_read(disk, sector, sizeof(sector), 0) < 0 || sector[510] != 0x55 || sector[511] != 0xaa)
+		return false;
+	return sector[MBR_ENTRIES_OFF + 4] == MBR_GPT_PROTECTIVE;
+}
+
+int volumes_find(struct view *disk, int scratch_fd, struct pass_report *report)
+{
+	report->volume_count = 0;
+	report->volumes = calloc(REPORT_VOLUMES_MAX, sizeof(*report->volumes));
+	if (!report->volumes)
+		return -ENOMEM;
+	if (looks_like_volume(disk, 0)) {
+		add_volume(report, 0, disk->length, "none");
+		return 0;
+	}
+	int r = disk->length < 512 ? 0 : find_partitions(disk, scratch_fd, report);
+	if (r < 0)
+		return r;
+	if (report->cause[0])
+		return 0;
+	if (!report->volume_count && has_protective_mbr(disk))
+		refuse_disk(report, VOLUME_DAMAGED, "the GPT partition table is damaged",
+			    "repair it (for example with gdisk) and try again");
+	else if (report->volume_count > 1 && overlap(report))
+		refuse_disk(report, VOLUME_DAMAGED, "partitions overlap", "repair the partition table and try again");
+	else if (!report->volume_count)
+		add_volume(report, 0, disk->length, "none");
+	return 0;
+}

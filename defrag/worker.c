@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "defrag/boot.h"
+#include "defrag/layout.h"
+#include "defrag/message.h"
+#include "defrag/preflight.h"
+#include "defrag/rewrite.h"
+#include "defrag/scan.h"
+#include "defrag/verify.h"
+#include "defrag/volumes.h"
+#include "mapdb/cleanup.h"
+
+#define MOVES_PER_MESSAGE 2048u
+
+struct worker {
+	const struct image *image;
+	const struct pass_options *options;
+	struct message_writer writer;
+	struct pass_report found; /* volumes, and what is wrong with the disk */
+	struct geometry *geometries;
+	struct volume_report *current;
+	enum pass_phase phase;
+	struct timespec phase_started;
+	struct end_message end;
+};
+
+/* ---- telling ---- */
+
+static void enter_phase(struct worker *w, enum pass_phase phase)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	w->end.phase_seconds[w->phase] += (double)(now.tv_sec - w->phase_started.tv_sec) +
+					  (double)(now.tv_nsec - w->phase_started.tv_nsec) / 1e9;
+	w->phase = phase;
+	w->phase_started = now;
+}
+
+static int send_progress(void *context, uint64_t done, uint64_t total)
+{
+	struct worker *w = context;
+	struct progress_message m = {
+		.volume = w->current ? w->current->number : 0,
+		.phase = w->phase,
+		.done = done,
+		.total = total,
+	};
+	int r = message_send(&w->writer, MESSAGE_PROGRESS, &m, sizeof(m), NULL, 0);
+	return r < 0 ? r : message_flush(&w->writer);
+}
+
+static int send_volume(struct worker *w, const struct volume_report *volume)
+{
+	return message_send(&w->writer, MESSAGE_VOLUME, volume, sizeof(*volume), NULL, 0);
+}
+
+static int send_moved(void *context, const struct attr *head, const char *path, const char *stream,
+		      const struct plan_object *object, const struct plan_target *target)
+{
+	struct worker *w = context;
+	char text[8192];
+	int length = snprintf(text, sizeof(text), "%s%s", path, stream);
+	struct file_message m = {
+		.volume = w->current->number,
+		.record = head->base,
+		.type = head->type,
+		.path_length = (uint16_t)strlen(path),
+		.stream_length = (uint16_t)strlen(stream),
+		.bytes = object->length * w->current->cluster_size,
+		.fragments_before = object->run_count,
+		.fragments_after = target->piece_count,
+	};
+	w->current->attributes_moved++;
+	return message_send(&w->writer, MESSAGE_FILE, &m, sizeof(m), text, (size_t)length);
+}
+
+static int send_moves(struct worker *w, const struct map_move *moves, size_t count)
+{
+	for (size_t i = 0; i < count; i += MOVES_PER_MESSAGE) {
+		size_t here = count - i < MOVES_PER_MESSAGE ? count - i : MOVES_PER_MESSAGE;
+		int r = message_send(&w->writer, MESSAGE_MOVES, moves + i, here * sizeof(*moves), NULL, 0);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int send_changes(struct worker *w, const struct changes *changes)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < changes->count; i++)
+		r = message_send(&w->writer, MESSAGE_REDO, changes->blobs[i].data, changes->blobs[i].size, NULL, 0);
+	return r;
+}
+
+/* ---- counting ---- */
+
+struct counts {
+	uint64_t attributes, fragmented, fragments;
+};
+
+static uint64_t count_pieces(const struct scan *s, size_t first, size_t end)
+{
+	uint64_t pieces = 0, next = RUN_HOLE;
+	for (size_t i = first; i < end; i++) {
+		const struct attr *attr = &s->attrs[i];
+		for (uint32_t k = 0; k < attr->run_count; k++) {
+			const struct run *run = &s->runs.runs[attr->first_run + k];
+			if (run->lcn == RUN_HOLE)
+				continue;
+			pieces += run->lcn != next;
+			next = run->lcn + run->length;
+		}
+	}
+	return pieces;
+}
+
+static struct counts count_attributes(const struct scan *s)
+{
+	struct counts c = {0};
+	for (size_t i = 0, end; i < s->attr_count; i = end) {
+		end = scan_stream_end(s, i);
+		uint64_t pieces = count_pieces(s, i, end);
+		c.attributes++;
+		c.fragmented += pieces > 1;
+		c.fragments += pieces;
+	}
+	return c;
+}
+
+static uint64_t longest_run(const struct run_list *list)
+{
+	uint64_t longest = 0;
+	for (size_t i = 0; i < list->count; i++)
+		if (list->runs[i].length > longest)
+			longest = list->runs[i].length;
+	return longest;
+}
+
+static void report_before(const struct scan *s, struct volume_report *report)
+{
+	struct counts c = count_attributes(s);
+	report->clusters_free = s->clusters_free;
+	report->records_used = s->records_used;
+	report->files = s->files;
+	report->attributes = c.attributes;
+	report->fragmented_before = report->fragmented_after = c.fragmented;
+	report->fragments_before = report->fragments_after = c.fragments;
+	report->free_runs_before = report->free_runs_after = s->free.count;
+	report->largest_free_before = report->largest_free_after = longest_run(&s->free);
+}
+
+static void report_after(const struct scan *s, struct volume_report *report)
+{
+	struct counts c = count_attributes(s);
+	report->fragmented_after = c.fragmented;
+	report->fragments_after = c.fragments;
+	report->free_runs_after = s->free.count;
+	report->largest_free_after = longest_run(&s->free);
+}
+
+/* ---- what stays ---- */
+
+static int path_of(const struct scan *s, const struct attr *head, char *path, size_t size)
+{
+	cleanup_free uint8_t *record = malloc(s->geometry.record_size);
+	if (!record)
+		return -ENOMEM;
+	int r = scan_read_record(s, head->base, record);
+	const FILE_NAME_ATTR *name = r == 0 ? record_file_name(record) : NULL;
+	snprintf(path, size, "MFT record %u", head->base);
+	if (name)
+		name_table_path(&s->names, name, path, size);
+	return r;
+}
+
+static int report_stays(const struct scan *s, const struct layout *l, struct volume_report *report)
+{
+	for (size_t i = 0; i < l->count; i++) {
+		const struct plan_target *target = &l->plan.targets[i];
+		if (target->reason == PLAN_OK)
+			continue;
+		const struct attr *head = &s->attrs[l->first_attr[i]];
+		size_t index = report->stay_count++;
+		if (index >= REPORT_STAYS_MAX)
+			continue;
+		struct stay *stay = &report->stays[index];
+		stay->record = head->base;
+		stay->fragments = target->first_piece == PLAN_STAYS ? l->objects[i].run_count : target->piece_count;
+		snprintf(stay->reason, sizeof(stay->reason), "%s", plan_reason_text(target->reason, head));
+		int r = path_of(s, head, stay->path, sizeof(stay->path));
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- one volume ---- */
+
+static struct view volume_view(const struct worker *w, const struct volume_report *volume)
+{
+	return (struct view){
+		.io = w->image->io,
+		.data_fd = w->image->data_fd,
+		.map = w->image->map,
+		.pending = w->image->overlay,
+		.off = volume->off,
+		.length = volume->length,
+	};
+}
+
+/* Cluster moves on the volume become byte moves in the image. */
+static int moves_in_image(const struct plan_permutation *p, const struct volume_report *volume, struct map_move **out)
+{
+	struct map_move *moves = malloc((p->count + 1) * sizeof(*moves));
+	if (!moves)
+		return -ENOMEM;
+	for (size_t i = 0; i < p->count; i++)
+		moves[i] = (struct map_move){
+			.new_off = volume->off + p->moves[i].new_lcn * volume->cluster_size,
+			.old_off = volume->off + p->moves[i].old_lcn * volume->cluster_size,
+			.length = p->moves[i].length * volume->cluster_size,
+		};
+	*out = moves;
+	return 0;
+}
+
+static uint64_t clusters_in(const struct plan_permutation *p)
+{
+	uint64_t clusters = 0;
+	for (size_t i = 0; i < p->count; i++)
+		clusters += p->moves[i].length;
+	return clusters;
+}
+
+/* The layout is consumed: it makes room for the second scan. */
+static int prove_and_send(struct worker *w, const struct scan *s, struct layout *l, const struct changes *changes,
+			  uint64_t records_freed)
+{
+	cleanup_free struct map_move *moves = NULL;
+	struct image_map *new_map = NULL;
+	struct scan *after = NULL;
+	size_t count = l->permutation.count;
+	int r = moves_in_image(&l->permutation, w->current, &moves);
+	layout_free(l);
+	if (r == 0)
+		r = image_map_permute(w->image->map, moves, count, &new_map);
+	enter_phase(w, PHASE_VERIFY);
+	if (r == 0)
+		r = verify_volume(s, new_map, changes, records_freed, w->current, send_progress, w, &after);
+	image_map_unref(new_map);
+	if (r == 0) {
+		report_after(after, w->current);
+		r = send_moves(w, moves, count);
+	}
+	scan_free(after);
+	return r ? r : send_changes(w, changes);
+}
+
+static int change_volume(struct worker *w, const struct scan *s)
+{
+	struct layout l;
+	struct rewrite_result result = {0};
+	cleanup_free struct changes *changes = calloc(1, sizeof(*changes));
+	if (!changes)
+		return -ENOMEM;
+	enter_phase(w, PHASE_PLAN);
+	int r = layout_make(s, w->options->pack, &l);
+	if (r < 0)
+		return r;
+	w->current->laid_out_anew = l.plan.anew && !w->options->pack;
+	w->current->clusters_moved = clusters_in(&l.permutation);
+	r = report_stays(s, &l, w->current);
+	if (r == 0 && l.permutation.count) {
+		enter_phase(w, PHASE_REWRITE);
+		r = rewrite_volume(s, &l, changes, send_progress, send_moved, w, &result);
+		w->current->records_freed = result.records_freed;
+		if (r == 0)
+			r = prove_and_send(w, s, &l, changes, result.records_freed);
+	}
+	run_list_free(&result.clusters_freed);
+	changes_free(changes);
+	layout_free(&l);
+	return r;
+}
+
+/* 0, -errno, or 1: the report says why not. */
+static int work_on_volume(struct worker *w, size_t index)
+{
+	struct volume_report *volume = w->current = &w->found.volumes[index];
+	struct view view = volume_view(w, volume);
+	struct scan *s = NULL;
+	enum volume_result state = volume->result;
+	enter_phase(w, PHASE_SCAN);
+	int r = scan_volume(&view, &w->geometries[index], volume, send_progress, w, &s);
+	if (r == 0)
+		report_before(s, volume);
+	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
+		r = change_volume(w, s);
+	scan_free(s);
+	/* An analysis says both what was counted and what would forbid a pass. */
+	if (state != VOLUME_DONE && volume->result != VOLUME_DAMAGED)
+		volume->result = state;
+	enter_phase(w, PHASE_READ);
+	w->current = NULL;
+	return r;
+}
+
+/* ---- the whole image ---- */
+
+static int look_at_volume(struct worker *w, size_t index)
+{
+	struct volume_report *volume = &w->found.volumes[index];
+	struct view view = volume_view(w, volume);
+	if (volume->result != VOLUME_DONE)
+		return 0;
+	int r = boot_read(&view, &w->geometries[index], volume);
+	if (r == 0 && volume->result == VOLUME_DONE)
+		r = preflight_check(&view, volume);
+	return r;
+}
+
+static bool is_selected(const struct worker *w, const struct volume_report *volume)
+{
+	return !w->options->volume || w->options->volume == volume->number;
+}
+
+/* Volumes whose metadata can be looked at; for a change, only if no volume of the image forbids it. */
+static bool is_workable(const struct worker *w, size_t index, bool forbidden)
+{
+	const struct volume_report *volume = &w->found.volumes[index];
+	if (!is_selected(w, volume) || !w->geometries[index].clusters)
+		return false;
+	if (w->options->analyze)
+		return volume->result == VOLUME_DONE || volume->result == VOLUME_REFUSED;
+	/* Damage that libntfs-3g met is looked at more closely, to say where it is. */
+	return (volume->result == VOLUME_DONE && !forbidden) || volume->result == VOLUME_DAMAGED;
+}
+
+static int look_at_disk(struct worker *w, int scratch_fd, bool *forbidden)
+{
+	struct view disk = {
+		.io = w->image->io,
+		.data_fd = w->image->data_fd,
+		.map = w->image->map,
+		.pending = w->image->overlay,
+		.length = image_map_size(w->image->map),
+	};
+	int r = volumes_find(&disk, scratch_fd, &w->found);
+	w->geometries = r == 0 ? calloc(w->found.volume_count + 1, sizeof(*w->geometries)) : NULL;
+	if (r == 0 && !w->geometries)
+		r = -ENOMEM;
+	*forbidden = w->found.result != VOLUME_DONE;
+	for (size_t i = 0; r == 0 && i < w->found.volume_count; i++) {
+		struct volume_report *volume = &w->found.volumes[i];
+		r = look_at_volume(w, i);
+		*forbidden |= volume->result >= VOLUME_REFUSED;
+		if (!is_selected(w, volume) && volume->result == VOLUME_DONE)
+			report_result(volume, VOLUME_SKIPPED, "", "not selected");
+	}
+	return r;
+}
+
+static int send_disk(struct worker *w)
+{
+	struct disk_message m = {.result = w->found.result};
+	memcpy(m.cause, w->found.cause, sizeof(m.cause));
+	memcpy(m.remedy, w->found.remedy, sizeof(m.remedy));
+	return message_send(&w->writer, MESSAGE_DISK, &m, sizeof(m), NULL, 0);
+}
+
+static int send_end(struct worker *w)
+{
+	struct rusage usage;
+	enter_phase(w, PHASE_READ);
+	if (getrusage(RUSAGE_SELF, &usage) == 0)
+		w->end.peak_kib = (uint64_t)usage.ru_maxrss;
+	int r = message_send(&w->writer, MESSAGE_END, &w->end, sizeof(w->end), NULL, 0);
+	return r < 0 ? r : message_flush(&w->writer);
+}
+
+static int run(struct worker *w, int scratch_fd)
+{
+	bool forbidden = false;
+	int r = look_at_disk(w, scratch_fd, &forbidden);
+	if (r == 0)
+		r = send_disk(w);
+	for (size_t i = 0; r == 0 && i < w->found.volume_count; i++)
+		r = send_volume(w, &w->found.volumes[i]);
+	for (size_t i = 0; r == 0 && i < w->found.volume_count; i++) {
+		if (!is_workable(w, i, forbidden))
+			continue;
+		r = work_on_volume(w, i);
+		if (r == 1) {
+			forbidden = true;
+			r = 0;
+		}
+		if (r == 0)
+			r = send_volume(w, &w->found.volumes[i]);
+	}
+	return r < 0 ? r : send_end(w);
+}
+
+int worker_run(const struct image *image, const struct pass_options *options, int write_fd, int scratch_fd)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->image = image;
+	w->options = options;
+	w->writer.fd = write_fd;
+	clock_gettime(CLOCK_MONOTONIC, &w->phase_started);
+	int r = run(w, scratch_fd);
+	free(w->geometries);
+	free(w->found.volumes);
+	free(w);
+	return r;
+}
