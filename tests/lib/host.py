@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host's view of a store: the daemon's mount, what a map database says, which bytes of a data file differ."""
 import contextlib
+import hashlib
+import os
 import sqlite3
+import stat
 import struct
 import subprocess
 
@@ -31,6 +34,59 @@ def store_mounted(zcfs, store, point, *options):
             daemon.stdout.close()
 
 
+def open_database(path):
+    """Read-only, without locks or journal: for a database that nobody writes."""
+    return contextlib.closing(sqlite3.connect(f'file:{path}?mode=ro&immutable=1', uri=True))
+
+
+def read_extents(image):
+    """(guest_off, length, host_off) of an image in a store that is not mounted, in guest order."""
+    if os.path.isfile(image):
+        return [(0, os.path.getsize(image), 0)]
+    with open_database(os.path.join(image, 'map.db')) as database:
+        if database.execute('SELECT redo_pending FROM image').fetchone()[0]:
+            raise AssertionError(f'{image}: redo is pending')
+        return database.execute('SELECT guest_off, length, host_off FROM extent ORDER BY guest_off').fetchall()
+
+
+def data_path(image):
+    return image if os.path.isfile(image) else os.path.join(image, 'data')
+
+
+def write_view(image, view):
+    """Puts what the guest sees of an image into the file view, put together here from extents and data alone."""
+    with open(data_path(image), 'rb') as data, open(view, 'wb') as out:
+        for guest_off, length, host_off in read_extents(image):
+            while length > 0:
+                piece = os.pread(data.fileno(), min(length, COMPARE_STEP), host_off)
+                if piece.count(0) != len(piece):
+                    os.pwrite(out.fileno(), piece, guest_off)
+                guest_off, length, host_off = guest_off + len(piece), length - len(piece), host_off + len(piece)
+        out.truncate(guest_off)
+
+
+def digest(path):
+    """SHA-256 of a file."""
+    sum_ = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(COMPARE_STEP):
+            sum_.update(piece)
+    return sum_.hexdigest()
+
+
+def state_of(directory):
+    """Everything there is to know about a directory tree: names, metadata, contents."""
+    state = {}
+    for parent, directories, files in os.walk(directory):
+        for name in ['.', *directories, *files]:
+            path = os.path.join(parent, name)
+            status = os.lstat(path)
+            state[os.path.relpath(path, directory)] = (
+                stat.filemode(status.st_mode), status.st_ino, status.st_nlink, status.st_uid, status.st_size,
+                status.st_mtime_ns, status.st_ctime_ns, digest(path) if stat.S_ISREG(status.st_mode) else '')
+    return state
+
+
 def blob_ranges(blob):
     """(offset, length) of each entry of a redo or undo blob; its form is told in mapdb/redo.h."""
     position = 0
@@ -42,7 +98,7 @@ def blob_ranges(blob):
 
 def changed_ranges(database):
     """The byte ranges of the data file that the last pass replaced, according to its undo: sorted, merged."""
-    with contextlib.closing(sqlite3.connect(f'file:{database}?mode=ro&immutable=1', uri=True)) as connection:
+    with open_database(database) as connection:
         blobs = connection.execute('SELECT entries FROM undo').fetchall()
     merged = []
     for offset, length in sorted(r for blob, in blobs for r in blob_ranges(blob)):

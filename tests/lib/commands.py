@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands under test and those that judge them; the build says where they are (see tests/e2e/meson.build)."""
+import json
+import os
+import signal
+import subprocess
+import tempfile
+
+from guest import run
+
+ZCFS = os.environ.get('ZCFS', 'zcfs')
+ZCFS_DEFRAG = os.environ.get('ZCFS_DEFRAG', 'zcfs-defrag')
+NTFS_CHECK = os.environ.get('NTFS_CHECK', 'ntfs-check')
+NTFS_POPULATE = os.environ.get('NTFS_POPULATE', 'ntfs-populate')
+NTFS_SCATTER = os.environ.get('NTFS_SCATTER', 'ntfs-scatter')
+
+DONE, FAILED, USAGE, REFUSED, IN_USE, DAMAGED = range(6)  # exit statuses of zcfs-defrag
+
+
+class Result:
+    def __init__(self, done):
+        self.status = done.returncode
+        self.out = done.stdout.decode()  # always UTF-8, whatever the guest says
+        self.err = done.stderr.decode()
+
+    def __repr__(self):
+        return f'exit status {self.status}\n{self.out}{self.err}'
+
+
+def defrag(*arguments, timeout=300, **popen):
+    return Result(subprocess.run([ZCFS_DEFRAG, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, timeout=timeout, check=False, **popen))
+
+
+def defrag_report(*arguments, status=DONE):
+    """Runs with --json, wants that exit status, returns the report on the (one) image."""
+    result = defrag('--json', *arguments)
+    if result.status != status:
+        raise AssertionError(f'zcfs-defrag {" ".join(arguments)}: not {status}: {result!r}')
+    document = json.loads(result.out)
+    if document['exit_code'] != status:
+        raise AssertionError(f'the document says {document["exit_code"]}, the exit status is {status}')
+    return document['images'][0]
+
+
+def check_ntfs(view, off=0):
+    """The findings of the independent checker; empty if the volume is consistent."""
+    done = subprocess.run([NTFS_CHECK, '--offset', str(off), view], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, timeout=300, check=False)
+    return '' if done.returncode == 0 else done.stdout.decode(errors='replace') or f'status {done.returncode}'
+
+
+def attribute_runs(view, off=0):
+    """(record, type, name) -> [(vcn, lcn, clusters)], holes left out, as the independent checker reads them."""
+    runs = {}
+    for line in run(NTFS_CHECK, '--offset', str(off), '--extents', view).splitlines():
+        record, kind, name, vcn, lcn, length = line.rsplit(' ', 3)[0].split(' ', 2) + line.rsplit(' ', 3)[1:]
+        if lcn != '-1':
+            runs.setdefault((int(record), kind, name), []).append((int(vcn), int(lcn), int(length)))
+    return runs
+
+
+def scattered_volume(path, megabytes=48, fragments=3000, seed=1, what='data,streams,dirs'):
+    """An NTFS volume with files of every kind, cut into pieces."""
+    with open(path, 'xb') as image:
+        image.truncate(megabytes << 20)
+    run('mkntfs', '--quiet', '--force', '--fast', '--label', 'End to end', path)
+    run(NTFS_POPULATE, '--quiet', '--seed', str(seed), '--dirs', '4', '--files', '250', '--tiny', '50', '--streams', '30',
+        '--sparse', '20', '--compressed', '20', '--links', '10', '--names', '20', path)
+    run(NTFS_SCATTER, '--quiet', '--seed', str(seed), '--fragments', str(fragments), '--what', what, path)
+
+
+def workspace():
+    """A temporary directory on a real file system: some keep /tmp in memory."""
+    return tempfile.TemporaryDirectory(prefix='zcfs-test-', dir=os.environ.get('TMPDIR', '/var/tmp'))
+
+
+def unmount_on_termination():
+    """The test runner's SIGTERM becomes an exception, so that every with-block cleans up."""
+    def stop(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, stop)
