@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t seed, random_state;
+static char context[256];
+static char scratch_path[256];
+static int scratch_fd = -1;
+
+static noreturn void give_up(void)
+{
+	if (context[0])
+		fprintf(stderr, "while: %s\n", context);
+	if (seed)
+		fprintf(stderr, "replay with SEED=%" PRIu64 "\n", seed);
+	abort();
+}
+
+noreturn void check_failed(const char *file, int line, const char *what)
+{
+	fprintf(stderr, "%s:%d: not true: %s\n", file, line, what);
+	give_up();
+}
+
+noreturn void check_failed_value(const char *file, int line, const char *what, long long value, long long expected)
+{
+	fprintf(stderr, "%s:%d: %s is %lld, not %lld\n", file, line, what, value, expected);
+	give_up();
+}
+
+void check_context(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(context, sizeof context, format, arguments);
+	va_end(arguments);
+}
+
+noreturn void check_skip(const char *reason)
+{
+	fprintf(stderr, "skipped: %s\n", reason);
+	exit(77);
+}
+
+void random_start(void)
+{
+	const char *given = getenv("SEED");
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	seed = given ? strtoull(given, NULL, 0) : (uint64_t)now.tv_sec * 1000003 ^ (uint64_t)now.tv_nsec;
+	random_state = seed | 1;
+}
+
+uint64_t random_u64(void) /* xorshift64* */
+{
+	random_state ^= random_state >> 12;
+	random_state ^= random_state << 25;
+	random_state ^= random_state >> 27;
+	return random_state * UINT64_C(2685821657736338717);
+}
+
+uint64_t random_below(uint64_t limit)
+{
+	return (random_u64() >> 16) % limit;
+}
+
+void random_bytes(void *buffer, size_t length)
+{
+	uint8_t *to = buffer;
+
+	for (size_t i = 0; i < length; i++)
+		to[i] = (uint8_t)(random_u64() >> 32);
+}
+
+static void remove_entry(int dir_fd, const char *name)
+{
+	if (unlinkat(dir_fd, name, 0) == 0 || errno != EISDIR)
+		return;
+	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY);
+	if (fd >= 0) {
+		empty_directory(fd);
+		close(fd);
+	}
+	unlinkat(dir_fd, name, AT_REMOVEDIR);
+}
+
+void empty_directory(int dir_fd)
+{
+	DIR *directory = fdopendir(openat(dir_fd, ".", O_RDONLY | O_DIRECTORY));
+	struct dirent *entry;
+
+	CHECK(directory);
+	while ((entry = readdir(directory))) {
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			remove_entry(dir_fd, entry->d_name);
+	}
+	closedir(directory);
+}
+
+static void remove_scratch(void)
+{
+	empty_directory(scratch_fd);
+	rmdir(scratch_path);
+}
+
+int scratch_directory(void)
+{
+	static unsigned int count;
+	char name[16];
+	const char *base = getenv("TMPDIR");
+
+	if (scratch_fd < 0) {
+		snprintf(scratch_path, sizeof scratch_path, "%s/zcfs-test-XXXXXX", base ? base : "/tmp");
+		CHECK(mkdtemp(scratch_path));
+		scratch_fd = open(scratch_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		CHECK(scratch_fd >= 0);
+		atexit(remove_scratch);
+	}
+	snprintf(name, sizeof name, "%u", count++);
+	CHECK_IS(mkdirat(scratch_fd, name, 0700), 0);
+	int fd = openat(scratch_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+static void copy_file(int from_dir, int to_dir, const char *name)
+{
+	char buffer[65536];
+	int from = openat(from_dir, name, O_RDONLY), to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+	ssize_t n;
+
+	CHECK(from >= 0 && to >= 0);
+	while ((n = read(from, buffer, sizeof buffer)) > 0)
+		CHECK_IS(write(to, buffer, (size_t)n), n);
+	close(from);
+	close(to);
+}
+
+void copy_directory(int from_fd, int to_fd)
+{
+	DIR *directory = fdopendir(openat(from_fd, ".", O_RDONLY | O_DIRECTORY));
+	struct dirent *entry;
+	struct stat status;
+
+	CHECK(directory);
+	while ((entry = readdir(directory))) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		CHECK_IS(fstatat(from_fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW), 0);
+		if (!S_ISDIR(status.st_mode)) {
+			copy_file(from_fd, to_fd, entry->d_name);
+			continue;
+		}
+		CHECK_IS(mkdirat(to_fd, entry->d_name, 0700), 0);
+		int from = openat(from_fd, entry->d_name, O_RDONLY | O_DIRECTORY);
+		int to = openat(to_fd, entry->d_name, O_RDONLY | O_DIRECTORY);
+		copy_directory(from, to);
+		close(from);
+		close(to);
+	}
+	closedir(directory);
+}
+
+void write_file(int dir_fd, const char *name, const void *bytes, size_t length)
+{
+	int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	CHECK(fd >= 0);
+	CHECK_IS(write(fd, bytes, length), length);
+	close(fd);
+}
+
+unsigned int count_descriptors(void)
+{
+	DIR *directory = opendir("/proc/self/fd");
+	unsigned int count = 0;
+
+	CHECK(directory);
+	while (readdir(directory))
+		count++;
+	closedir(directory);
+	return count;
+}
