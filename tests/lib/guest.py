@@ -100,19 +100,35 @@ def fragment(root, seed):
     return count - len(holes) + len(large)
 
 
+def hash_file(path):
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def stream_names(path):
+    """The named streams of a file or directory on a volume that ntfs-3g has mounted; none on anything else."""
+    try:
+        names = os.getxattr(os.fsencode(path), 'ntfs.streams.list').split(b'\0')
+        return [name.decode(errors='surrogateescape') for name in names if name]
+    except OSError:
+        return []
+
+
 def hash_files(root):
-    """Relative path -> SHA-256 of every regular file below root."""
+    """Relative path -> SHA-256 of every regular file below root, and of every named stream (path:name)."""
     hashes = {}
-    for directory, _, names in os.walk(root):
-        for name in names:
+    for directory, directories, names in os.walk(root):
+        for name in directories + names:
             path = os.path.join(directory, name)
-            with open(path, 'rb') as file:
-                hashes[os.path.relpath(path, root)] = hashlib.sha256(file.read()).hexdigest()
+            contents = [path] if name in names and os.path.isfile(path) else []
+            contents += [f'{path}:{stream}' for stream in stream_names(path)]
+            for content in contents:
+                hashes[os.path.relpath(content, root)] = hash_file(content)
     return hashes
 
 
 def hash_files_through_driver(image):
-    with ntfs_mounted(image) as root:
+    with ntfs_mounted(image, 'ro,streams_interface=windows') as root:
         return hash_files(root)
 
 

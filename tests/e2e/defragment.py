@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A pass over volumes of several kinds keeps every promise that can be checked from outside."""
+import os
+
+from commands import scattered_volume, unmount_on_termination, workspace
+from guest import run
+from proof import prove_pass
+from tap import Cases
+
+PARTITION = 63 * 512  # where Windows XP put its first one: no multiple of 4096
+
+
+def partitioned(path, volume):
+    """An image with an MBR and the volume in its first partition."""
+    size = os.path.getsize(volume)
+    with open(path, 'xb') as image:
+        image.truncate(PARTITION + size + (1 << 20))
+    run('sh', '-c', 'echo "start=63, size=$2, type=7" | sfdisk --quiet --no-reread "$1"', 'sh', path, str(size // 512))
+    run('dd', f'if={volume}', f'of={path}', f'seek={PARTITION}', 'oflag=seek_bytes', 'bs=1M', 'conv=notrunc,sparse',
+        'status=none')
+
+
+def prove(cases, name, options=(), in_partition=False, **volume):
+    with workspace() as directory:
+        store, scratch = os.path.join(directory, 'store'), os.path.join(directory, 'scratch')
+        os.mkdir(store)
+        os.mkdir(scratch)
+        image = os.path.join(store, 'a.img')
+        raw = os.path.join(scratch, 'raw') if in_partition else image
+        scattered_volume(raw, **volume)
+        if in_partition:
+            partitioned(image, raw)
+            os.unlink(raw)
+        prove_pass(cases, name, image, scratch, options)
+
+
+def main():
+    unmount_on_termination()
+    cases = Cases()
+    prove(cases, 'files and directories', seed=1)
+    prove(cases, 'everything scattered', seed=2, what='all')
+    prove(cases, 'everything scattered, --pack', seed=3, what='all', options=['--pack'])
+    prove(cases, 'a partition at sector 63', seed=4, in_partition=True)
+    prove(cases, 'one cluster a fragment', seed=5, fragments=9000)
+    cases.finish()
+
+
+main()
