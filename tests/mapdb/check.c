@@ -136,20 +136,57 @@ int scratch_directory(void)
 	return fd;
 }
 
-static void copy_file(int from_dir, int to_dir, const char *name)
+/* Files with several links, as far as they have been copied. */
+struct copied_links {
+	size_t count;
+	struct copied_link {
+		ino_t inode;
+		int fd; /* of the copy */
+	} list[16];
+};
+
+static void copy_bytes(int from, int to)
 {
 	char buffer[65536];
-	int from = openat(from_dir, name, O_RDONLY), to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
 	ssize_t n;
 
-	CHECK(from >= 0 && to >= 0);
 	while ((n = read(from, buffer, sizeof buffer)) > 0)
 		CHECK_IS(write(to, buffer, (size_t)n), n);
-	close(from);
-	close(to);
 }
 
-void copy_directory(int from_fd, int to_fd)
+/* A second link to what has been copied already. */
+static bool copy_link(const struct copied_links *links, ino_t inode, int to_dir, const char *name)
+{
+	char path[32];
+
+	for (size_t i = 0; i < links->count; i++) {
+		if (links->list[i].inode == inode) {
+			snprintf(path, sizeof path, "/proc/self/fd/%d", links->list[i].fd);
+			CHECK_IS(linkat(AT_FDCWD, path, to_dir, name, AT_SYMLINK_FOLLOW), 0);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void copy_file(int from_dir, int to_dir, const char *name, const struct stat *status, struct copied_links *links)
+{
+	if (status->st_nlink > 1 && copy_link(links, status->st_ino, to_dir, name))
+		return;
+	int from = openat(from_dir, name, O_RDONLY), to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+	CHECK(from >= 0 && to >= 0);
+	copy_bytes(from, to);
+	close(from);
+	if (status->st_nlink > 1) {
+		CHECK(links->count < sizeof links->list / sizeof links->list[0]);
+		links->list[links->count++] = (struct copied_link){status->st_ino, to};
+	} else {
+		close(to);
+	}
+}
+
+static void copy_entries(int from_fd, int to_fd, struct copied_links *links)
 {
 	DIR *directory = fdopendir(openat(from_fd, ".", O_RDONLY | O_DIRECTORY));
 	struct dirent *entry;
@@ -161,17 +198,26 @@ void copy_directory(int from_fd, int to_fd)
 			continue;
 		CHECK_IS(fstatat(from_fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW), 0);
 		if (!S_ISDIR(status.st_mode)) {
-			copy_file(from_fd, to_fd, entry->d_name);
+			copy_file(from_fd, to_fd, entry->d_name, &status, links);
 			continue;
 		}
 		CHECK_IS(mkdirat(to_fd, entry->d_name, 0700), 0);
 		int from = openat(from_fd, entry->d_name, O_RDONLY | O_DIRECTORY);
 		int to = openat(to_fd, entry->d_name, O_RDONLY | O_DIRECTORY);
-		copy_directory(from, to);
+		copy_entries(from, to, links);
 		close(from);
 		close(to);
 	}
 	closedir(directory);
+}
+
+void copy_directory(int from_fd, int to_fd)
+{
+	struct copied_links links = {0};
+
+	copy_entries(from_fd, to_fd, &links);
+	for (size_t i = 0; i < links.count; i++)
+		close(links.list[i].fd);
 }
 
 void write_file(int dir_fd, const char *name, const void *bytes, size_t length)

@@ -41,7 +41,7 @@ void random_bytes(void *buffer, size_t length);
 int scratch_directory(void);
 /* Empties a directory that is nested as deep as a store. */
 void empty_directory(int dir_fd);
-/* Copies regular files and directories, two levels deep, into an empty directory. */
+/* Copies regular files, their hard links and directories into an empty directory. */
 void copy_directory(int from_fd, int to_fd);
 void write_file(int dir_fd, const char *name, const void *bytes, size_t length);
 unsigned int count_descriptors(void);

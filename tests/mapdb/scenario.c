@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "scenario.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "mapdb/image.h"
+
+static const char *const image_names[2] = {"a.img", "b.img"};
+
+void scenario_start(int dir_fd)
+{
+	uint8_t bytes[IMAGE_SIZE];
+
+	for (unsigned int n = 0; n < 2; n++) {
+		for (unsigned int i = 0; i < IMAGE_SIZE; i++)
+			bytes[i] = (uint8_t)((n ? 'B' : 'A') + i / 512 * 3 + i % 7);
+		/* The second image is mostly a hole, where redo must allocate. */
+		write_file(dir_fd, image_names[n], bytes, n ? 4096 : IMAGE_SIZE);
+		int fd = openat(dir_fd, image_names[n], O_WRONLY);
+		CHECK_IS(ftruncate(fd, IMAGE_SIZE), 0);
+		close(fd);
+	}
+}
+
+/* Redo for some ranges of the data file, with the undo that belongs to it. */
+static int put_redo(struct image *image, uint8_t value)
+{
+	static const struct {
+		uint64_t off;
+		uint32_t length;
+	} ranges[] = {{512, 40}, {700, 1}, {5000, 600}, {20480, 4096}, {IMAGE_SIZE - 3, 3}};
+	static struct redo_blob redo, undo;
+	uint8_t old[4096], new[4096];
+	int rc = 0;
+
+	redo.size = undo.size = 0;
+	for (size_t i = 0; i < sizeof ranges / sizeof ranges[0] && rc == 0; i++) {
+		rc = io_pread_full(image->io, image->data_fd, old, ranges[i].length, ranges[i].off);
+		for (uint32_t j = 0; j < ranges[i].length; j++)
+			new[j] = (uint8_t)(value + j * 5);
+		redo_blob_put(&redo, ranges[i].off, i % 2 ? NULL : new, value, ranges[i].length);
+		redo_blob_put(&undo, ranges[i].off, old, 0, ranges[i].length);
+		if (rc == 0 && i % 2) {
+			rc = map_db_put_redo(image->db, &redo, &undo);
+			redo.size = undo.size = 0;
+		}
+	}
+	return rc == 0 ? map_db_put_redo(image->db, &redo, &undo) : rc;
+}
+
+/* Reverses the order of the 4 KiB pieces in [0, IMAGE_SIZE), of which some are left as they are. */
+static int put_permuted(struct image *image, unsigned int leave)
+{
+	struct map_move moves[IMAGE_SIZE / 4096];
+	struct image_map *map;
+	size_t count = 0, pieces = IMAGE_SIZE / 4096;
+
+	for (size_t i = 0; i < pieces; i++) {
+		if (i == leave || pieces - 1 - i == leave)
+			continue;
+		moves[count++] = (struct map_move){i * 4096, (pieces - 1 - i) * 4096, 4096};
+	}
+	int rc = image_map_permute(image->map, moves, count, &map);
+	if (rc < 0)
+		return rc;
+	rc = map_db_put_map(image->db, map);
+	image_map_unref(map);
+	return rc;
+}
+
+static int put_identity(struct image *image)
+{
+	struct image_map *map;
+	int rc = image_map_identity(image->state.size, &map);
+
+	if (rc < 0)
+		return rc;
+	rc = map_db_put_map(image->db, map);
+	image_map_unref(map);
+	return rc;
+}
+
+static int put_history(struct image *image)
+{
+	struct run_record run = {.operation = "defrag", .options = "--pack", .files_moved = 1};
+	struct file_record file = {.volume = 1, .record = 5, .path = "/a/b", .attribute = "$DATA", .bytes = 4096};
+	int rc = map_db_put_run(image->db, &run);
+
+	if (rc == 0)
+		rc = map_db_put_file(image->db, &file);
+	run.duration_ms = 7;
+	return rc == 0 ? map_db_update_run(image->db, &run) : rc;
+}
+
+/* leave: see put_permuted; value 0: no redo; both 0: the identity */
+static int change(const struct io *io, int dir_fd, const char *name, unsigned int leave, uint8_t value)
+{
+	struct image *image;
+	int rc = image_open(io, dir_fd, name, IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_begin(image);
+	if (rc == 0) {
+		rc = leave || value ? put_permuted(image, leave) : put_identity(image);
+		if (rc == 0 && value)
+			rc = put_redo(image, value);
+		if (rc == 0)
+			rc = put_history(image);
+		if (rc == 0)
+			rc = image_commit(image);
+		else
+			image_rollback(image);
+	}
+	image_close(image);
+	return rc;
+}
+
+static int adopt_a(const struct io *io, int dir_fd)
+{
+	return change(io, dir_fd, "a.img", 1, 'x');
+}
+
+static int change_a(const struct io *io, int dir_fd)
+{
+	return change(io, dir_fd, "a.img", 3, 'y');
+}
+
+static int undo_a(const struct io *io, int dir_fd)
+{
+	struct run_record run = {.operation = "undo", .options = ""};
+	struct image *image;
+	int rc = image_open(io, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_undo(image, &run);
+	image_close(image);
+	return rc;
+}
+
+static int resize_a(const struct io *io, int dir_fd, uint64_t size)
+{
+	struct image *image;
+	struct image_map *map = NULL;
+	int rc = image_open(io, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	uint64_t host_off = (image_map_host_end(image->map) + 511) / 512 * 512;
+	rc = image->overlay ? -EROFS : image_map_resize(image->map, size, host_off, &map);
+	if (rc == 0)
+		rc = io->ftruncate(io, image->data_fd, image_map_host_end(map) > IMAGE_SIZE ? image_map_host_end(map) : IMAGE_SIZE);
+	if (rc == 0)
+		rc = map_db_resize(image->db, map);
+	image_map_unref(map);
+	image_close(image);
+	return rc;
+}
+
+static int grow_a(const struct io *io, int dir_fd)
+{
+	return resize_a(io, dir_fd, IMAGE_SIZE + 1000);
+}
+
+static int shrink_a(const struct io *io, int dir_fd)
+{
+	return resize_a(io, dir_fd, IMAGE_SIZE);
+}
+
+static int identity_a(const struct io *io, int dir_fd)
+{
+	return change(io, dir_fd, "a.img", 0, 0);
+}
+
+static int make_plain_a(const struct io *io, int dir_fd)
+{
+	struct image *image;
+	int rc = image_open(io, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_make_plain(image);
+	image_close(image);
+	return rc;
+}
+
+static int adopt_b(const struct io *io, int dir_fd)
+{
+	return change(io, dir_fd, "b.img", 2, 'z');
+}
+
+static int replace_a_by_b(const struct io *io, int dir_fd)
+{
+	return image_rename_replace(io, dir_fd, "b.img", dir_fd, "a.img");
+}
+
+/* A plain file over a bundle: made here, outside of what is recorded as a step of its own. */
+static int copy_a(const struct io *io, int dir_fd)
+{
+	static uint8_t bytes[IMAGE_SIZE];
+
+	memset(bytes, 'c', sizeof bytes);
+	int fd = io->open(io, dir_fd, "new", O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0)
+		return fd;
+	int rc = io_pwrite_full(io, fd, bytes, sizeof bytes, 0);
+	if (rc == 0)
+		rc = io->fsync(io, fd);
+	io->close(io, fd);
+	if (rc == 0)
+		rc = io->rename(io, dir_fd, "new", dir_fd, "b.img", RENAME_NOREPLACE);
+	if (rc == 0)
+		rc = io->fsync(io, dir_fd);
+	if (rc < 0)
+		io->unlink(io, dir_fd, "new", 0);
+	return rc;
+}
+
+static int unlink_a(const struct io *io, int dir_fd)
+{
+	return image_unlink_bundle(io, dir_fd, "a.img");
+}
+
+static const struct step {
+	const char *name;
+	int (*run)(const struct io *io, int dir_fd);
+	bool exact;
+} steps[] = {
+	{"adopt", adopt_a, true},
+	{"change", change_a, true},
+	{"undo", undo_a, true},
+	{"change again", change_a, true},
+	{"grow", grow_a, false},
+	{"shrink", shrink_a, false},
+	{"identity", identity_a, true},
+	{"make plain", make_plain_a, false},
+	{"adopt the other", adopt_b, true},
+	{"bundle over file", replace_a_by_b, false},
+	{"new file", copy_a, false},
+	{"file over bundle", replace_a_by_b, false},
+	{"adopt once more", adopt_a, true},
+	{"another new file", copy_a, false},
+	{"adopt that", adopt_b, true},
+	{"bundle over bundle", replace_a_by_b, false},
+	{"unlink", unlink_a, false},
+};
+
+const size_t scenario_steps = sizeof steps / sizeof steps[0];
+
+const char *scenario_name(size_t step)
+{
+	return steps[step].name;
+}
+
+bool scenario_exact(size_t step)
+{
+	return steps[step].exact;
+}
+
+int scenario_run(const struct io *io, int dir_fd, size_t step)
+{
+	return steps[step].run(io, dir_fd);
+}
+
+static void read_image(const struct io *io, int dir_fd, const char *name, bool *exists, uint64_t *size, uint8_t *bytes)
+{
+	struct image *image;
+	struct stat status;
+	enum name_kind kind;
+	int rc = image_open(io, dir_fd, name, IMAGE_SHARED, 0, 0, &image);
+
+	*exists = rc != -ENOENT;
+	if (rc == -ENOENT)
+		return;
+	CHECK_IS(rc, 0);
+	CHECK(!image->overlay && !image->state.redo_pending);
+	CHECK_IS(fstat(image->data_fd, &status), 0);
+	CHECK_IS(status.st_nlink, 1);
+	*size = image->state.size;
+	CHECK(*size <= VIEW_SIZE);
+	CHECK_IS(image_read(image, bytes, *size, 0), 0);
+	CHECK_IS(image_classify(io, dir_fd, name, &kind, &status), 0);
+	CHECK_IS(kind, image->bundle_fd >= 0 ? NAME_BUNDLE : NAME_FILE);
+	CHECK_IS(status.st_size, *size);
+	image_close(image);
+}
+
+void view_read(const struct io *io, int dir_fd, struct view *view)
+{
+	unsigned int left;
+
+	memset(view, 0, sizeof *view);
+	CHECK_IS(image_clean_stale(io, dir_fd, NULL, &left), 0);
+	CHECK_IS(left, 0);
+	for (size_t i = 0; i < 2; i++)
+		read_image(io, dir_fd, image_names[i], &view->exists[i], &view->size[i], view->bytes[i]);
+}
+
+bool view_same(const struct view *a, const struct view *b)
+{
+	for (size_t i = 0; i < 2; i++) {
+		if (a->exists[i] != b->exists[i] || a->size[i] != b->size[i] ||
+		    memcmp(a->bytes[i], b->bytes[i], a->size[i]) != 0)
+			return false;
+	}
+	return true;
+}
+
+static int fast_open(const struct io *io, int dir_fd, const char *path, int flags, mode_t mode)
+{
+	return io_posix.open(&io_posix, dir_fd, path, flags, mode);
+}
+
+static int fast_close(const struct io *io, int fd)
+{
+	return close(fd);
+}
+
+static ssize_t fast_pread(const struct io *io, int fd, void *buffer, size_t length, uint64_t off)
+{
+	return io_posix.pread(io, fd, buffer, length, off);
+}
+
+static ssize_t fast_pwrite(const struct io *io, int fd, const void *buffer, size_t length, uint64_t off)
+{
+	return io_posix.pwrite(io, fd, buffer, length, off);
+}
+
+static int fast_sync(const struct io *io, int fd)
+{
+	return 0;
+}
+
+static int fast_ftruncate(const struct io *io, int fd, uint64_t size)
+{
+	return io_posix.ftruncate(io, fd, size);
+}
+
+static int fast_fallocate(const struct io *io, int fd, int mode, uint64_t off, uint64_t length)
+{
+	return io_posix.fallocate(io, fd, mode, off, length);
+}
+
+static int fast_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
+{
+	return io_posix.link(io, old_dir_fd, old_name, new_dir_fd, new_name);
+}
+
+static int fast_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name,
+		       unsigned int flags)
+{
+	return io_posix.rename(io, old_dir_fd, old_name, new_dir_fd, new_name, flags);
+}
+
+static int fast_unlink(const struct io *io, int dir_fd, const char *name, int flags)
+{
+	return io_posix.unlink(io, dir_fd, name, flags);
+}
+
+static int fast_mkdir(const struct io *io, int dir_fd, const char *name, mode_t mode)
+{
+	return io_posix.mkdir(io, dir_fd, name, mode);
+}
+
+const struct io io_fast = {
+	.open = fast_open,
+	.close = fast_close,
+	.pread = fast_pread,
+	.pwrite = fast_pwrite,
+	.fdatasync = fast_sync,
+	.fsync = fast_sync,
+	.ftruncate = fast_ftruncate,
+	.fallocate = fast_fallocate,
+	.link = fast_link,
+	.rename = fast_rename,
+	.unlink = fast_unlink,
+	.mkdir = fast_mkdir,
+};

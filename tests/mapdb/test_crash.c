@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Promise: a crash at any operation of any change leaves what guests saw before it or what they see after it, and once the change
+ * has been reported done, what they see after it; also if the crash loses everything that was not synced; also if there
+ * is another crash during recovery.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "io_record.h"
+#include "scenario.h"
+
+#define STEPS_MAX 32
+/* Crashes during recovery are tried for every n-th crash. */
+#define NESTED_EVERY 5
+
+static struct view views[STEPS_MAX + 1]; /* before step i; after the last one */
+static size_t marks[STEPS_MAX + 1];	 /* operations recorded until then */
+static unsigned long states;
+
+static void check_view(int dir_fd, size_t step, bool done)
+{
+	static struct view found;
+
+	view_read(&io_fast, dir_fd, &found);
+	CHECK(view_same(&found, &views[step + 1]) || (!done && view_same(&found, &views[step])));
+	states++;
+}
+
+/* Records the recovery of one crashed state and crashes that everywhere, too. */
+static void crash_recovery(int crashed_fd, int dir_fd, size_t step, bool done)
+{
+	static struct view found;
+	struct io_record *record = io_record_new(crashed_fd);
+
+	view_read(io_record_io(record), crashed_fd, &found);
+	for (size_t count = 0; count <= io_record_count(record); count++) {
+		for (int loss = IO_LOSS_NONE; loss < IO_LOSS_COUNT; loss += 3) {
+			empty_directory(dir_fd);
+			io_record_replay(record, count, (enum io_loss)loss, dir_fd);
+			check_view(dir_fd, step, done);
+		}
+	}
+	io_record_free(record);
+}
+
+static void crash_everywhere(const struct io_record *record, size_t step, int dir_fd, int nested_fd)
+{
+	for (size_t count = marks[step]; count <= marks[step + 1]; count++) {
+		bool done = count == marks[step + 1];
+
+		for (int loss = IO_LOSS_NONE; loss < IO_LOSS_COUNT; loss++) {
+			check_context("%s: crash before operation %zu (%s), loss %d", scenario_name(step), count,
+				      io_record_describe(record, count), loss);
+			empty_directory(dir_fd);
+			io_record_replay(record, count, (enum io_loss)loss, dir_fd);
+			check_view(dir_fd, step, done);
+		}
+		if (count % NESTED_EVERY == 0) {
+			empty_directory(dir_fd);
+			io_record_replay(record, count, IO_LOSS_NONE, dir_fd);
+			crash_recovery(dir_fd, nested_fd, step, done);
+		}
+	}
+}
+
+int main(void)
+{
+	int live_fd = scratch_directory(), dir_fd = scratch_directory(), nested_fd = scratch_directory();
+
+	CHECK(scenario_steps <= STEPS_MAX);
+	scenario_start(live_fd);
+	struct io_record *record = io_record_new(live_fd);
+	view_read(&io_fast, live_fd, &views[0]);
+	for (size_t step = 0; step < scenario_steps; step++) {
+		check_context("%s", scenario_name(step));
+		CHECK_IS(scenario_run(io_record_io(record), live_fd, step), 0);
+		marks[step + 1] = io_record_count(record);
+		view_read(io_record_io(record), live_fd, &views[step + 1]);
+		CHECK_IS(io_record_count(record), marks[step + 1]); /* nothing was left for recovery */
+	}
+	for (size_t step = 0; step < scenario_steps; step++)
+		crash_everywhere(record, step, dir_fd, nested_fd);
+	if (getenv("VERBOSE"))
+		printf("%zu operations, %lu states\n", io_record_count(record), states);
+	io_record_free(record);
+	return 0;
+}
