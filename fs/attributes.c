@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * attributes: owner, mode, times, size and extended attributes; those of a bundle are its data file's, except for the size.
+ * attributes: owner, mode, times, size and extended attributes; those of a bundle are its data file's, except for the
+ * size.
  *
  * POSIX ACLs are not offered: without the kernel's help they would be stored, shown, and not obeyed.
  */
@@ -152,7 +153,7 @@ static void attribute_release(struct waiting *waiting)
 }
 
 static void attribute_run(fuse_req_t req, struct node *node, const struct stat *wanted, int to_set,
-			  struct fuse_file_info *info)
+                          struct fuse_file_info *info)
 {
 	struct attribute_call *call = calloc(1, sizeof(*call));
 

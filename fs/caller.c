@@ -17,8 +17,8 @@ static int keep_overriding(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-	const unsigned int wanted = CAPABILITY_BIT(CAP_DAC_OVERRIDE) | CAPABILITY_BIT(CAP_DAC_READ_SEARCH) |
-				    CAPABILITY_BIT(CAP_FSETID);
+	const unsigned int wanted =
+	        CAPABILITY_BIT(CAP_DAC_OVERRIDE) | CAPABILITY_BIT(CAP_DAC_READ_SEARCH) | CAPABILITY_BIT(CAP_FSETID);
 
 	if (syscall(SYS_capget, &header, data) < 0)
 		return -errno;

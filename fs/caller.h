@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * caller: makes new files belong to whoever asked for them. A privileged daemon takes on the file system user and group of the
- * caller for the time of one system call; the kernel has checked permissions before (default_permissions), with
+ * caller: makes new files belong to whoever asked for them. A privileged daemon takes on the file system user and group
+ * of the caller for the time of one system call; the kernel has checked permissions before (default_permissions), with
  * supplementary groups and all, so the right to override them is kept. Affects only the calling thread.
  */
 #ifndef ZCFS_CALLER_H

@@ -16,7 +16,7 @@
 
 /* Inode numbers in the mount that belong to nothing in the store. */
 #define CONTROL_INO_FIRST (UINT64_C(1) << 62)
-#define MIRROR_INO_BIT	  (UINT64_C(1) << 61)
+#define MIRROR_INO_BIT    (UINT64_C(1) << 61)
 
 enum { INO_ROOT, INO_STORE, INO_COPIES };
 
@@ -79,15 +79,15 @@ void control_attributes(const struct node *node, struct stat *status)
 	char target[64];
 
 	*status = (struct stat){
-		.st_ino = node->ino,
-		.st_nlink = 1,
-		.st_uid = geteuid(),
-		.st_gid = getegid(),
-		.st_blksize = 4096,
-		.st_atim = started,
-		.st_mtim = started,
-		.st_ctim = started,
-		.st_mode = S_IFDIR | 0500,
+	        .st_ino = node->ino,
+	        .st_nlink = 1,
+	        .st_uid = geteuid(),
+	        .st_gid = getegid(),
+	        .st_blksize = 4096,
+	        .st_atim = started,
+	        .st_mtim = started,
+	        .st_ctim = started,
+	        .st_mode = S_IFDIR | 0500,
 	};
 	if (node->kind == NODE_CONTROL_DB_DIRECTORY) {
 		status->st_ino |= MIRROR_INO_BIT;
@@ -242,9 +242,11 @@ size_t control_root_list(fuse_req_t req, char *buffer, size_t size, off_t off, b
 		size_t added;
 
 		if (plus)
-			added = fuse_add_direntry_plus(req, buffer + used, size - used, entries[i].name, &entry, (off_t)i + 1);
+			added = fuse_add_direntry_plus(req, buffer + used, size - used, entries[i].name, &entry,
+			                               (off_t)i + 1);
 		else
-			added = fuse_add_direntry(req, buffer + used, size - used, entries[i].name, &entry.attr, (off_t)i + 1);
+			added = fuse_add_direntry(req, buffer + used, size - used, entries[i].name, &entry.attr,
+			                          (off_t)i + 1);
 		if (added > size - used)
 			break;
 		used += added;

@@ -6,8 +6,8 @@
  *     .zcfs/db/NAME.db       a consistent, read-only copy of the map database of the bundle NAME
  *     .zcfs/db/DIRECTORY/... the same for what is in directories
  *
- * A copy is made when its name is looked up and never changes afterwards; every lookup makes another one, with an inode number
- * of its own. Everything belongs to the daemon's user and is closed to others. Any thread.
+ * A copy is made when its name is looked up and never changes afterwards; every lookup makes another one, with an inode
+ * number of its own. Everything belongs to the daemon's user and is closed to others. Any thread.
  */
 #ifndef ZCFS_CONTROL_H
 #define ZCFS_CONTROL_H
@@ -30,7 +30,8 @@ void control_store_target(char *target, size_t size);
 
 /* The listing of .zcfs itself. Returns the bytes used. */
 size_t control_root_list(fuse_req_t req, char *buffer, size_t size, off_t off, bool plus);
-/* Whether an entry of a directory appears in its mirror below .zcfs/db, and how. status is the one readdir would list. */
+/* Whether an entry of a directory appears in its mirror below .zcfs/db, and how. status is the one readdir would list.
+ */
 bool control_db_listed(const struct dirent *entry, struct stat *status, char name[]);
 
 #endif

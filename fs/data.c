@@ -4,21 +4,22 @@
  *
  * The thread model
  * ----------------
- * libfuse reads requests in a pool of threads, each of which runs a handler to its end. Three kinds of things can make a handler
- * wait, and each has its rule:
+ * libfuse reads requests in a pool of threads, each of which runs a handler to its end. Three kinds of things can make
+ * a handler wait, and each has its rule:
  *
- *   - The disk. Reads, writes, fsync and the names of the store wait for it in the request thread: that is what the pool is for.
- *     A request over many extents first takes what is cached, then has the host read all the rest at once, and only then
- *     waits; never for one extent after another.
- *   - Another process that holds an image's lock (a tool). No request thread ever waits for that: it makes one attempt and
- *     otherwise leaves the request to the thread in fs/waiting.c.
- *   - Each other. Reads and writes hold no lock while they do I/O: they borrow the current map (a pointer copy under a mutex)
- *     and return it. Only what changes the size, the allocation or the database of an image takes its mutex "change", and keeps it
- *     over I/O; it then waits for those who still use the old map, who in turn wait for nothing but the disk. A write
- *     that must grow a bundle returns the map first, takes "change", grows, and borrows the new map.
+ *   - The disk. Reads, writes, fsync and the names of the store wait for it in the request thread: that is what the
+ * pool is for. A request over many extents first takes what is cached, then has the host read all the rest at once, and
+ * only then waits; never for one extent after another.
+ *   - Another process that holds an image's lock (a tool). No request thread ever waits for that: it makes one attempt
+ * and otherwise leaves the request to the thread in fs/waiting.c.
+ *   - Each other. Reads and writes hold no lock while they do I/O: they borrow the current map (a pointer copy under a
+ * mutex) and return it. Only what changes the size, the allocation or the database of an image takes its mutex
+ * "change", and keeps it over I/O; it then waits for those who still use the old map, who in turn wait for nothing but
+ * the disk. A write that must grow a bundle returns the map first, takes "change", grows, and borrows the new map.
  *
  * The kernel orders a truncate against the writes of the same inode; the wait for the old map's users is for those who
- * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map names.
+ * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map
+ * names.
  *
  * No notification is sent to the kernel from a handler. Threads start after the daemon's last fork.
  */
@@ -44,7 +45,7 @@ struct piece {
 /* Pieces that follow each other on the host: one system call. */
 struct run {
 	size_t first, count; /* pieces */
-	size_t length;	     /* bytes */
+	size_t length;       /* bytes */
 };
 
 struct batch {
@@ -62,7 +63,7 @@ static int by_host_off(const void *left, const void *right)
 
 /* Splits [guest_off, guest_off + length) into at most BATCH_MAX pieces in host order. Returns the bytes they cover. */
 static size_t batch_fill(struct batch *batch, const struct image_map *map, uint8_t *buffer, size_t length,
-			 uint64_t guest_off)
+                         uint64_t guest_off)
 {
 	size_t done = 0, count = 0;
 
@@ -169,11 +170,11 @@ static void batch_patch(const struct batch *batch, const struct redo_overlay *ov
 {
 	for (size_t i = 0; i < batch->piece_count; i++)
 		redo_overlay_patch(overlay, batch->pieces[i].host_off, batch->pieces[i].buffer,
-				   batch->pieces[i].length);
+		                   batch->pieces[i].length);
 }
 
 static int read_mapped(const struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
-		       uint64_t guest_off)
+                       uint64_t guest_off)
 {
 	const struct redo_overlay *overlay = image->image->overlay;
 	int fd = image->image->data_fd;

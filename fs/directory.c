@@ -21,7 +21,7 @@
 struct listing {
 	pthread_mutex_t lock;
 	DIR *dir;
-	off_t off;	      /* where dir stands */
+	off_t off;            /* where dir stands */
 	struct dirent *ahead; /* read from dir, not handed out yet */
 };
 
@@ -124,7 +124,8 @@ static void plain_status(const struct dirent *entry, int dir_fd, struct stat *st
 }
 
 /* Adds one entry to the answer. Returns its size; larger than room: it did not fit and must be handed out next time. */
-static size_t add_entry(fuse_req_t req, struct node *directory, struct listing *listing, char *to, size_t room, bool plus)
+static size_t add_entry(fuse_req_t req, struct node *directory, struct listing *listing, char *to, size_t room,
+                        bool plus)
 {
 	const struct dirent *dirent = listing->ahead;
 	struct fuse_entry_param entry = {0};
@@ -161,7 +162,7 @@ static size_t add_entry(fuse_req_t req, struct node *directory, struct listing *
 }
 
 static int fill(fuse_req_t req, struct node *node, struct listing *listing, char *buffer, size_t size, off_t off,
-		bool plus, size_t *used)
+                bool plus, size_t *used)
 {
 	if (off != listing->off) {
 		seekdir(listing->dir, off);

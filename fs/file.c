@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * file: open files: the requests that come with a handle. A handle is a reference to the inode's open image; all that the handles of
- * one inode have in common is there. A handle on a copy of a database is the node itself.
+ * file: open files: the requests that come with a handle. A handle is a reference to the inode's open image; all that
+ * the handles of one inode have in common is there. A handle on a copy of a database is the node itself.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
@@ -40,9 +40,9 @@ struct open_call {
 	struct waiting waiting;
 	struct node *node;
 	struct fuse_file_info info;
-	bool create;		       /* answer with entry, too */
-	bool made;		       /* the file is new: nothing to truncate */
-	bool set_mode;		       /* to final_mode, now that it is open */
+	bool create;   /* answer with entry, too */
+	bool made;     /* the file is new: nothing to truncate */
+	bool set_mode; /* to final_mode, now that it is open */
 	mode_t final_mode;
 	struct fuse_entry_param entry; /* holds a lookup on node until it is answered */
 };
@@ -326,7 +326,7 @@ static void write_later(fuse_req_t req, struct open_image *image, const char *bu
 }
 
 void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
-	      struct fuse_file_info *info)
+              struct fuse_file_info *info)
 {
 	ssize_t n;
 
@@ -341,8 +341,8 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 		fuse_reply_write(req, (size_t)n);
 }
 
-/* Sticky: the host reports a failed write-back to one fsync only, and the handles of an inode share a descriptor. Whoever asks
- * after that must not be told that all is well. */
+/* Sticky: the host reports a failed write-back to one fsync only, and the handles of an inode share a descriptor.
+ * Whoever asks after that must not be told that all is well. */
 static int sync_image(struct open_image *image, bool data_only)
 {
 	int fd = atomic_load(&image->write_fd), ret, none = 0;
@@ -351,8 +351,10 @@ static int sync_image(struct open_image *image, bool data_only)
 		fd = image->image->data_fd;
 	ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
 	if (ret < 0 && atomic_compare_exchange_strong(&image->sync_error, &none, ret))
-		log_message(LOG_CRIT, "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
-			    "and every flush fails until the image has been closed", image->image->name, strerror(-ret));
+		log_message(LOG_CRIT,
+		            "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
+		            "and every flush fails until the image has been closed",
+		            image->image->name, strerror(-ret));
 	return atomic_load(&image->sync_error);
 }
 
@@ -427,9 +429,10 @@ void fs_lseek(fuse_req_t req, fuse_ino_t number, off_t off, int whence, struct f
 		fuse_reply_lseek(req, found);
 }
 
-/* The host copies between plain images, perhaps by sharing blocks; for anything else the kernel falls back to copying itself. */
+/* The host copies between plain images, perhaps by sharing blocks; for anything else the kernel falls back to copying
+ * itself. */
 void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct fuse_file_info *from_info,
-			fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags)
+                        fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags)
 {
 	ssize_t n;
 
@@ -438,7 +441,7 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct 
 		return;
 	}
 	n = copy_file_range(image_of(from_info)->image->data_fd, &from_off, atomic_load(&image_of(to_info)->write_fd),
-			    &to_off, length, (unsigned int)flags);
+	                    &to_off, length, (unsigned int)flags);
 	if (n < 0)
 		fuse_reply_err(req, errno);
 	else

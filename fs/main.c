@@ -2,9 +2,9 @@
  *
  * zcfs: the daemon. This file is its life: options, lock, mount, fork, serving, unmount.
  *
- * The process that was started forks; the child takes the store, mounts and serves; the parent waits until the mount has answered
- * it, so that whoever started zcfs can use the mount, or read on standard error why there is none. Threads and
- * databases exist only in the child.
+ * The process that was started forks; the child takes the store, mounts and serves; the parent waits until the mount
+ * has answered it, so that whoever started zcfs can use the mount, or read on standard error why there is none. Threads
+ * and databases exist only in the child.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -68,8 +68,10 @@ static bool prepare_path(const char *given, char **absolute)
 	}
 	ret = mount_table_clear_dead(*absolute);
 	if (ret < 0) {
-		fprintf(stderr, "zcfs: %s: a mount without a daemon is in the way and cannot be removed: %s; "
-			"try umount -l\n", *absolute, strerror(-ret));
+		fprintf(stderr,
+		        "zcfs: %s: a mount without a daemon is in the way and cannot be removed: %s; "
+		        "try umount -l\n",
+		        *absolute, strerror(-ret));
 		return false;
 	}
 	return true;
@@ -84,13 +86,14 @@ static bool check_paths(const char *store_path, const char *mount_path)
 		return false;
 	}
 	if (below(store_path, mount_path)) {
-		fprintf(stderr, "zcfs: %s: cannot mount inside the directory that is served; mount over it, or elsewhere\n",
-			mount_path);
+		fprintf(stderr,
+		        "zcfs: %s: cannot mount inside the directory that is served; mount over it, or elsewhere\n",
+		        mount_path);
 		return false;
 	}
 	if (stat(mount_path, &status) < 0 || !S_ISDIR(status.st_mode)) {
 		fprintf(stderr, "zcfs: %s: cannot mount there: %s\n", mount_path,
-			errno && !S_ISDIR(status.st_mode) ? strerror(ENOTDIR) : strerror(errno));
+		        errno && !S_ISDIR(status.st_mode) ? strerror(ENOTDIR) : strerror(errno));
 		return false;
 	}
 	return true;
@@ -106,8 +109,9 @@ static bool open_store(const char *path)
 	if (flock(store.dir_fd, LOCK_EX | LOCK_NB) == 0)
 		return true;
 	if (errno == EWOULDBLOCK)
-		fprintf(stderr, "zcfs: %s: another zcfs serves this directory already; use its mount, or unmount that first\n",
-			path);
+		fprintf(stderr,
+		        "zcfs: %s: another zcfs serves this directory already; use its mount, or unmount that first\n",
+		        path);
 	else
 		fprintf(stderr, "zcfs: %s: cannot be locked: %s\n", path, strerror(errno));
 	return false;
@@ -125,7 +129,8 @@ static void clean_below(int dir_fd, dev_t dev)
 		return;
 	}
 	if (image_clean_stale(store.io, dir_fd, &removed, &left) == 0 && removed + left > 0)
-		log_message(LOG_NOTICE, "left over from an interrupted change: removed %u, left alone %u", removed, left);
+		log_message(LOG_NOTICE, "left over from an interrupted change: removed %u, left alone %u", removed,
+		            left);
 	rewinddir(dir);
 	while ((entry = readdir(dir))) {
 		struct stat status;
@@ -249,7 +254,8 @@ static int wait_for_child(pid_t child, int pipe_fd, const char *mount_path)
 		alarm(FIRST_ANSWER_SECONDS);
 		if (mount_answers(mount_path))
 			return EXIT_SUCCESS;
-		fprintf(stderr, "zcfs: %s: mounted, but not answering: %s; see the system log\n", mount_path, strerror(errno));
+		fprintf(stderr, "zcfs: %s: mounted, but not answering: %s; see the system log\n", mount_path,
+		        strerror(errno));
 		return EXIT_FAILURE;
 	}
 	/* The child has said why. */

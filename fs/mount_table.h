@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * mount_table: what is mounted where, from /proc/self/mountinfo; and the removal of mounts whose daemon is dead. Used at start,
- * before there are threads.
+ * mount_table: what is mounted where, from /proc/self/mountinfo; and the removal of mounts whose daemon is dead. Used
+ * at start, before there are threads.
  */
 #ifndef ZCFS_MOUNT_TABLE_H
 #define ZCFS_MOUNT_TABLE_H
@@ -18,7 +18,8 @@ bool mount_table_is_zcfs(const char *path);
 /* True if path is anywhere inside a live mount of zcfs. */
 bool mount_table_inside_zcfs(const char *path);
 
-/* Unmounts what killed daemons have left at this absolute path. 0 also if there was nothing to do; -errno: it is still there. */
+/* Unmounts what killed daemons have left at this absolute path. 0 also if there was nothing to do; -errno: it is still
+ * there. */
 int mount_table_clear_dead(const char *path);
 
 #endif

@@ -15,7 +15,8 @@ static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static void *table; /* tsearch(3) tree of struct node */
 static struct node *root;
 
-/* Control directories mirror directories of the store, so the same inode may be known twice: as itself and as mirror. */
+/* Control directories mirror directories of the store, so the same inode may be known twice: as itself and as mirror.
+ */
 static int key_space(enum node_kind kind)
 {
 	return kind >= NODE_CONTROL_ROOT ? (int)kind : 0;
@@ -130,7 +131,7 @@ static int insert_locked(enum node_kind kind, const struct stat *status, int *fd
 }
 
 int node_lookup(enum node_kind kind, const struct stat *status, int fd, struct node *parent, const char *name,
-		struct node **out)
+                struct node **out)
 {
 	cleanup_fd int owned_fd = fd;
 	struct node *node;
@@ -252,11 +253,11 @@ void node_bundle_size_set(struct node *node, const struct stat *db_status, uint6
 {
 	pthread_mutex_lock(&table_lock);
 	node->bundle_size = (struct bundle_size){
-		.known = true,
-		.db_ino = db_status->st_ino,
-		.db_size = db_status->st_size,
-		.db_ctime = db_status->st_ctim,
-		.image_size = image_size,
+	        .known = true,
+	        .db_ino = db_status->st_ino,
+	        .db_size = db_status->st_size,
+	        .db_ctime = db_status->st_ctim,
+	        .image_size = image_size,
 	};
 	pthread_mutex_unlock(&table_lock);
 }

@@ -2,13 +2,13 @@
  *
  * node: what the kernel knows by a number: one node for each inode of the store that it has looked up.
  *
- * The key is device and inode number of the underlying inode, for a bundle those of its data file, so a node outlives adoption.
- * The node's O_PATH descriptor pins the inode, hence a key is not reused while its node lives. For regular files
- * the node remembers the place (parent and name) by which it was last seen; whether that is a plain image or a bundle is
- * deliberately *not* remembered, but found out each time (see fs/open_image.h).
+ * The key is device and inode number of the underlying inode, for a bundle those of its data file, so a node outlives
+ * adoption. The node's O_PATH descriptor pins the inode, hence a key is not reused while its node lives. For regular
+ * files the node remembers the place (parent and name) by which it was last seen; whether that is a plain image or a
+ * bundle is deliberately *not* remembered, but found out each time (see fs/open_image.h).
  *
- * A node lives while the kernel counts lookups on it or something inside the daemon holds a reference. Every function may be
- * called from any thread; one mutex guards the table, the counters and the places.
+ * A node lives while the kernel counts lookups on it or something inside the daemon holds a reference. Every function
+ * may be called from any thread; one mutex guards the table, the counters and the places.
  */
 #ifndef ZCFS_NODE_H
 #define ZCFS_NODE_H
@@ -66,10 +66,10 @@ struct node *node_root(void);
 struct node *node_of(fuse_ino_t number);
 fuse_ino_t node_number(const struct node *node);
 
-/* The node of an inode, made if need be. Takes fd in every case. Counts one lookup. For a NODE_FILE sets its place, unless
- * parent is NULL. -ENOMEM. */
+/* The node of an inode, made if need be. Takes fd in every case. Counts one lookup. For a NODE_FILE sets its place,
+ * unless parent is NULL. -ENOMEM. */
 int node_lookup(enum node_kind kind, const struct stat *status, int fd, struct node *parent, const char *name,
-		struct node **out);
+                struct node **out);
 /* The node of an inode if there is one, with a reference; else NULL. */
 struct node *node_find(const struct stat *status);
 void node_forget(struct node *node, uint64_t lookups);

@@ -135,7 +135,8 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 	if (denied(ret) && !store.read_only)
 		ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, IMAGE_READ_ONLY, 0, &image);
 	if (ret == -EUCLEAN)
-		log_message(LOG_ERR, "%s: not opened: the bundle or its map database is damaged; zcfs-check tells more", name);
+		log_message(LOG_ERR, "%s: not opened: the bundle or its map database is damaged; zcfs-check tells more",
+		            name);
 	/* Not there, or a directory now. */
 	if (ret == -ENOENT || ret == -EISDIR || ret == -EWOULDBLOCK)
 		return ret == -EWOULDBLOCK ? -EBUSY : -ESTALE;
@@ -146,8 +147,10 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 		return -ESTALE;
 	}
 	if (image->overlay)
-		log_message(LOG_WARNING, "%s: a committed change could not be written to the data file; "
-			    "serving the image read-only", name);
+		log_message(LOG_WARNING,
+		            "%s: a committed change could not be written to the data file; "
+		            "serving the image read-only",
+		            name);
 	*out = image;
 	return 0;
 }
@@ -208,8 +211,8 @@ struct open_image *open_image_peek(struct node *node)
 	return image;
 }
 
-/* Makes fresh the node's open image, unless somebody else was faster: then *image is theirs, and fresh the caller's to free.
- * -EAGAIN: the map was changed after fresh had loaded it. */
+/* Makes fresh the node's open image, unless somebody else was faster: then *image is theirs, and fresh the caller's to
+ * free. -EAGAIN: the map was changed after fresh had loaded it. */
 static int publish(struct node *node, struct open_image *fresh, uint64_t map_changes, struct open_image **image)
 {
 	int ret = 0;

@@ -2,9 +2,9 @@
  *
  * open_image: one image while anybody has it open through the mount, shared by all who have.
  *
- * It holds the image's shared lock (struct image), so for as long as it exists no tool can change the map, adopt the image or
- * make it plain. Whether the image is plain or a bundle is found out when it is made, under that lock, and forgotten
- * with it: nothing of it outlives the last close. This is what keeps the daemon from serving a stale map.
+ * It holds the image's shared lock (struct image), so for as long as it exists no tool can change the map, adopt the
+ * image or make it plain. Whether the image is plain or a bundle is found out when it is made, under that lock, and
+ * forgotten with it: nothing of it outlives the last close. This is what keeps the daemon from serving a stale map.
  *
  * The current map is swapped, never changed: I/O borrows it (map_borrow), and who replaces it waits until nobody uses
  * the old one any more.
@@ -25,7 +25,7 @@
 struct live_map {
 	struct image_map *map;
 	atomic_uint users; /* including the open_image, as long as it is the current one */
-	bool drained;	   /* under open_image.map_lock */
+	bool drained;      /* under open_image.map_lock */
 };
 
 struct open_image {
@@ -36,8 +36,8 @@ struct open_image {
 	atomic_int write_fd; /* to write data through: image->data_fd or one of its own; -1: read-only (so far) */
 
 	pthread_mutex_t change; /* size, allocation and database; held over I/O and fsync */
-	bool orphan;		/* under change: a bundle that was removed while open; it has no database any more */
-	bool undo_dropped;	/* under change */
+	bool orphan;            /* under change: a bundle that was removed while open; it has no database any more */
+	bool undo_dropped;      /* under change */
 
 	pthread_mutex_t map_lock; /* held for a few instructions */
 	pthread_cond_t map_drained;
@@ -47,8 +47,8 @@ struct open_image {
 };
 
 /* The open image of a node, opened now if it is not yet. for_write: -EROFS or -EACCES if it cannot be written.
- * -EBUSY: a tool holds the lock (try again later); -ESTALE: the name does not mean this inode any more (the kernel then looks
- * it up again); -EUCLEAN: damaged, logged. */
+ * -EBUSY: a tool holds the lock (try again later); -ESTALE: the name does not mean this inode any more (the kernel then
+ * looks it up again); -EUCLEAN: damaged, logged. */
 int open_image_get(struct node *node, bool for_write, struct open_image **out);
 /* Only if it is open already; else NULL. */
 struct open_image *open_image_peek(struct node *node);
@@ -58,15 +58,15 @@ void open_image_put(struct open_image *image);
 bool open_image_bundle_size(struct node *node, uint64_t *size);
 bool open_image_is_plain(struct node *node); /* open, and plain */
 
-/* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and leave it
- * privileged; the daemon's own rights do not count. */
+/* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
+ * leave it privileged; the daemon's own rights do not count. */
 void open_image_drop_privileges(const struct open_image *image);
 
 struct live_map *map_borrow(struct open_image *image);
 void map_return(struct open_image *image, struct live_map *live);
 
-/* A map (takes a reference) ready to be swapped in. Made before anything is committed, so that the swap cannot fail. NULL: no
- * memory. */
+/* A map (takes a reference) ready to be swapped in. Made before anything is committed, so that the swap cannot fail.
+ * NULL: no memory. */
 struct live_map *live_map_new(struct image_map *map);
 void live_map_free(struct live_map *live); /* one that was not swapped in; NULL is allowed */
 /* Makes live (taken) the current one and waits for the last user of the old one. Under image->change. */

@@ -7,7 +7,7 @@
 #include <syslog.h>
 
 #define REQUEST_SIZE_MAX    (1u << 20) /* bytes of one read or write */
-#define BACKGROUND_REQUESTS 128	       /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
+#define BACKGROUND_REQUESTS 128        /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
 
 static void want(struct fuse_conn_info *connection, uint32_t feature, bool wanted)
 {
@@ -48,8 +48,8 @@ static void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_SPLICE_WRITE, false);
 	want(connection, FUSE_CAP_SPLICE_MOVE, false);
 
-	/* A privileged daemon's writes do not drop set-user-ID bits by themselves: without the second version, which tells
-	 * when to, that is left to the kernel. */
+	/* A privileged daemon's writes do not drop set-user-ID bits by themselves: without the second version, which
+	 * tells when to, that is left to the kernel. */
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
 #ifdef ZCFS_FUSE_KILL_SUIDGID
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
@@ -62,39 +62,39 @@ static void negotiate(void *unused, struct fuse_conn_info *connection)
 }
 
 const struct fuse_lowlevel_ops operations = {
-	.init = negotiate,
-	.lookup = fs_lookup,
-	.forget = fs_forget,
-	.forget_multi = fs_forget_multi,
-	.getattr = fs_getattr,
-	.setattr = fs_setattr,
-	.readlink = fs_readlink,
-	.mknod = fs_mknod,
-	.mkdir = fs_mkdir,
-	.unlink = fs_unlink,
-	.rmdir = fs_rmdir,
-	.symlink = fs_symlink,
-	.rename = fs_rename,
-	.link = fs_link,
-	.open = fs_open,
-	.read = fs_read,
-	.write = fs_write,
-	.flush = fs_flush,
-	.release = fs_release,
-	.fsync = fs_fsync,
-	.opendir = fs_opendir,
-	.readdir = fs_readdir,
-	.readdirplus = fs_readdirplus,
-	.releasedir = fs_releasedir,
-	.fsyncdir = fs_fsyncdir,
-	.statfs = fs_statfs,
-	.setxattr = fs_setxattr,
-	.getxattr = fs_getxattr,
-	.listxattr = fs_listxattr,
-	.removexattr = fs_removexattr,
-	.access = fs_access,
-	.create = fs_create,
-	.fallocate = fs_fallocate,
-	.copy_file_range = fs_copy_file_range,
-	.lseek = fs_lseek,
+        .init = negotiate,
+        .lookup = fs_lookup,
+        .forget = fs_forget,
+        .forget_multi = fs_forget_multi,
+        .getattr = fs_getattr,
+        .setattr = fs_setattr,
+        .readlink = fs_readlink,
+        .mknod = fs_mknod,
+        .mkdir = fs_mkdir,
+        .unlink = fs_unlink,
+        .rmdir = fs_rmdir,
+        .symlink = fs_symlink,
+        .rename = fs_rename,
+        .link = fs_link,
+        .open = fs_open,
+        .read = fs_read,
+        .write = fs_write,
+        .flush = fs_flush,
+        .release = fs_release,
+        .fsync = fs_fsync,
+        .opendir = fs_opendir,
+        .readdir = fs_readdir,
+        .readdirplus = fs_readdirplus,
+        .releasedir = fs_releasedir,
+        .fsyncdir = fs_fsyncdir,
+        .statfs = fs_statfs,
+        .setxattr = fs_setxattr,
+        .getxattr = fs_getxattr,
+        .listxattr = fs_listxattr,
+        .removexattr = fs_removexattr,
+        .access = fs_access,
+        .create = fs_create,
+        .fallocate = fs_fallocate,
+        .copy_file_range = fs_copy_file_range,
+        .lseek = fs_lseek,
 };

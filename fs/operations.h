@@ -26,7 +26,7 @@ void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name);
 void fs_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent, const char *new_name,
-	       unsigned int flags);
+               unsigned int flags);
 
 /* directory.c */
 void fs_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info);
@@ -51,13 +51,13 @@ void fs_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info);
 void fs_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info);
 void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info);
 void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
-	      struct fuse_file_info *info);
+              struct fuse_file_info *info);
 void fs_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info);
 void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info);
 void fs_fallocate(fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t length, struct fuse_file_info *info);
 void fs_lseek(fuse_req_t req, fuse_ino_t number, off_t off, int whence, struct fuse_file_info *info);
 void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct fuse_file_info *from_info,
-			fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags);
+                        fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags);
 
 /* Between these files: the entry of one name, with one lookup counted on its node. */
 int entry_lookup(struct node *parent, const char *name, struct fuse_entry_param *entry);

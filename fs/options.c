@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Enough for the queues of many guests; each is a stack that is mostly not there, and idle ones end. */
-#define MAX_THREADS	 64
+#define MAX_THREADS      64
 #define MAX_IDLE_THREADS 16
 
 enum { KEY_IGNORE };
@@ -18,49 +18,49 @@ enum { KEY_IGNORE };
 	}
 
 static const struct fuse_opt option_table[] = {
-	OPTION("-f", foreground, 1),
-	OPTION("-d", debug, 1),
-	OPTION("debug", debug, 1),
-	OPTION("-h", help, 1),
-	OPTION("--help", help, 1),
-	OPTION("-V", version, 1),
-	OPTION("--version", version, 1),
-	OPTION("ro", read_only, 1),
-	OPTION("-r", read_only, 1),
-	OPTION("allow_other", allow_other, 1),
-	OPTION("no_allow_other", no_allow_other, 1),
-	OPTION("fsname=", fsname_given, 1),
-	OPTION("no_clone_fd", no_clone_fd, 1),
-	OPTION("max_threads=%u", max_threads, 0),
-	OPTION("max_idle_threads=%u", max_idle_threads, 0),
-	FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
-	FUSE_OPT_KEY("-r", FUSE_OPT_KEY_KEEP),
-	FUSE_OPT_KEY("-d", FUSE_OPT_KEY_KEEP),
-	FUSE_OPT_KEY("debug", FUSE_OPT_KEY_KEEP),
-	FUSE_OPT_KEY("allow_other", FUSE_OPT_KEY_KEEP),
-	FUSE_OPT_KEY("fsname=", FUSE_OPT_KEY_KEEP),
-	/* What mount(8), systemd and desktops read in fstab, and pass on. */
-	FUSE_OPT_KEY("x-", KEY_IGNORE),
-	FUSE_OPT_KEY("X-", KEY_IGNORE),
-	FUSE_OPT_KEY("comment=", KEY_IGNORE),
-	FUSE_OPT_KEY("nofail", KEY_IGNORE),
-	FUSE_OPT_KEY("fail", KEY_IGNORE),
-	FUSE_OPT_KEY("_netdev", KEY_IGNORE),
-	FUSE_OPT_KEY("auto", KEY_IGNORE),
-	FUSE_OPT_KEY("noauto", KEY_IGNORE),
-	FUSE_OPT_KEY("user", KEY_IGNORE),
-	FUSE_OPT_KEY("user=", KEY_IGNORE),
-	FUSE_OPT_KEY("nouser", KEY_IGNORE),
-	FUSE_OPT_KEY("users", KEY_IGNORE),
-	FUSE_OPT_KEY("owner", KEY_IGNORE),
-	FUSE_OPT_KEY("group", KEY_IGNORE),
-	FUSE_OPT_KEY("defaults", KEY_IGNORE),
-	FUSE_OPT_KEY("relatime", KEY_IGNORE),
-	FUSE_OPT_KEY("lazytime", KEY_IGNORE),
-	FUSE_OPT_KEY("nolazytime", KEY_IGNORE),
-	FUSE_OPT_KEY("strictatime", KEY_IGNORE),
-	FUSE_OPT_KEY("clone_fd", KEY_IGNORE), /* on anyway */
-	FUSE_OPT_END,
+        OPTION("-f", foreground, 1),
+        OPTION("-d", debug, 1),
+        OPTION("debug", debug, 1),
+        OPTION("-h", help, 1),
+        OPTION("--help", help, 1),
+        OPTION("-V", version, 1),
+        OPTION("--version", version, 1),
+        OPTION("ro", read_only, 1),
+        OPTION("-r", read_only, 1),
+        OPTION("allow_other", allow_other, 1),
+        OPTION("no_allow_other", no_allow_other, 1),
+        OPTION("fsname=", fsname_given, 1),
+        OPTION("no_clone_fd", no_clone_fd, 1),
+        OPTION("max_threads=%u", max_threads, 0),
+        OPTION("max_idle_threads=%u", max_idle_threads, 0),
+        FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
+        FUSE_OPT_KEY("-r", FUSE_OPT_KEY_KEEP),
+        FUSE_OPT_KEY("-d", FUSE_OPT_KEY_KEEP),
+        FUSE_OPT_KEY("debug", FUSE_OPT_KEY_KEEP),
+        FUSE_OPT_KEY("allow_other", FUSE_OPT_KEY_KEEP),
+        FUSE_OPT_KEY("fsname=", FUSE_OPT_KEY_KEEP),
+        /* What mount(8), systemd and desktops read in fstab, and pass on. */
+        FUSE_OPT_KEY("x-", KEY_IGNORE),
+        FUSE_OPT_KEY("X-", KEY_IGNORE),
+        FUSE_OPT_KEY("comment=", KEY_IGNORE),
+        FUSE_OPT_KEY("nofail", KEY_IGNORE),
+        FUSE_OPT_KEY("fail", KEY_IGNORE),
+        FUSE_OPT_KEY("_netdev", KEY_IGNORE),
+        FUSE_OPT_KEY("auto", KEY_IGNORE),
+        FUSE_OPT_KEY("noauto", KEY_IGNORE),
+        FUSE_OPT_KEY("user", KEY_IGNORE),
+        FUSE_OPT_KEY("user=", KEY_IGNORE),
+        FUSE_OPT_KEY("nouser", KEY_IGNORE),
+        FUSE_OPT_KEY("users", KEY_IGNORE),
+        FUSE_OPT_KEY("owner", KEY_IGNORE),
+        FUSE_OPT_KEY("group", KEY_IGNORE),
+        FUSE_OPT_KEY("defaults", KEY_IGNORE),
+        FUSE_OPT_KEY("relatime", KEY_IGNORE),
+        FUSE_OPT_KEY("lazytime", KEY_IGNORE),
+        FUSE_OPT_KEY("nolazytime", KEY_IGNORE),
+        FUSE_OPT_KEY("strictatime", KEY_IGNORE),
+        FUSE_OPT_KEY("clone_fd", KEY_IGNORE), /* on anyway */
+        FUSE_OPT_END,
 };
 
 /* "x-" in the table would match only that very text. */
@@ -95,9 +95,9 @@ static int process(void *data, const char *argument, int key, struct fuse_args *
 bool options_parse(int argc, char **argv, struct options *options)
 {
 	*options = (struct options){
-		.max_threads = MAX_THREADS,
-		.max_idle_threads = MAX_IDLE_THREADS,
-		.session = FUSE_ARGS_INIT(argc, argv),
+	        .max_threads = MAX_THREADS,
+	        .max_idle_threads = MAX_IDLE_THREADS,
+	        .session = FUSE_ARGS_INIT(argc, argv),
 	};
 	if (fuse_opt_parse(&options->session, options, option_table, process) < 0)
 		return false;
@@ -141,6 +141,7 @@ void options_print_help(void)
 	       "    -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "    -o fsname=NAME         what df and mount show (DIR)\n"
 	       "\n"
-	       "libfuse's own:\n", MAX_THREADS, MAX_IDLE_THREADS);
+	       "libfuse's own:\n",
+	       MAX_THREADS, MAX_IDLE_THREADS);
 	fuse_lowlevel_help();
 }

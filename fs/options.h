@@ -10,8 +10,8 @@
 #include "fs/fuse_api.h"
 
 struct options {
-	char *store_path;  /* as given */
-	char *mount_path;  /* as given; NULL: over the store */
+	char *store_path; /* as given */
+	char *mount_path; /* as given; NULL: over the store */
 	int foreground, debug, help, version, read_only;
 	int allow_other, no_allow_other, fsname_given, no_clone_fd;
 	unsigned int max_threads, max_idle_threads;

@@ -4,7 +4,8 @@
  *
  * A tool that adopts an image exchanges two names while it holds the image's lock. Nobody may put another file under
  * the name, or take it away, just then: so each of these requests holds the lock of the images concerned, shared, while
- * it works, and looks again under the lock at what the names mean. If a tool has the lock, the request waits (fs/waiting.h).
+ * it works, and looks again under the lock at what the names mean. If a tool has the lock, the request waits
+ * (fs/waiting.h).
  *
  * Hard links exist only between plain images: a bundle's data file must have no other name, under which its bytes would
  * show scrambled. link() on a bundle fails with EPERM, as on a file system without hard links.
@@ -47,7 +48,7 @@ static void guarded_release(struct guarded *guarded)
 }
 
 #define cleanup_guarded __attribute__((cleanup(guarded_release)))
-#define UNGUARDED ((struct guarded){.resolved.fd = -1, .lock_fd = -1})
+#define UNGUARDED       ((struct guarded){.resolved.fd = -1, .lock_fd = -1})
 
 /* -EBUSY: held by a tool. */
 static int lock_data(int path_fd, int *lock_fd)
@@ -200,8 +201,8 @@ static int replace_bundle_by_other(int old_fd, const char *old_name, int new_fd,
 	return ret < 0 ? ret : image_unlink_bundle(store.io, old_fd, old_name);
 }
 
-static int replace(struct node *old_parent, const char *old_name, const struct guarded *source,
-		   struct node *new_parent, const char *new_name, struct guarded *victim)
+static int replace(struct node *old_parent, const char *old_name, const struct guarded *source, struct node *new_parent,
+                   const char *new_name, struct guarded *victim)
 {
 	bool source_directory = S_ISDIR(source->resolved.status.st_mode);
 	cleanup_fd int old_fd = -1, new_fd = -1;
@@ -223,7 +224,7 @@ static int replace(struct node *old_parent, const char *old_name, const struct g
 		ret = replace_bundle_by_other(old_fd, old_name, new_fd, new_name);
 	else if (victim->resolved.kind == NAME_OTHER) /* a bundle over a symbolic link or the like */
 		ret = store.io->rename(store.io, old_fd, old_name, new_fd, new_name, RENAME_EXCHANGE)
-			      ?: store.io->unlink(store.io, old_fd, old_name, 0);
+		              ?: store.io->unlink(store.io, old_fd, old_name, 0);
 	else
 		ret = image_rename_replace(store.io, old_fd, old_name, new_fd, new_name);
 	if (ret == 0)
@@ -232,7 +233,7 @@ static int replace(struct node *old_parent, const char *old_name, const struct g
 }
 
 static int rename_name(struct node *old_parent, const char *old_name, struct node *new_parent, const char *new_name,
-		       unsigned int flags)
+                       unsigned int flags)
 {
 	struct guarded source cleanup_guarded = UNGUARDED, victim cleanup_guarded = UNGUARDED;
 	int ret = guard(old_parent, old_name, &source);
@@ -254,8 +255,9 @@ static int rename_name(struct node *old_parent, const char *old_name, struct nod
 		ret = store.io->rename(store.io, old_parent->fd, old_name, new_parent->fd, new_name, RENAME_EXCHANGE);
 		if (ret == 0)
 			moved(&victim, old_parent, old_name);
-	} else if (source.resolved.kind != NAME_OTHER && source.resolved.status.st_ino == victim.resolved.status.st_ino &&
-		   source.resolved.status.st_dev == victim.resolved.status.st_dev) {
+	} else if (source.resolved.kind != NAME_OTHER &&
+	           source.resolved.status.st_ino == victim.resolved.status.st_ino &&
+	           source.resolved.status.st_dev == victim.resolved.status.st_dev) {
 		return 0; /* two links of one file: rename(2) does nothing */
 	} else {
 		ret = replace(old_parent, old_name, &source, new_parent, new_name, &victim);
@@ -316,7 +318,7 @@ static int name_call_attempt(struct waiting *waiting)
 }
 
 static void name_call_run(fuse_req_t req, enum name_operation operation, struct node *node, const char *name,
-			  struct node *new_parent, const char *new_name, unsigned int flags)
+                          struct node *new_parent, const char *new_name, unsigned int flags)
 {
 	struct name_call *call = calloc(1, sizeof(*call));
 
@@ -372,7 +374,7 @@ void fs_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent_number, const 
 }
 
 void fs_rename(fuse_req_t req, fuse_ino_t parent_number, const char *name, fuse_ino_t new_parent_number,
-	       const char *new_name, unsigned int flags)
+               const char *new_name, unsigned int flags)
 {
 	struct node *parent = node_of(parent_number), *new_parent = node_of(new_parent_number);
 	int ret = check_existing(parent, name);

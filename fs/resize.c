@@ -103,11 +103,12 @@ static int prepare_space(int fd, uint64_t host_off, uint64_t length)
 		ret = store.io->ftruncate(store.io, fd, end); /* -EFBIG: more than the host's files can be */
 	if (ret == 0 && host_off < old_length)
 		ret = store.io->fallocate(store.io, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
-					  MIN(length, old_length - host_off));
+		                          MIN(length, old_length - host_off));
 	return ret;
 }
 
-/* An image of odd size ends within a unit. The rest of that unit is free on the host too, as no extent can start there. */
+/* An image of odd size ends within a unit. The rest of that unit is free on the host too, as no extent can start there.
+ */
 static int grow_to_unit(int fd, struct image_map **map, uint64_t size)
 {
 	uint64_t old_size = image_map_size(*map), end = MIN(size, round_up(old_size, IMAGE_MAP_UNIT));
@@ -231,7 +232,8 @@ static void release_space(int fd, const struct image_map *map, const struct exte
 		uint64_t to = MIN(freed[i].host_off + freed[i].length, end) / HOST_BLOCK * HOST_BLOCK;
 
 		if (from < to)
-			(void)store.io->fallocate(store.io, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from, to - from);
+			(void)store.io->fallocate(store.io, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from,
+			                          to - from);
 	}
 }
 

@@ -2,8 +2,8 @@
  *
  * resize: the size and the allocation of an open image: truncate, fallocate, holes.
  *
- * A bundle grows so: the data file gets longer, what the new space might show is punched, then the database commits the new
- * map. It shrinks so: the database commits first, then the host space is given back. A crash in between costs host
+ * A bundle grows so: the data file gets longer, what the new space might show is punched, then the database commits the
+ * new map. It shrinks so: the database commits first, then the host space is given back. A crash in between costs host
  * bytes that no extent names, never a guest byte. Any thread; takes image->change.
  */
 #ifndef ZCFS_RESIZE_H
@@ -14,7 +14,8 @@
 
 #include "fs/open_image.h"
 
-/* Cuts or grows to size bytes. -EROFS; -EFBIG from the host; -EBUSY: somebody else has the database open (try again). */
+/* Cuts or grows to size bytes. -EROFS; -EFBIG from the host; -EBUSY: somebody else has the database open (try again).
+ */
 int resize_image(struct open_image *image, uint64_t size);
 /* Grows to size bytes if the image is smaller. */
 int resize_grow_to(struct open_image *image, uint64_t size);

@@ -98,8 +98,10 @@ int resolve_name(int parent_fd, const char *name, struct resolved *out)
 		ret = resolve_once(parent_fd, name, out, &why);
 	}
 	if (ret == -EUCLEAN)
-		log_message(LOG_ERR, "%s: a directory with a map.db that is not a valid bundle: %s; "
-			    "it is served as an error until the administrator has mended or removed it", name, why);
+		log_message(LOG_ERR,
+		            "%s: a directory with a map.db that is not a valid bundle: %s; "
+		            "it is served as an error until the administrator has mended or removed it",
+		            name, why);
 	return ret;
 }
 
@@ -130,7 +132,7 @@ static int classify_size(int parent_fd, const char *name, const struct stat *dat
 }
 
 static int image_size_of(struct node *node, int parent_fd, const char *name, const struct resolved *resolved,
-			 uint64_t *size)
+                         uint64_t *size)
 {
 	int ret;
 
@@ -183,7 +185,8 @@ int resolve_node_status(struct node *node, struct stat *status)
 
 	if (fstat(node->fd, status) < 0)
 		return -errno;
-	/* Nothing can turn an image that is open here into a bundle or back, and one without a name is nobody's bundle. */
+	/* Nothing can turn an image that is open here into a bundle or back, and one without a name is nobody's bundle.
+	 */
 	if (node->kind != NODE_FILE || status->st_nlink == 0)
 		return 0;
 	if (open_image_bundle_size(node, &size)) {

@@ -2,10 +2,11 @@
  *
  * waiting: requests that cannot be answered yet because a tool holds an image's lock.
  *
- * A request thread must not wait for a tool: with all of them waiting, the file system would stand still, and a ring's handler must not
- * block at all. So the handler makes one attempt, and if that gives -EBUSY leaves the request to the one thread that
- * lives here, which tries again until it works or the caller is killed. It tries instead of blocking in flock(): one thread
- * can do so for any number of requests, and an interrupt cannot be lost between a check and a system call.
+ * A request thread must not wait for a tool: with all of them waiting, the file system would stand still, and a ring's
+ * handler must not block at all. So the handler makes one attempt, and if that gives -EBUSY leaves the request to the
+ * one thread that lives here, which tries again until it works or the caller is killed. It tries instead of blocking in
+ * flock(): one thread can do so for any number of requests, and an interrupt cannot be lost between a check and a
+ * system call.
  */
 #ifndef ZCFS_WAITING_H
 #define ZCFS_WAITING_H

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the tests of the daemon share: a store in a temporary directory, its mount, and the reporting.
+
+A test is a function that takes a Store and raises to fail, or calls skip(). run() gives each a store of its own, with a mount over it or
+elsewhere, and prints TAP. A watchdog kills the daemon of a test that hangs, so that what hangs in the kernel comes back.
+"""
+import contextlib
+import ctypes
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+ZCFS = os.path.abspath(sys.argv[1])
+MAP_IMAGE = os.path.abspath(sys.argv[2])
+
+WAIT_SECONDS = 30       # for anything that should happen at once
+TEST_SECONDS = 60       # for one test
+LAZY = 2                # MNT_DETACH
+NOBODY = 65534
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+
+FALLOC_KEEP_SIZE = 1
+FALLOC_PUNCH_HOLE = 2
+FALLOC_COLLAPSE_RANGE = 8
+FALLOC_ZERO_RANGE = 16
+
+
+class Skip(Exception):
+    pass
+
+
+def skip(reason):
+    raise Skip(reason)
+
+
+def check_call(result, *what):
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), *what)
+    return result
+
+
+def renameat2(old, new, flags):
+    check_call(libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags), old)
+
+
+def fallocate(fd, mode, off, length):
+    check_call(libc.fallocate(fd, mode, ctypes.c_long(off), ctypes.c_long(length)))
+
+
+@contextlib.contextmanager
+def fails_with(*numbers):
+    """The body must fail with one of these errnos."""
+    try:
+        yield
+    except OSError as error:
+        assert error.errno in numbers, f'{error}, expected {[errno.errorcode[n] for n in numbers]}'
+    else:
+        raise AssertionError(f'succeeded, expected {[errno.errorcode[n] for n in numbers]}')
+
+
+def wait_until(condition, what, seconds=WAIT_SECONDS):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f'{what}: not within {seconds} s')
+        time.sleep(0.01)
+
+
+def mounts_at(path):
+    """Types of what is mounted exactly there, lowest first."""
+    with open('/proc/self/mountinfo') as table:
+        lines = [line.split(' - ') for line in table]
+    return [right.split()[0] for left, right in lines if left.split()[4] == path]
+
+
+def write_file(path, data):
+    with open(path, 'wb') as file:
+        file.write(data)
+
+
+def read_file(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def noise(size, seed=1):
+    return random.Random(seed).randbytes(size)
+
+
+class Store:
+    """A temporary directory to serve, and where it is mounted."""
+
+    def __init__(self, over):
+        self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-'))
+        os.chmod(self.top, 0o755)
+        self.dir = os.path.join(self.top, 'store')
+        self.point = self.dir if over else os.path.join(self.top, 'mnt')
+        os.mkdir(self.dir)
+        if not over:
+            os.mkdir(self.point)
+        # The way below an over-mount, for the tests only.
+        self.fd = os.open(self.dir, os.O_RDONLY | os.O_DIRECTORY)
+        self.below = f'/proc/{os.getpid()}/fd/{self.fd}'
+        self.daemon = None
+        self.children = []
+
+    def start(self, *options, expect=0):
+        """Runs zcfs as a user would; the daemon's process number is in the mount's own link."""
+        where = [] if self.point == self.dir else [self.point]
+        result = subprocess.run([ZCFS, *options, self.dir, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+        assert result.returncode == expect, f'exit status {result.returncode}, expected {expect}: {result.stdout}'
+        if expect == 0:
+            self.daemon = int(os.readlink(self.point + '/.zcfs/store').split('/')[2])
+        return result.stdout
+
+    def path(self, *names):
+        return os.path.join(self.point, *names)
+
+    def host(self, *names):
+        return os.path.join(self.below, *names)
+
+    def tool(self, command, name, *arguments, directory='', expect=0):
+        result = subprocess.run([MAP_IMAGE, command, os.path.join(self.below, directory), name, *map(str, arguments)],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                timeout=WAIT_SECONDS, pass_fds=())
+        assert result.returncode == expect, f'map-image {command}: {result.returncode}: {result.stdout}'
+        return result.stdout
+
+    def hold(self, name, seed=1, block=4096):
+        """A tool that has the image's lock, until release() lets it commit a scattered map."""
+        process = subprocess.Popen([MAP_IMAGE, 'hold', self.below, name, str(seed), str(block)], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)
+        self.children.append(process)
+        assert process.stdout.readline() == 'held\n'
+        return process
+
+    def in_use(self, name):
+        """True if a tool that does not wait is refused. RELEASE comes a moment after close()."""
+        return subprocess.run([MAP_IMAGE, 'undo', self.below, name], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=WAIT_SECONDS).returncode == 3
+
+    def released(self, name):
+        wait_until(lambda: not self.in_use(name), f'{name} is still locked')
+
+    def extents(self, name, directory=''):
+        return [tuple(map(int, line.split()))
+                for line in self.tool('print', name, directory=directory).splitlines()]
+
+    def expected(self, name, directory=''):
+        """What the map in the database says that the image contains."""
+        data = read_file(self.host(directory, name, 'data'))
+        return b''.join(data[host:host + length].ljust(length, b'\0')
+                        for guest, length, host in self.extents(name, directory))
+
+    def bundle(self, name, data, seed=1, block=4096, directory=''):
+        """A bundle below the mount; returns what the guest sees in it."""
+        write_file(self.host(directory, name), data)
+        self.tool('scatter', name, seed, block, directory=directory)
+        assert os.path.isdir(self.host(directory, name))
+        return self.expected(name, directory)
+
+    def unmount(self):
+        if not mounts_at(self.point):
+            return
+        end = time.monotonic() + WAIT_SECONDS
+        while libc.umount2(os.fsencode(self.point), 0) < 0:
+            if time.monotonic() > end:
+                raise AssertionError('busy: cannot be unmounted')
+            time.sleep(0.05)
+        self.wait_for_end()
+
+    def wait_for_end(self):
+        if self.daemon:
+            wait_until(lambda: not alive(self.daemon), 'the daemon has not ended')
+            self.daemon = None
+
+    def clean_up(self):
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            child.stdout.close()
+            child.stdin.close()
+        while mounts_at(self.point):
+            if libc.umount2(os.fsencode(self.point), LAZY) < 0:
+                break
+        if self.daemon and alive(self.daemon):
+            try:
+                wait_until(lambda: not alive(self.daemon), 'end', 5)
+            except AssertionError:
+                os.kill(self.daemon, signal.SIGKILL)
+        os.close(self.fd)
+        shutil.rmtree(self.top, ignore_errors=True)
+
+
+def alive(process):
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        with open(f'/proc/{process}/stat') as file:
+            return file.read().rsplit(')', 1)[1].split()[0] not in 'ZX'
+    except OSError:
+        return False
+
+
+class Watchdog:
+    """Ends what hangs: without its daemon, every request comes back with an error."""
+
+    def __init__(self, store, seconds):
+        self.store = store
+        self.fired = False
+        self.timer = threading.Timer(seconds, self.fire)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def fire(self):
+        self.fired = True
+        for child in self.store.children:
+            child.kill()
+        if self.store.daemon:
+            with contextlib.suppress(OSError):
+                os.kill(self.store.daemon, signal.SIGKILL)
+        libc.umount2(os.fsencode(self.store.point), LAZY)
+
+    def cancel(self):
+        self.timer.cancel()
+
+
+def run_one(function, over, options, seconds):
+    store = Store(over)
+    watchdog = Watchdog(store, seconds)
+    try:
+        if getattr(function, 'mounted', True):
+            store.start(*options)
+        function(store)
+        if getattr(function, 'mounted', True):
+            store.unmount()
+        if watchdog.fired:
+            return 'took too long'
+        return None
+    except Skip:
+        raise
+    except Exception:
+        return ('took too long\n' if watchdog.fired else '') + traceback.format_exc()
+    finally:
+        watchdog.cancel()
+        store.clean_up()
+
+
+def run(functions, seconds=TEST_SECONDS):
+    """Runs each test over its store, or elsewhere if it says so; the exit status is for main."""
+    if os.geteuid() != 0:
+        print('1..0 # SKIP only root can mount and change owners')
+        return 0
+    if not os.path.exists('/dev/fuse'):
+        print('1..0 # SKIP the kernel has no FUSE')
+        return 0
+    only = sys.argv[3:]
+    functions = [f for f in functions if not only or f.__name__ in only]
+    print(f'1..{len(functions)}', flush=True)
+    bad = 0
+    for number, function in enumerate(functions, 1):
+        name = (function.__doc__ or function.__name__).strip().splitlines()[0]
+        try:
+            problem = run_one(function, getattr(function, 'over', True), getattr(function, 'options', ()),
+                              getattr(function, 'seconds', seconds))
+        except Skip as reason:
+            print(f'ok {number} - {name} # SKIP {reason}', flush=True)
+            continue
+        if problem:
+            bad += 1
+            for line in problem.splitlines():
+                print(f'# {line}')
+            print(f'not ok {number} - {function.__name__}: {name}', flush=True)
+        else:
+            print(f'ok {number} - {name}', flush=True)
+    return 1 if bad else 0
+
+
+def elsewhere(function):
+    """Mounted at another directory than the store."""
+    function.over = False
+    return function
+
+
+def unmounted(function):
+    """Starts the daemon itself."""
+    function.mounted = False
+    return function
+
+
+def with_options(*options):
+    def decorate(function):
+        function.options = options
+        return function
+    return decorate
+
+
+def tests_of(namespace):
+    return [value for name, value in namespace.items() if name.startswith('test_') and callable(value)]
