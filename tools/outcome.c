@@ -49,6 +49,8 @@ static const struct {
 
         {STEP_OPEN, EBUSY, EXIT_IN_USE, "is in use (through the mount, or by another program)",
          "shut its guest down or end what uses it (fuser -v tells), or wait for that with --wait"},
+        {STEP_UNDO, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
+         "try again when it is no longer in use, or with --wait"},
         {STEP_PASS, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
          "try again when it is no longer in use, or with --wait"},
         {STEP_OPEN, EISDIR, EXIT_FAILED, "is a directory, not an image", ""},

@@ -3,6 +3,7 @@
  * zcfs-defrag: runs the guest pass (defrag/guest_pass.h) over images named on the command line.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,37 +28,40 @@ static double monotonic_seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* Polls instead of sleeping in flock(): a lease cannot be waited for, and a signal must end the wait at any moment. */
-static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
+static bool opened_elsewhere(const struct image *image)
 {
-	int flags = options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE ? IMAGE_READ_ONLY : 0;
-	/* While waiting, hold the lock only briefly at each try: whoever opens the image must not wait for us in vain.
-	 */
-	unsigned int patience_ms = options->mode == MODE_ANALYZE || options->wait ? 0 : LEASE_PATIENCE_MS;
-	double deadline = monotonic_seconds() + options->wait_seconds;
-	for (;;) {
-		int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE, flags,
-		                       patience_ms, image);
-		if (stop_requested() && error)
-			return -EINTR;
-		if (error != -EBUSY || !options->wait || (options->wait_seconds > 0 && monotonic_seconds() >= deadline))
-			return error;
-		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
-	}
+	return image->access == IMAGE_EXCLUSIVE && !image->leased && fcntl(image->data_fd, F_SETLEASE, F_WRLCK) < 0 &&
+	       errno == EAGAIN;
 }
 
 /* Looking needs no lock; with it the figures are exact. */
-static int open_to_analyze(const struct location *location, const struct defrag_options *options, struct image **image,
-                           bool *in_use)
+static int open_to_analyze(const struct location *location, struct outcome *outcome, struct image **image)
 {
-	int error = open_exclusive(location, options, image);
-	if (!error || error == -EINTR)
+	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE, IMAGE_READ_ONLY,
+	                       LEASE_PATIENCE_MS, image);
+	if (error)
+		outcome->in_use = error == -EBUSY;
+	else
+		outcome->in_use = opened_elsewhere(*image);
+	if (!error || stop_requested())
 		return error;
-	*in_use = error == -EBUSY;
 	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
 }
 
-static void undo(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
+{
+	bool dry_run = options->mode == MODE_DRY_RUN;
+	/* A wait comes back soon. Meanwhile whoever wants to open the image must not be kept out in vain. */
+	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE,
+	                       dry_run ? IMAGE_READ_ONLY : 0, options->wait ? 0 : LEASE_PATIENCE_MS, image);
+	if (error)
+		return error;
+	if (dry_run)
+		return opened_elsewhere(*image) ? -EBUSY : 0;
+	return (*image)->read_only ? -EROFS : 0;
+}
+
+static int undo(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
 	struct run_record run = {
 	        .operation = "undo",
@@ -66,10 +70,10 @@ static void undo(struct image *image, const struct defrag_options *options, stru
 	        .extents_before = image_map_count(image->map),
 	};
 	int error = image_undo(image, &run);
-	if (error == -EINPROGRESS)
-		outcome->report.redo_pending = outcome->reported = true;
-	else if (error)
-		outcome_explain(outcome, STEP_UNDO, error);
+	if (error != -EINPROGRESS)
+		return error;
+	outcome->report.redo_pending = outcome->reported = true;
+	return 0;
 }
 
 static bool volume_found(const struct pass_report *report, unsigned int number)
@@ -81,7 +85,7 @@ static bool volume_found(const struct pass_report *report, unsigned int number)
 	return false;
 }
 
-static void run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
 	struct progress progress = {
 	        .image = outcome->image,
@@ -102,10 +106,8 @@ static void run_pass(struct image *image, const struct defrag_options *options, 
 		outcome->report.redo_pending = true;
 		error = 0;
 	}
-	if (error) {
-		outcome_explain(outcome, STEP_PASS, error);
-		return;
-	}
+	if (error)
+		return error;
 	outcome->reported = true;
 	outcome->exit_code = exit_code_of_report(&outcome->report);
 	if (outcome->exit_code == EXIT_DONE && options->volume && !volume_found(&outcome->report, options->volume)) {
@@ -113,6 +115,7 @@ static void run_pass(struct image *image, const struct defrag_options *options, 
 		snprintf(outcome->cause, sizeof(outcome->cause), "has no NTFS volume %u", options->volume);
 		snprintf(outcome->remedy, sizeof(outcome->remedy), "--analyze lists its volumes");
 	}
+	return 0;
 }
 
 static void cleanup_image(struct image **image)
@@ -120,26 +123,45 @@ static void cleanup_image(struct image **image)
 	image_close(*image);
 }
 
+/* Opens the image and does what is asked for. *step is where an error came from. */
+static int attempt(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
+                   enum step *step)
+{
+	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
+	*step = STEP_OPEN;
+	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, outcome, &image)
+	                                          : open_exclusive(location, options, &image);
+	if (error)
+		return error;
+	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
+	*step = options->mode == MODE_UNDO ? STEP_UNDO : STEP_PASS;
+	return options->mode == MODE_UNDO ? undo(image, options, outcome) : run_pass(image, options, outcome);
+}
+
+/* Polls instead of sleeping in flock(): a lease cannot be waited for, and a signal must end the wait at any moment. An
+ * attempt that somebody's open() has ended is another reason to wait. */
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
-	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
-	bool changes = options->mode == MODE_DEFRAG || options->mode == MODE_UNDO;
-	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
+	double deadline = monotonic_seconds() + options->wait_seconds;
+	enum step step;
+	if (options->mode == MODE_DEFRAG || options->mode == MODE_UNDO)
+		/* What a killed pass left may be a second link to this image, with which it would be refused. */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
-	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, options, &image, &outcome->in_use)
-	                                          : open_exclusive(location, options, &image);
-	if (!error && changes && image->read_only)
-		error = -EROFS;
-	if (error) {
-		outcome_explain(outcome, STEP_OPEN, error);
-		return;
+	for (;;) {
+		int error = attempt(location, options, outcome, &step);
+		if (error && stop_requested())
+			error = -EINTR;
+		if (error != -EBUSY || !options->wait ||
+		    (options->wait_seconds > 0 && monotonic_seconds() >= deadline)) {
+			if (error)
+				outcome_explain(outcome, step, error);
+			return;
+		}
+		pass_report_free(&outcome->report);
+		outcome->report = (struct pass_report){0};
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
 	}
-	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased;
-	if (options->mode == MODE_UNDO)
-		undo(image, options, outcome);
-	else
-		run_pass(image, options, outcome);
 }
 
 static void process(const char *path, const struct defrag_options *options, struct outcome *outcome)
