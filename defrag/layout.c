@@ -76,7 +76,7 @@ static void limit_by_room(const struct scan *s, const struct attr *attr, uint64_
 	if (largest <= attr->room) {
 		size_t more = (attr->room - largest) / PIECE_BYTES_MAX;
 		if (more + 1 < object->max_pieces)
-			object->max_pieces = (uint32_t)more + 1;
+			object->max_pieces = (uint16_t)(more + 1);
 		return;
 	}
 	object->max_pieces = 1;
@@ -98,7 +98,7 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 	const struct attr *head = &s->attrs[first];
 	struct plan_object *object = &l->objects[l->count];
 	*object = (struct plan_object){
-		.first_run = l->runs.count,
+		.first_run = (uint32_t)l->runs.count,
 		.max_start = UINT64_MAX,
 		.max_pieces = UINT16_MAX,
 		.kind = (uint8_t)kind_of(s, head),
@@ -116,6 +116,8 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 		}
 	}
 	object->run_count = (uint32_t)(l->runs.count - object->first_run);
+	if (l->runs.count > UINT32_MAX)
+		return -EFBIG;
 	if (!object->run_count)
 		return 0;
 	for (size_t i = first; i < end; i++) {

@@ -218,7 +218,10 @@ static int place(struct attempt *a, size_t index)
 	uint64_t length = index == a->anchored ? a->anchor_rest : object->length;
 	if (!length)
 		return 0;
-	size_t gap = gaps_first_fit(&a->gaps, length);
+	/* What may not lie too high looks from below; so does a layout from scratch, which is to be dense. */
+	bool tight = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
+	size_t gap = tight && object->max_start == UINT64_MAX ? gaps_best_fit(&a->gaps, length)
+							       : gaps_first_fit(&a->gaps, length);
 	if (index == a->anchored) {
 		a->plan->targets[index].reason = PLAN_STAYS_OBSTACLE;
 	} else if (gap != GAP_NONE && a->gaps.runs.runs[gap].lcn > object->max_start) {

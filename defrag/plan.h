@@ -5,9 +5,9 @@
  * An object is something that should lie in one piece (an attribute's clusters). All moves happen at once, by renaming clusters,
  * so the clusters of every object that is to move count as free beforehand and a full volume can be planned as well as an empty one.
  *
- * By default contiguous objects stay; fragmented ones go, the longest first, to the lowest gap that takes them whole (first fit
- * decreasing). Only if some fit nowhere is everything laid out anew. What fits nowhere even then is divided into as few
- * pieces as possible.
+ * By default contiguous objects stay; fragmented ones go, the longest first, to the tightest gap that takes them whole (best
+ * fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser). What fits
+ * nowhere even then is divided into as few pieces as possible.
  */
 #ifndef ZCFS_PLAN_H
 #define ZCFS_PLAN_H
@@ -26,13 +26,13 @@ enum plan_kind {
 };
 
 struct plan_object {
-	size_t first_run;   /* in plan_input.runs: its pieces in order, merged, no holes */
-	uint64_t length;    /* clusters: the sum of its pieces */
-	uint64_t max_start; /* the highest LCN at which it may begin; UINT64_MAX: anywhere */
-	uint32_t run_count; /* pieces now */
-	uint32_t max_pieces; /* as many as may be made of it, if it must be divided; at least 1 */
-	uint8_t kind;	    /* enum plan_kind */
-	uint8_t rank;	    /* lower ones are placed first */
+	uint64_t length;     /* clusters: the sum of its pieces */
+	uint64_t max_start;  /* the highest LCN at which it may begin; UINT64_MAX: anywhere */
+	uint32_t first_run;  /* in plan_input.runs: its pieces in order, merged, no holes */
+	uint32_t run_count;  /* pieces now */
+	uint16_t max_pieces; /* as many as may be made of it, if it must be divided; at least 1 */
+	uint8_t kind;	     /* enum plan_kind */
+	uint8_t rank;	     /* lower ones are placed first */
 };
 
 struct plan_input {

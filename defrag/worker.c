@@ -241,8 +241,9 @@ static uint64_t clusters_in(const struct plan_permutation *p)
 	return clusters;
 }
 
-/* The layout is consumed: it makes room for the second scan. */
-static int prove_and_send(struct worker *w, const struct scan *s, struct layout *l, const struct changes *changes,
+/* Everything is sent before it is proven: the parent takes it in meanwhile, and commits only what MESSAGE_END follows. The layout and
+ * the moves are consumed: they make room for the second scan. */
+static int send_and_prove(struct worker *w, const struct scan *s, struct layout *l, const struct changes *changes,
 			  uint64_t records_freed)
 {
 	cleanup_free struct map_move *moves = NULL;
@@ -252,17 +253,22 @@ static int prove_and_send(struct worker *w, const struct scan *s, struct layout 
 	int r = moves_in_image(&l->permutation, w->current, &moves);
 	layout_free(l);
 	if (r == 0)
-		r = image_map_permute(w->image->map, moves, count, &new_map);
+		r = send_moves(w, moves, count);
+	if (r == 0)
+		r = send_changes(w, changes);
+	if (r == 0)
+		r = message_flush(&w->writer);
 	enter_phase(w, PHASE_VERIFY);
+	if (r == 0)
+		r = image_map_permute(w->image->map, moves, count, &new_map);
+	free(steal_pointer(&moves));
 	if (r == 0)
 		r = verify_volume(s, new_map, changes, records_freed, w->current, send_progress, w, &after);
 	image_map_unref(new_map);
-	if (r == 0) {
+	if (r == 0)
 		report_after(after, w->current);
-		r = send_moves(w, moves, count);
-	}
 	scan_free(after);
-	return r ? r : send_changes(w, changes);
+	return r;
 }
 
 static int change_volume(struct worker *w, const struct scan *s)
@@ -284,7 +290,7 @@ static int change_volume(struct worker *w, const struct scan *s)
 		r = rewrite_volume(s, &l, changes, send_progress, send_moved, w, &result);
 		w->current->records_freed = result.records_freed;
 		if (r == 0)
-			r = prove_and_send(w, s, &l, changes, result.records_freed);
+			r = send_and_prove(w, s, &l, changes, result.records_freed);
 	}
 	run_list_free(&result.clusters_freed);
 	changes_free(changes);
