@@ -112,7 +112,8 @@ static void check_unlisted(struct check *c)
 
 void check_attribute_lists(struct check *c)
 {
-	qsort(c->listed.p, c->listed.nr, c->listed.item, compare_listed);
+	if (c->listed.nr)
+		qsort(c->listed.p, c->listed.nr, c->listed.item, compare_listed);
 	for (uint64_t i = 0; i < c->nr_recs; i++)
 		if (c->recs[i].state == RS_BASE && c->recs[i].has_list)
 			check_list(c, i);

@@ -47,7 +47,7 @@ void *vec_add(struct vec *v, size_t nr)
 {
 	void *p;
 
-	if (v->nr + nr > v->cap) {
+	if (v->nr + nr > v->cap || !v->p) {
 		v->cap = v->cap * 2 > v->nr + nr ? v->cap * 2 : v->nr + nr + 64;
 		v->p = xrealloc(v->p, v->cap, v->item);
 	}
@@ -70,6 +70,7 @@ static void print_json_string(FILE *f, const char *s)
 	fputc('"', f);
 }
 
+__attribute__((format(printf, 5, 0)))
 static void report(struct check *c, uint64_t rec, bool is_warning, const char *kind, const char *fmt, va_list ap)
 {
 	FILE *f = c->quiet_stdout ? stderr : stdout;

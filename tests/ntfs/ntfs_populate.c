@@ -37,7 +37,7 @@ struct state {
 	bool full;
 };
 
-static _Noreturn void die(const char *fmt, ...)
+static _Noreturn __attribute__((format(printf, 1, 2))) void die(const char *fmt, ...)
 {
 	va_list ap;
 
@@ -450,25 +450,25 @@ static void usage(FILE *f)
 
 static void parse_options(int argc, char **argv, struct options *o)
 {
-	enum { OFFSET = 1000, SEED, SIZE, DIRS, DELETE, SPARE, FILL, QUIET };
+	enum { O_OFFSET = 1000, O_SEED, O_SIZE, O_DIRS, O_DELETE, O_SPARE, O_FILL, O_QUIET };
 	static const struct option options[] = {
 		{"files", 1, NULL, K_FILE}, {"tiny", 1, NULL, K_TINY}, {"streams", 1, NULL, K_STREAM},
 		{"sparse", 1, NULL, K_SPARSE}, {"compressed", 1, NULL, K_COMPRESSED}, {"links", 1, NULL, K_LINK},
-		{"names", 1, NULL, K_NAME}, {"offset", 1, NULL, OFFSET}, {"seed", 1, NULL, SEED},
-		{"file-size", 1, NULL, SIZE}, {"dirs", 1, NULL, DIRS}, {"delete-every", 1, NULL, DELETE},
-		{"spare", 1, NULL, SPARE}, {"fill", 0, NULL, FILL}, {"quiet", 0, NULL, QUIET}, {"help", 0, NULL, 'h'}, {0}};
+		{"names", 1, NULL, K_NAME}, {"offset", 1, NULL, O_OFFSET}, {"seed", 1, NULL, O_SEED},
+		{"file-size", 1, NULL, O_SIZE}, {"dirs", 1, NULL, O_DIRS}, {"delete-every", 1, NULL, O_DELETE},
+		{"spare", 1, NULL, O_SPARE}, {"fill", 0, NULL, O_FILL}, {"quiet", 0, NULL, O_QUIET}, {"help", 0, NULL, 'h'}, {0}};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (opt) {
-		case OFFSET: o->offset = number(optarg, NULL); break;
-		case SEED: o->seed = number(optarg, NULL); break;
-		case SIZE: size_range(optarg, o); break;
-		case DIRS: o->dirs = number(optarg, NULL); break;
-		case DELETE: o->delete_every = number(optarg, NULL); break;
-		case SPARE: o->spare = number(optarg, NULL); break;
-		case FILL: o->fill = true; break;
-		case QUIET: o->quiet = true; break;
+		case O_OFFSET: o->offset = number(optarg, NULL); break;
+		case O_SEED: o->seed = number(optarg, NULL); break;
+		case O_SIZE: size_range(optarg, o); break;
+		case O_DIRS: o->dirs = number(optarg, NULL); break;
+		case O_DELETE: o->delete_every = number(optarg, NULL); break;
+		case O_SPARE: o->spare = number(optarg, NULL); break;
+		case O_FILL: o->fill = true; break;
+		case O_QUIET: o->quiet = true; break;
 		case 'h': usage(stdout); exit(0);
 		case '?': usage(stderr); exit(2);
 		default: o->count[opt] = number(optarg, NULL);

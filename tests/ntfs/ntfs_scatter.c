@@ -58,7 +58,7 @@ void *vec_add(struct vec *v, size_t nr)
 {
 	void *p;
 
-	if (v->nr + nr > v->cap) {
+	if (v->nr + nr > v->cap || !v->p) {
 		v->cap = v->cap * 2 > v->nr + nr ? v->cap * 2 : v->nr + nr + 16;
 		v->p = reallocarray(v->p, v->cap, v->item);
 		if (!v->p)
