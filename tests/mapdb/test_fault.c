@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Promise: whichever call to the host fails, in whichever way, guests see the old state or the new one: the new one if success or
+ * -EINPROGRESS was reported, the old one after any other error of a change of the map; and no descriptor is leaked.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "io_fault.h"
+#include "mapdb/image.h"
+#include "scenario.h"
+
+static unsigned long faults;
+
+/* Undo is only offered while the data file is the very one that the run left; a copy is not. */
+static bool needs_the_original(size_t step)
+{
+	return scenario_name(step)[0] == 'u' && scenario_name(step)[2] == 'd';
+}
+
+/* Makes in dir_fd the state before a step. */
+static void prepare(int base_fd, int dir_fd, size_t step)
+{
+	empty_directory(dir_fd);
+	if (!needs_the_original(step)) {
+		copy_directory(base_fd, dir_fd);
+		return;
+	}
+	scenario_start(dir_fd);
+	for (size_t i = 0; i < step; i++)
+		CHECK_IS(scenario_run(&io_fast, dir_fd, i), 0);
+}
+
+/* Runs one step with one fault. False if the step ended before the fault came. */
+static bool try_fault(int base_fd, int dir_fd, size_t step, size_t k, enum fault_mode mode, int error)
+{
+	static struct view old, new, found;
+	struct io_fault fault;
+
+	check_context("%s: call %zu fails, mode %d, errno %d", scenario_name(step), k, mode, error);
+	if (k == 0) {
+		view_read(&io_fast, base_fd, &old);
+		prepare(base_fd, dir_fd, step);
+		CHECK_IS(scenario_run(&io_fast, dir_fd, step), 0);
+		view_read(&io_fast, dir_fd, &new);
+	}
+	prepare(base_fd, dir_fd, step);
+	unsigned int descriptors = count_descriptors();
+	io_fault_init(&fault, &io_fast, k, mode, error);
+	int rc = scenario_run(&fault.io, dir_fd, step);
+	CHECK_IS(count_descriptors(), descriptors);
+
+	view_read(&io_fast, dir_fd, &found);
+	if (rc == 0 || rc == -EINPROGRESS)
+		CHECK(view_same(&found, &new));
+	else if (scenario_exact(step) && mode != FAULT_DEAD) /* on a dead disk even what has happened cannot be known */
+		CHECK(view_same(&found, &old));
+	else
+		CHECK(view_same(&found, &old) || view_same(&found, &new));
+	faults++;
+	return fault.happened;
+}
+
+/* Leaves in dir_fd an image whose redo could not be applied, and says what a guest would see of it. */
+static void make_pending(int base_fd, int dir_fd, struct view *view)
+{
+	struct io_fault fault;
+	int rc = 0;
+
+	for (size_t k = 0; rc != -EINPROGRESS; k++) {
+		prepare(base_fd, dir_fd, 0);
+		io_fault_init(&fault, &io_fast, k, FAULT_ONCE, EIO);
+		rc = scenario_run(&fault.io, dir_fd, 0);
+		CHECK(fault.happened);
+	}
+	empty_directory(base_fd);
+	copy_directory(dir_fd, base_fd);
+	view_read(&io_fast, dir_fd, view);
+}
+
+/* Whatever fails while an image with pending redo is opened: if it opens, it shows what redo makes of it. */
+static bool try_open(int base_fd, int dir_fd, const struct view *view, enum image_access access, size_t k,
+		     enum fault_mode mode)
+{
+	static uint8_t bytes[VIEW_SIZE];
+	struct io_fault fault;
+	struct image *image;
+
+	check_context("open: call %zu fails, mode %d, access %d", k, mode, access);
+	empty_directory(dir_fd);
+	copy_directory(base_fd, dir_fd);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, NULL, NULL), 0);
+	unsigned int descriptors = count_descriptors();
+	io_fault_init(&fault, &io_fast, k, mode, mode == FAULT_SHORT ? ENOSPC : EIO);
+	int rc = image_open(&fault.io, dir_fd, "a.img", access, 0, 2000, &image);
+	if (rc == 0) {
+		rc = image_read(image, bytes, image->state.size, 0);
+		CHECK_IS(image->state.size, view->size[0]);
+		CHECK(rc == -EIO || !memcmp(bytes, view->bytes[0], view->size[0]));
+		CHECK(image->overlay ? image->read_only : !image->state.redo_pending);
+		image_close(image);
+	}
+	CHECK_IS(count_descriptors(), descriptors);
+	faults++;
+	return fault.happened;
+}
+
+static void fail_recovery(int dir_fd)
+{
+	static struct view view;
+	int base_fd = scratch_directory();
+
+	scenario_start(base_fd);
+	make_pending(base_fd, dir_fd, &view);
+	for (enum image_access access = IMAGE_UNLOCKED; access <= IMAGE_EXCLUSIVE; access++)
+		for (enum fault_mode mode = FAULT_ONCE; mode <= FAULT_SHORT; mode++)
+			for (size_t k = 0; try_open(base_fd, dir_fd, &view, access, k, mode); k++)
+				;
+}
+
+int main(void)
+{
+	static const struct {
+		enum fault_mode mode;
+		int error;
+	} ways[] = {{FAULT_ONCE, EIO}, {FAULT_ONCE, ENOSPC}, {FAULT_DEAD, EIO}, {FAULT_SHORT, ENOSPC}};
+	int base_fd = scratch_directory(), dir_fd = scratch_directory();
+
+	scenario_start(base_fd);
+	for (size_t step = 0; step < scenario_steps; step++) {
+		for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++)
+			for (size_t k = 0; try_fault(base_fd, dir_fd, step, k, ways[way].mode, ways[way].error); k++)
+				;
+		CHECK_IS(scenario_run(&io_fast, base_fd, step), 0);
+	}
+	fail_recovery(dir_fd);
+	if (getenv("VERBOSE"))
+		printf("%lu faults\n", faults);
+	return 0;
+}
