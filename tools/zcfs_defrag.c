@@ -143,7 +143,8 @@ static int attempt(const struct location *location, const struct defrag_options 
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
-	double deadline = monotonic_seconds() + options->wait_seconds;
+	bool endless = options->wait && options->wait_seconds <= 0;
+	double deadline = monotonic_seconds() + (options->wait ? options->wait_seconds : GRACE_SECONDS);
 	enum step step;
 	if (options->mode == MODE_DEFRAG || options->mode == MODE_UNDO)
 		/* What a killed pass left may be a second link to this image, with which it would be refused. */
@@ -152,8 +153,7 @@ static void process_located(const struct location *location, const struct defrag
 		int error = attempt(location, options, outcome, &step);
 		if (error && stop_requested())
 			error = -EINTR;
-		if (error != -EBUSY || !options->wait ||
-		    (options->wait_seconds > 0 && monotonic_seconds() >= deadline)) {
+		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
 			if (error)
 				outcome_explain(outcome, step, error);
 			return;
