@@ -317,13 +317,12 @@ static int serve(struct fuse_session *session, const struct options *options)
 	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static int mount_and_serve(const struct options *options, const char *mount_path)
+static int mount_and_serve(struct options *options, const char *mount_path)
 {
-	struct fuse_args args = options->session;
 	struct fuse_session *session;
 	int ret = EXIT_FAILURE, error;
 
-	session = fuse_session_new(&args, &operations, sizeof(operations), NULL);
+	session = fuse_session_new(&options->session, &operations, sizeof(operations), NULL);
 	if (!session)
 		return EXIT_USAGE; /* libfuse has said what it does not understand */
 	if (fuse_set_signal_handlers(session) != 0) {

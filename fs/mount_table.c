@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -176,12 +177,13 @@ static int unmount_lazily(const char *path)
 
 int mount_table_clear_dead(const char *path)
 {
-	struct stat status;
+	struct statfs status;
 
 	for (int i = 0; i < DEAD_MAX; i++) {
 		int ret;
 
-		if (stat(path, &status) == 0 || errno != ENOTCONN)
+		/* Not stat(): the kernel may still have the answer of the living. ECONNABORTED: it is dying just now. */
+		if (statfs(path, &status) == 0 || (errno != ENOTCONN && errno != ECONNABORTED))
 			return 0;
 		if (!mount_table_is_zcfs(path))
 			return -ENOTCONN;

@@ -3,7 +3,9 @@
  * map-image: does to an image of a store what the tools do, through the same library, for the tests of the daemon.
  *
  *     map-image scatter DIR NAME SEED BLOCK   exchanges blocks of BLOCK bytes at random (makes a bundle of a plain image)
- *     map-image hold DIR NAME SEED BLOCK      the same, but says "held" once it has the lock and waits for a line on standard input
+ *     map-image hold DIR NAME SEED BLOCK      the same, but says "held" once it has the lock and waits for a line on standard input;
+ *                                             without a lease, as on a file system that has none
+ *     map-image lease DIR NAME SEED BLOCK     the same with a lease, which the first attempt to open the file breaks
  *     map-image print DIR NAME                the map: guest offset, length, host offset, a line each
  *     map-image plain DIR NAME                sorts the map and makes the image plain again
  *     map-image redo DIR NAME GUEST_OFF TEXT  commits a change of the guest's bytes and "crashes" before applying it
@@ -91,10 +93,15 @@ static int scatter(struct image *image, const char *seed, const char *block)
 	return ret;
 }
 
-static int hold(struct image *image, const char *seed, const char *block)
+static int hold(struct image *image, bool keep_lease, const char *seed, const char *block)
 {
 	char line[16];
 
+	if (!keep_lease && image->leased) {
+		if (fcntl(image->data_fd, F_SETLEASE, F_UNLCK) < 0)
+			return -errno;
+		image->leased = false;
+	}
 	printf("held\n");
 	fflush(stdout);
 	if (!fgets(line, sizeof(line), stdin))
@@ -164,7 +171,9 @@ static int run(struct image *image, int argc, char **argv)
 	if (strcmp(argv[1], "scatter") == 0 && argc == 6)
 		return scatter(image, argv[4], argv[5]);
 	if (strcmp(argv[1], "hold") == 0 && argc == 6)
-		return hold(image, argv[4], argv[5]);
+		return hold(image, false, argv[4], argv[5]);
+	if (strcmp(argv[1], "lease") == 0 && argc == 6)
+		return hold(image, true, argv[4], argv[5]);
 	if (strcmp(argv[1], "redo") == 0 && argc == 6)
 		return commit_redo(image, argv[4], argv[5]);
 	if (strcmp(argv[1], "print") == 0)

@@ -141,9 +141,9 @@ class Store:
         assert result.returncode == expect, f'map-image {command}: {result.returncode}: {result.stdout}'
         return result.stdout
 
-    def hold(self, name, seed=1, block=4096):
-        """A tool that has the image's lock, until release() lets it commit a scattered map."""
-        process = subprocess.Popen([MAP_IMAGE, 'hold', self.below, name, str(seed), str(block)], stdin=subprocess.PIPE,
+    def hold(self, name, seed=1, block=4096, how='hold'):
+        """A tool that has the image's lock, until a line lets it commit a scattered map."""
+        process = subprocess.Popen([MAP_IMAGE, how, self.below, name, str(seed), str(block)], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, text=True)
         self.children.append(process)
         assert process.stdout.readline() == 'held\n'

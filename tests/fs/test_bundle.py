@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bundles: the map decides what is read, now and never from memory; growing and shrinking keep data and map together."""
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+from mount import *
+
+BLOCK = 4096
+
+
+def check_database(store, name):
+    """SQLite's own check, and the daemon's data file holds all that the map names."""
+    result = subprocess.run(['sqlite3', os.path.join(store.dir, name, 'map.db'), 'PRAGMA integrity_check'], stdout=subprocess.PIPE,
+                            text=True, timeout=WAIT_SECONDS)
+    assert result.stdout.strip() == 'ok', result.stdout
+    extents = store.extents(name)
+    assert max((host + length for guest, length, host in extents), default=0) <= os.stat(store.host(name, 'data')).st_size
+
+
+def test_adoption_after_stat(store):
+    """stat, then a changed map underneath, then open: what is read is what the map says"""
+    data = noise(512 * 1024)
+    write_file(store.host('a.img'), data)
+    before = os.stat(store.path('a.img'))
+    store.tool('scatter', 'a.img', 1, BLOCK)
+    expected = store.expected('a.img')
+    assert expected != data and sorted(expected) == sorted(data)
+    assert read_file(store.path('a.img')) == expected
+    after = os.stat(store.path('a.img'))
+    assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
+
+
+def test_adoption_after_read(store):
+    """the same after the file was read and cached: nothing of the cache shows, through any number of changes"""
+    write_file(store.host('a.img'), noise(512 * 1024))
+    seen = read_file(store.path('a.img'))
+    for seed in range(1, 6):
+        store.released('a.img')
+        store.tool('scatter', 'a.img', seed, BLOCK)
+        expected = store.expected('a.img')
+        assert expected != seen
+        seen = read_file(store.path('a.img'))
+        assert seen == expected, f'seed {seed}'
+
+
+def test_plain_again(store):
+    """a bundle that becomes plain again between two opens is served as a plain image"""
+    store.bundle('a.img', noise(256 * 1024))
+    read_file(store.path('a.img'))
+    store.released('a.img')
+    store.tool('plain', 'a.img')
+    assert os.path.isfile(store.host('a.img'))
+    assert read_file(store.path('a.img')) == read_file(store.host('a.img'))
+    with open(store.path('a.img'), 'r+b') as file:
+        file.write(b'written')
+    assert read_file(store.host('a.img'))[:7] == b'written'
+
+
+def test_write_after_adoption(store):
+    """a write through an old dentry goes where the new map says"""
+    write_file(store.host('a.img'), noise(256 * 1024))
+    with open(store.path('a.img'), 'r+b') as file:
+        file.write(b'first')
+    store.released('a.img')
+    store.tool('scatter', 'a.img', 9, BLOCK)
+    model = bytearray(store.expected('a.img'))
+    with open(store.path('a.img'), 'r+b') as file:
+        file.seek(BLOCK * 3 + 100)
+        file.write(b'second')
+    model[BLOCK * 3 + 100:BLOCK * 3 + 106] = b'second'
+    assert store.expected('a.img') == model
+    assert read_file(store.path('a.img')) == model
+
+
+def test_replaced_underneath(store):
+    """a name that means another file now is opened as that file"""
+    write_file(store.host('a.img'), b'old')
+    assert read_file(store.path('a.img')) == b'old'
+    store.released('a.img')
+    write_file(store.host('b.img'), b'a new one')
+    os.rename(store.host('b.img'), store.host('a.img'))
+    assert read_file(store.path('a.img')) == b'a new one'
+
+
+def test_fine_grained_map(store):
+    """512-byte extents in one large request"""
+    expected = store.bundle('a.img', noise(300 * 512 * 8), block=512)
+    assert len(store.extents('a.img')) > 2000
+    assert read_file(store.path('a.img')) == expected
+    data = noise(len(expected), 77)
+    with open(store.path('a.img'), 'r+b', buffering=0) as file:
+        file.write(data)
+    assert read_file(store.path('a.img')) == data
+    assert store.expected('a.img') == data
+
+
+@elsewhere
+def test_odd_sizes(store):
+    """images whose size is no multiple of 512 grow and shrink by single bytes"""
+    for size in (1, 511, 513, 10001):
+        name = f'{size}.img'
+        model = bytearray(store.bundle(name, noise(size), block=512) if size > 1023 else noise(size))
+        if size <= 1023:
+            write_file(store.host(name), bytes(model))
+        for step in (1, 510, 3, -2, 1000, -1501, 512, 7):
+            new = max(0, len(model) + step)
+            os.truncate(store.path(name), new)
+            del model[new:]
+            model.extend(bytes(new - len(model)))
+            if new:
+                with open(store.path(name), 'r+b') as file:
+                    file.seek(new - 1)
+                    file.write(b'#')
+                model[new - 1:] = b'#'
+            assert read_file(store.path(name)) == model, (size, step)
+    check_database(store, '10001.img')
+
+
+@elsewhere
+def test_resize_keeps_the_database(store):
+    """after growing and shrinking the database says the same as the mount, and the space is given back"""
+    data = store.bundle('a.img', noise(4 << 20))
+    os.truncate(store.path('a.img'), 1 << 20)
+    check_database(store, 'a.img')
+    assert store.expected('a.img') == data[:1 << 20]
+    assert os.stat(store.path('a.img')).st_blocks * 512 <= (1 << 20) + 16 * BLOCK
+    os.truncate(store.path('a.img'), 3 << 20)
+    with open(store.path('a.img'), 'r+b') as file:
+        file.seek((5 << 19) + 13)
+        file.write(b'grown')
+    model = bytearray(data[:1 << 20] + bytes(2 << 20))
+    model[(5 << 19) + 13:(5 << 19) + 18] = b'grown'
+    check_database(store, 'a.img')
+    assert store.expected('a.img') == model
+    store.unmount()
+    store.start()
+    assert read_file(store.path('a.img')) == model
+
+
+def test_left_over_bytes_do_not_show(store):
+    """bytes in the data file that no extent names never appear in grown space"""
+    model = store.bundle('a.img', noise(64 * 1024))
+    with open(store.host('a.img', 'data'), 'ab') as file:
+        file.write(b'left over' * 10000)
+    os.truncate(store.path('a.img'), 256 * 1024)
+    assert read_file(store.path('a.img')) == model + bytes(192 * 1024)
+    os.truncate(store.path('a.img'), 1000)
+    with open(store.host('a.img', 'data'), 'r+b') as file:
+        file.seek(0, 2)
+        file.write(b'left over' * 1000)
+    os.truncate(store.path('a.img'), 100000)
+    assert read_file(store.path('a.img')) == model[:1000] + bytes(99000)
+
+
+def test_discard_drops_undo(store):
+    """a discard, a truncate and a plain write each end an undo"""
+    for name, change in (('discard', lambda f: fallocate(f.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, BLOCK)),
+                         ('truncate', lambda f: f.truncate(BLOCK)),
+                         ('write', lambda f: f.write(b'x'))):
+        store.bundle(name, noise(64 * 1024))
+        assert store.tool('undo', name).strip() == 'valid'
+        with open(store.path(name), 'rb') as file:
+            file.read()
+        store.released(name)
+        assert store.tool('undo', name).strip() == 'valid', 'reading must not end it'
+        with open(store.path(name), 'r+b') as file:
+            change(file)
+        store.released(name)
+        state = store.tool('undo', name).strip()
+        assert state == ('stale' if name == 'write' else 'none'), (name, state)
+
+
+def test_discard_frees_space(store):
+    """a discarded range gives its blocks back to the host"""
+    store.bundle('a.img', noise(8 << 20))
+    before = os.stat(store.host('a.img', 'data')).st_blocks
+    with open(store.path('a.img'), 'r+b') as file:
+        fallocate(file.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 4 << 20)
+    after = os.stat(store.host('a.img', 'data')).st_blocks
+    # The host's own tree of so many holes takes some of it back.
+    assert (before - after) * 512 >= (4 << 20) - (256 << 10)
+
+
+def test_redo_is_applied(store):
+    """a committed change that a crash kept from the data file is applied before the first read"""
+    model = bytearray(store.bundle('a.img', noise(64 * 1024)))
+    store.tool('redo', 'a.img', 8192, 'redone')
+    model[8192:8198] = b'redone'
+    assert read_file(store.path('a.img')) == model
+    assert store.expected('a.img') == model
+    with open(store.path('a.img'), 'r+b') as file:
+        file.write(b'writable')
+
+
+@with_options('-o', 'ro')
+def test_redo_is_overlaid(store):
+    """on a read-only mount it is shown without being applied"""
+    model = bytearray(store.bundle('a.img', noise(64 * 1024)))
+    shutil.copy(store.host('a.img', 'data'), store.top + '/data')
+    store.tool('redo', 'a.img', 8192, 'redone')
+    model[8192:8198] = b'redone'
+    assert read_file(store.path('a.img')) == model
+    assert read_file(store.host('a.img', 'data')) == read_file(store.top + '/data')
+    with fails_with(errno.EROFS):
+        open(store.path('a.img'), 'r+b')
+
+
+@with_options('-o', 'ro')
+def test_read_only(store):
+    """a read-only mount changes nothing"""
+    model = store.bundle('a.img', noise(64 * 1024))
+    write_file(store.host('b.img'), b'plain')
+    assert read_file(store.path('a.img')) == model
+    for attempt in (lambda: open(store.path('b.img'), 'r+b'), lambda: os.unlink(store.path('a.img')),
+                    lambda: os.truncate(store.path('a.img'), 0), lambda: os.mkdir(store.path('d')),
+                    lambda: os.rename(store.path('b.img'), store.path('a.img'))):
+        with fails_with(errno.EROFS):
+            attempt()
+
+
+def damage(store, name, how):
+    store.bundle(name, noise(64 * 1024))
+    path = os.path.join(store.dir, name)  # SQLite resolves links in /proc
+    if how == 'no data':
+        os.unlink(path + '/data')
+    elif how == 'data is a directory':
+        os.unlink(path + '/data')
+        os.mkdir(path + '/data')
+    elif how == 'second link':
+        os.link(path + '/data', store.host('elsewhere'))
+    elif how == 'empty database':
+        os.truncate(path + '/map.db', 0)
+    elif how == 'no database':
+        write_file(path + '/map.db', noise(8192))
+    elif how == 'extent lost':
+        with sqlite3.connect(path + '/map.db') as database:
+            database.execute('DELETE FROM extent WHERE rowid IN (SELECT rowid FROM extent LIMIT 1)')
+
+
+@elsewhere
+def test_damaged_bundles(store):
+    """a damaged bundle is an error: listed, not opened, not a directory, and the others are served"""
+    for number, how in enumerate(('no data', 'data is a directory', 'second link', 'empty database', 'no database',
+                                  'extent lost')):
+        name = f'damaged{number}'
+        damage(store, name, how)
+        good = store.bundle(f'good{number}', noise(8192))
+        with fails_with(errno.EUCLEAN):
+            with open(store.path(name), 'rb') as file:
+                file.read()
+        with fails_with(errno.EUCLEAN, errno.ENOTDIR):
+            os.listdir(store.path(name))
+        assert name in os.listdir(store.point), how
+        assert [e for e in os.scandir(store.point) if e.name == name][0].is_file(follow_symlinks=False), how
+        assert read_file(store.path(f'good{number}')) == good
+
+
+def test_bundles_in_directories(store):
+    """bundles in subdirectories, and nothing of their inside"""
+    os.makedirs(store.host('x', 'y'))
+    expected = store.bundle('a.img', noise(64 * 1024), directory='x/y')
+    assert read_file(store.path('x', 'y', 'a.img')) == expected
+    assert [(r, d, f) for r, d, f in os.walk(store.path('x'))][-1][1:] == ([], ['a.img'])
+    for inside in ('data', 'map.db', '.', '..'):
+        with fails_with(errno.ENOTDIR):
+            os.stat(store.path('x', 'y', 'a.img', inside))
+
+
+def test_stale_entries_are_removed(store):
+    """what a crash has left of an adoption is gone after the next start"""
+    data = noise(8192)
+    write_file(store.host('a.img'), data)
+    os.mkdir(store.host('sub'))
+    write_file(store.host('sub', 'b.img'), data)
+    for directory, name in (('', 'a.img'), ('sub', 'b.img')):
+        staging = store.host(directory, f'.{name}.zcfs-abcdef')
+        os.mkdir(staging)
+        os.link(store.host(directory, name), staging + '/data')
+        write_file(staging + '/map.db', b'')
+    store.unmount()
+    store.start()
+    assert sorted(os.listdir(store.below)) == ['a.img', 'sub'] and os.listdir(store.host('sub')) == ['b.img']
+    assert read_file(store.path('a.img')) == data
+
+
+@unmounted
+def test_moved_bundle(store):
+    """a bundle is self-contained: copied to another store it reads the same"""
+    store.start()
+    expected = store.bundle('a.img', noise(64 * 1024))
+    store.unmount()
+    shutil.copytree(store.host('a.img'), store.host('copy.img'))
+    store.start()
+    assert read_file(store.path('copy.img')) == expected
+    with open(store.path('copy.img'), 'r+b') as file:
+        file.write(b'changed')
+    assert read_file(store.path('a.img')) == expected
+
+
+if __name__ == '__main__':
+    sys.exit(run(tests_of(globals())))

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starting, refusing to start, and ending."""
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from mount import *
+
+
+def zcfs(*arguments, user=None):
+    command = [ZCFS, *arguments]
+    if user:
+        command = ['setpriv', f'--reuid={user}', f'--regid={user}', '--clear-groups', *command]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=WAIT_SECONDS)
+
+
+@unmounted
+def test_usage(store):
+    """--help and --version go to standard output; nonsense gives exit status 2 and a usage line"""
+    result = zcfs('--help')
+    assert result.returncode == 0 and 'usage: zcfs DIR' in result.stdout and 'allow_other' in result.stdout
+    result = zcfs('--version')
+    assert result.returncode == 0 and result.stdout.startswith('zcfs 0')
+    for arguments in ((), ('a', 'b', 'c'), ('--no-such-option', store.dir), ('-o', 'no_such_option', store.dir),
+                      ('-o', 'max_threads=0', store.dir)):
+        result = zcfs(*arguments)
+        assert result.returncode == 2, (arguments, result)
+        assert result.stderr, arguments
+    assert mounts_at(store.dir) == []
+
+
+@unmounted
+def test_errors(store):
+    """what cannot be mounted is refused with exit status 1 and the reason"""
+    write_file(store.host('file'), b'')
+    os.mkdir(store.host('inside'))
+    for arguments, reason in (((store.dir + '/missing',), 'No such file'), ((store.dir + '/file',), 'Not a directory'),
+                              ((store.dir, store.top + '/missing'), 'No such file'),
+                              ((store.dir, store.dir + '/file'), 'inside the directory'),
+                              ((store.dir, store.dir + '/inside'), 'inside the directory')):
+        result = zcfs(*arguments)
+        assert result.returncode == 1 and reason in result.stderr, (arguments, result)
+        assert arguments[-1] in result.stderr and result.stderr.startswith('zcfs: ')
+    assert mounts_at(store.dir) == []
+
+
+def test_second_daemon_over(store):
+    """a second daemon on a directory that is served by an over-mount is refused"""
+    for arguments in ((store.dir,), (store.dir, store.top)):
+        result = zcfs(*arguments)
+        assert result.returncode == 1 and 'already' in result.stderr, result
+    os.mkdir(store.path('sub'))
+    result = zcfs(store.path('sub'))
+    assert result.returncode == 1 and 'already' in result.stderr, result
+    assert mounts_at(store.dir) == ['fuse.zcfs']
+
+
+@elsewhere
+def test_second_daemon_elsewhere(store):
+    """and so is one on a directory that is served elsewhere, until the first has ended"""
+    os.mkdir(store.top + '/other')
+    for arguments in ((store.dir, store.top + '/other'), (store.dir,)):
+        result = zcfs(*arguments)
+        assert result.returncode == 1 and 'another zcfs' in result.stderr, result
+    store.unmount()
+    store.start()
+
+
+def test_over_mount(store):
+    """over the store itself: the store stays reachable by .zcfs/store for the same user"""
+    write_file(store.path('x'), b'here')
+    assert read_file(store.path('.zcfs', 'store', 'x')) == b'here'
+    store.bundle('b', noise(8192))
+    assert os.path.isdir(store.path('.zcfs', 'store', 'b'))
+    assert os.path.isfile(store.path('b'))
+
+
+def test_mount_table(store):
+    """the mount shows as fuse.zcfs with the store as its source, open to others with their permissions"""
+    with open('/proc/self/mountinfo') as table:
+        line = [line for line in table if line.split()[4] == store.point][0]
+    kind, source, options = line.split(' - ')[1].split()
+    assert kind == 'fuse.zcfs' and source == store.dir
+    assert 'default_permissions' in options and 'allow_other' in options
+
+
+def ends(store, number):
+    write_file(store.path('x'), b'data')
+    os.kill(store.daemon, number)
+    store.wait_for_end()
+    assert mounts_at(store.point) == []
+    assert read_file(store.path('x')) == b'data'
+    store.start()
+    assert read_file(store.path('x')) == b'data'
+
+
+def test_signals(store):
+    """SIGTERM, SIGINT and SIGHUP unmount cleanly"""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        ends(store, number)
+
+
+@elsewhere
+def test_unmount_commands(store):
+    """umount and fusermount3 -u end the daemon"""
+    for command in (['umount'], ['fusermount3', '-u']):
+        if not shutil.which(command[0]):
+            continue
+        assert os.path.exists(store.path('.zcfs'))
+        subprocess.run([*command, store.point], check=True, timeout=WAIT_SECONDS)
+        store.wait_for_end()
+        store.start()
+
+
+def test_term_with_open_files(store):
+    """SIGTERM ends the daemon although files are open; what was written is in the store"""
+    file = open(store.path('x'), 'wb', buffering=0)
+    file.write(b'written')
+    os.kill(store.daemon, signal.SIGTERM)
+    store.wait_for_end()
+    assert read_file(store.host('x')) == b'written'
+    with fails_with(errno.ENOTCONN, errno.EIO):
+        file.write(b'more')
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def kill_daemon(store):
+    os.kill(store.daemon, signal.SIGKILL)
+    store.wait_for_end()
+    with fails_with(errno.ENOTCONN, errno.ECONNABORTED):  # the latter to whoever asks at the moment of death
+        os.statvfs(store.point)
+
+
+def test_dead_mount_is_replaced(store):
+    """a mount left by a killed daemon is replaced at the next start, over the store"""
+    data = store.bundle('b', noise(65536))
+    assert read_file(store.path('b')) == data
+    for attempt in range(3):
+        kill_daemon(store)
+        store.start()
+        assert mounts_at(store.point) == ['fuse.zcfs']
+        assert read_file(store.path('b')) == data
+
+
+@elsewhere
+def test_dead_mount_elsewhere(store):
+    """the same where it is mounted elsewhere"""
+    write_file(store.host('x'), b'data')
+    kill_daemon(store)
+    store.start()
+    assert mounts_at(store.point) == ['fuse.zcfs'] and read_file(store.path('x')) == b'data'
+
+
+@elsewhere
+def test_killed_while_writing(store):
+    """images in use when the daemon is killed are whole and free at the next start"""
+    data = store.bundle('b', noise(65536))
+    file = open(store.path('b'), 'r+b', buffering=0)
+    file.write(b'written')
+    kill_daemon(store)
+    with contextlib.suppress(OSError):
+        file.close()
+    store.start()
+    assert read_file(store.path('b')) == b'written' + data[7:]
+
+
+@unmounted
+def test_foreground(store):
+    """-f stays in the foreground, ends with status 0 at SIGTERM, and complains to standard error"""
+    os.mkdir(store.host('bad'))
+    write_file(store.host('bad', 'map.db'), b'')
+    daemon = subprocess.Popen([ZCFS, '-f', store.dir], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+    store.daemon = daemon.pid
+    wait_until(lambda: mounts_at(store.dir) == ['fuse.zcfs'], 'mount')
+    with fails_with(errno.EUCLEAN):
+        os.stat(store.path('bad'))
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(WAIT_SECONDS) == 0
+    store.daemon = None
+    output = daemon.stdout.read()
+    daemon.stdout.close()
+    assert 'bad' in output and 'bundle' in output
+    assert mounts_at(store.dir) == []
+
+
+@unmounted
+def test_no_descriptors_kept(store):
+    """in the background the daemon lets go of the terminal, of pipes and of the working directory"""
+    result = subprocess.run(f'cd {store.top} && {ZCFS} store | cat', shell=True, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, timeout=WAIT_SECONDS)
+    assert result.returncode == 0
+    store.daemon = int(os.readlink(store.path('.zcfs', 'store')).split('/')[2])
+    assert os.readlink(f'/proc/{store.daemon}/cwd') == '/'
+    for fd in (0, 1, 2):
+        assert os.readlink(f'/proc/{store.daemon}/fd/{fd}') == '/dev/null'
+    store.unmount()
+
+
+@unmounted
+def test_fstab_options(store):
+    """mount.fuse3 with all the options of an fstab line"""
+    helper = shutil.which('mount.fuse3', path='/sbin:/usr/sbin')
+    if not helper:
+        skip('mount.fuse3 is not installed')
+    environment = dict(os.environ, PATH=os.path.dirname(ZCFS) + ':' + os.environ['PATH'])
+    options = ('defaults,nofail,_netdev,noauto,user,users,x-systemd.requires=network.target,x-initrd.mount,comment=x,'
+               'noatime,relatime,exec,async,ro')
+    subprocess.run([helper, store.dir, store.dir, '-t', 'fuse.zcfs', '-o', options], check=True, env=environment,
+                   timeout=WAIT_SECONDS)
+    store.daemon = int(os.readlink(store.path('.zcfs', 'store')).split('/')[2])
+    with fails_with(errno.EROFS):
+        write_file(store.path('x'), b'')
+    subprocess.run(['umount', store.dir], check=True, timeout=WAIT_SECONDS)
+    store.wait_for_end()
+
+
+@unmounted
+def test_mount_fuse3(store):
+    """mount.fuse3 calls zcfs DIR MOUNTPOINT -o options, and passes its exit status on"""
+    helper = shutil.which('mount.fuse3', path='/sbin:/usr/sbin')
+    if not helper:
+        skip('mount.fuse3 is not installed')
+    environment = dict(os.environ, PATH=os.path.dirname(ZCFS) + ':' + os.environ['PATH'])
+    os.mkdir(store.top + '/mnt')
+    command = [helper, store.dir, store.top + '/mnt', '-t', 'fuse.zcfs', '-o', 'rw,allow_other,nosuid,nodev']
+    subprocess.run(command, check=True, env=environment, timeout=WAIT_SECONDS)
+    try:
+        assert mounts_at(store.top + '/mnt') == ['fuse.zcfs']
+        write_file(store.top + '/mnt/x', b'through')
+        assert read_file(store.dir + '/x') == b'through'
+        result = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=WAIT_SECONDS)
+        assert result.returncode != 0 and 'another zcfs' in result.stderr
+    finally:
+        subprocess.run(['umount', store.top + '/mnt'], check=True, timeout=WAIT_SECONDS)
+
+
+@unmounted
+def test_ordinary_user(store):
+    """an ordinary user serves his own directory, for himself"""
+    with open('/dev/fuse') as _:
+        if not os.stat('/dev/fuse').st_mode & 0o002:
+            skip('/dev/fuse is not open to ordinary users here; the kernel offers no other way in')
+    if not shutil.which('fusermount3'):
+        skip('fusermount3 is not installed')
+    os.chown(store.dir, 1500, 1500)
+    result = zcfs(store.dir, user=1500)
+    assert result.returncode == 0, result.stderr
+    as_user = ['setpriv', '--reuid=1500', '--regid=1500', '--clear-groups']
+    script = ('cd "$0" && echo text >x && chmod 400 x && cat x && ! (echo y >x) 2>/dev/null && cp x y && cat y && ls -a && '
+              'install -m 444 x z && cat .zcfs/store/z && mkdir d && mv x d && rm -f d/x y z && rmdir d')
+    run_as_user = subprocess.run([*as_user, 'sh', '-c', script, store.dir], stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+    assert run_as_user.returncode == 0, run_as_user.stdout
+    subprocess.run([*as_user, 'fusermount3', '-u', store.dir], check=True, timeout=WAIT_SECONDS)
+
+
+@unmounted
+def test_odd_paths(store):
+    """relative paths, blanks, commas and symbolic links in the names of store and mount point"""
+    odd = os.path.join(store.top, 'a b,c')
+    os.mkdir(odd)
+    os.symlink(odd, store.top + '/link')
+    for where in ('a b,c', './a b,c/', 'link', odd):
+        result = subprocess.run([ZCFS, where], cwd=store.top, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+        assert result.returncode == 0, (where, result.stdout)
+        assert os.path.islink(odd + '/.zcfs/store')
+        subprocess.run(['umount', odd], check=True, timeout=WAIT_SECONDS)
+        end = time.monotonic() + WAIT_SECONDS
+        while zcfs(odd, store.top + '/nowhere').stderr.count('another zcfs'):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_open_file_limit(store):
+    """more files than the usual limit of descriptors can be known at a time"""
+    with open(f'/proc/{store.daemon}/limits') as limits:
+        line = [line for line in limits if line.startswith('Max open files')][0]
+    assert int(line.split()[3]) >= 16384
+    os.mkdir(store.host('many'))
+    for i in range(3000):
+        os.close(os.open(store.host('many', str(i)), os.O_CREAT | os.O_WRONLY))
+    assert sum(1 for e in os.scandir(store.path('many')) if e.stat().st_size == 0) == 3000
+
+
+if __name__ == '__main__':
+    sys.exit(run(tests_of(globals())))
