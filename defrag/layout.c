@@ -30,8 +30,8 @@ static uint8_t rank_of(const struct scan *s, const struct attr *attr)
 }
 
 /* What must stay, and why: the boot record and what is found through it ($Boot, $MFTMirr, the first cluster of $MFT), bad
- * clusters. What gains nothing and may be known elsewhere by its place is left while it is in one piece: $LogFile, $UpCase,
- * $AttrDef, the files of boot loaders. */
+ * clusters. The files of boot loaders, which may know them by their place, are left while they are in one piece. $LogFile may move: only
+ * a clean one gets this far, and then it holds no place of anything. */
 static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
 {
 	bool data = attr->type == le32_to_cpu(AT_DATA);
@@ -42,10 +42,6 @@ static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
 	case FILE_Boot:
 	case FILE_BadClus:
 		return data ? PLAN_PINNED : PLAN_MOVABLE;
-	case FILE_LogFile:
-	case FILE_AttrDef:
-	case FILE_UpCase:
-		return PLAN_LEFT;
 	default:
 		return s->kind[attr->base] & RECORD_BOOT_FILE ? PLAN_LEFT : PLAN_MOVABLE;
 	}
