@@ -20,6 +20,8 @@
  */
 #define LEASE_PATIENCE_MS 2000
 #define WAIT_STEP_MS      250
+/* The lock of a killed pass lives until its sandboxed child has noticed. */
+#define GRACE_SECONDS     0.5
 
 static double monotonic_seconds(void)
 {
