@@ -344,19 +344,30 @@ static uint64_t free_clusters(struct state *s)
 	return (uint64_t)s->vol->free_clusters;
 }
 
-/* One file of as many @step-sized writes as fit, then of single clusters; the library gives up on a write that does not fit. */
-static void fill_with_file(struct state *s, ntfs_inode *top, uint64_t no)
+#define FILLERS 32
+
+static ntfs_inode *open_filler(struct state *s, ntfs_inode *top, unsigned no)
+{
+	ntfschar *uname = NULL;
+	char name[32];
+	int len;
+	u64 ref;
+
+	snprintf(name, sizeof(name), "filler%02u", no);
+	len = ntfs_mbstoucs(name, &uname);
+	ref = len < 0 ? (u64)-1 : ntfs_inode_lookup_by_name(top, uname, len);
+	free(uname);
+	return ref == (u64)-1 ? create(s, top, name, S_IFREG) : ntfs_inode_open(s->vol, MREF(ref));
+}
+
+/* As many large writes as fit, then single clusters; the library gives up on a write that does not fit. */
+static void fill_file(struct state *s, ntfs_inode *ni, unsigned no)
 {
 	uint64_t cs = s->vol->cluster_size, rng = s->o.seed + no, pos = 0;
-	char name[32];
-	ntfs_inode *ni;
-	ntfs_attr *na;
+	ntfs_attr *na = ntfs_attr_open(ni, AT_DATA, AT_UNNAMED, 0);
 
-	snprintf(name, sizeof(name), "filler%03" PRIu64, no);
-	ni = create(s, top, name, S_IFREG);
-	na = ni ? ntfs_attr_open(ni, AT_DATA, AT_UNNAMED, 0) : NULL;
 	if (!na)
-		return;
+		die("opening $DATA: %s", strerror(errno));
 	for (uint64_t step = BLOCK > cs ? BLOCK : cs;; step = cs) {
 		while (free_clusters(s) * cs >= step && write_data(s, na, pos, step, &rng, false))
 			pos += step;
@@ -365,15 +376,24 @@ static void fill_with_file(struct state *s, ntfs_inode *top, uint64_t no)
 			break;
 	}
 	ntfs_attr_close(na);
-	ntfs_inode_close_in_dir(ni, top);
 }
 
-/* Fills the volume to the last cluster; it may take a few files, because the last clusters can be out of one's reach. */
+/*
+ * Fills the volume to the last cluster. A file stops growing when its run list needs another record and there is no
+ * room for that, so there are several; all exist before the first one grows, because creating needs clusters, too.
+ */
 static void fill_volume(struct state *s, ntfs_inode *top)
 {
-	for (uint64_t i = 0; i < 100 && free_clusters(s); i++) {
-		s->full = false;
-		fill_with_file(s, top, i);
+	for (int filling = 0; filling < 2; filling++) {
+		for (unsigned i = 0; i < FILLERS && free_clusters(s); i++) {
+			ntfs_inode *ni = open_filler(s, top, i);
+
+			if (!ni)
+				die("no room for the files that fill the volume");
+			if (filling)
+				fill_file(s, ni, i);
+			ntfs_inode_close_in_dir(ni, top);
+		}
 	}
 	s->full = true;
 }
