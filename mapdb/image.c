@@ -67,38 +67,53 @@ static int open_data(struct image *image, int dir_fd, const char *name, int flag
 	return fd < 0 ? fd : 0;
 }
 
-/* Plain or bundle, decided afresh: opens what the name means now. */
-static int open_files(struct image *image, int flags)
+/* True if the name means that inode. */
+static bool names_inode(const struct image *image, const struct stat *status)
+{
+	struct stat named;
+
+	return fstatat(image->parent_fd, image->name, &named, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&named, status);
+}
+
+static int open_bundle_files(struct image *image, int flags)
 {
 	struct stat status;
-
-	if (fstatat(image->parent_fd, image->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT && image->waited ? -ESTALE : -errno;
-	if (S_ISREG(status.st_mode))
-		return open_data(image, image->parent_fd, image->name, flags);
-	if (S_ISLNK(status.st_mode))
-		return -ELOOP;
-	if (!S_ISDIR(status.st_mode))
-		return -EINVAL;
-
 	int fd = bundle_open(image->io, image->parent_fd, image->name);
+
 	if (fd < 0)
-		return fd == -ENOENT || fd == -ENOTDIR ? TRY_AGAIN : fd;
+		return fd;
 	image->bundle_fd = fd;
 	if (fstatat(fd, MAP_DB_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? -EISDIR : -errno;
 	int rc = open_data(image, fd, BUNDLE_DATA_NAME, flags);
-	return rc == -ENOENT ? -EUCLEAN : rc;
+	return rc == -ENOENT || rc == -EISDIR || rc == -ELOOP ? -EUCLEAN : rc;
+}
+
+/* Plain or bundle, decided afresh: opens what the name means now. */
+static int open_files(struct image *image, int flags)
+{
+	struct stat status;
+	int rc;
+
+	if (fstatat(image->parent_fd, image->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT && image->waited ? -ESTALE : -errno;
+	if (S_ISREG(status.st_mode))
+		rc = open_data(image, image->parent_fd, image->name, flags);
+	else if (S_ISDIR(status.st_mode))
+		rc = open_bundle_files(image, flags);
+	else
+		return S_ISLNK(status.st_mode) ? -ELOOP : -EINVAL;
+	/* An adoption or its reverse, while we waited for its lease to end, looks like damage. */
+	return rc < 0 && !names_inode(image, &status) ? TRY_AGAIN : rc;
 }
 
 /* True if the name still means what was opened before the lock was had. */
 static bool still_named(const struct image *image)
 {
 	struct stat named, opened;
-	int top_fd = image->bundle_fd >= 0 ? image->bundle_fd : image->data_fd;
 
-	if (fstatat(image->parent_fd, image->name, &named, AT_SYMLINK_NOFOLLOW) < 0 || fstat(top_fd, &opened) < 0 ||
-	    !same_inode(&named, &opened))
+	if (fstat(image->bundle_fd >= 0 ? image->bundle_fd : image->data_fd, &opened) < 0 ||
+	    !names_inode(image, &opened))
 		return false;
 	if (image->bundle_fd < 0)
 		return true;
@@ -294,7 +309,7 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 	if (rc == 0)
 		rc = drop_stale_link(image, attempt->number);
 	if (rc == 0 && image->access == IMAGE_EXCLUSIVE) {
-		rc = data_lease(image->data_fd, lease_patience_ms, &image->leased);
+		rc = data_lease(image, lease_patience_ms);
 		if (rc == -EBUSY && image->read_only)
 			rc = 0;
 	}

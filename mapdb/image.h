@@ -54,6 +54,7 @@ struct image {
 	bool leased;		      /* IMAGE_EXCLUSIVE: a write lease is held; false where the file system has none */
 	bool waited;		      /* the lock was not free at once */
 	enum image_access access;
+	int64_t lease_safe_until_ms;  /* CLOCK_MONOTONIC; see image_still_ours */
 	/* while a change is under way on a plain image: the bundle being built */
 	char *staging_name;
 };
@@ -86,7 +87,9 @@ void image_close(struct image *image); /* releases lock and lease; NULL is allow
 /* Opens the database of a bundle that IMAGE_SHARED access closed (daemon: truncate, discard, copies). */
 int image_db_open(struct image *image, struct map_db **out);
 
-/* True while nobody has opened the file behind the lock since image_open (F_GETLEASE). Always true without lease support. */
+/* True while nobody can have got hold of the file since image_open, whether he asks for the lock or not. Always true without lease
+ * support. Who opens the file only starts to wait, for as long as the kernel lets him (lease-break-time, 45 s); until
+ * shortly before the earliest end of that, counted from image_open, the image is still ours; later only if nobody tries. */
 bool image_still_ours(const struct image *image);
 
 /* A change of the map, under IMAGE_EXCLUSIVE. begin: on a bundle map_db_begin; on a plain image makes the staging bundle and begins

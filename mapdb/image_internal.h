@@ -27,9 +27,9 @@ int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags,
 /* flock() with LOCK_SH or LOCK_EX; -EBUSY without wait, -EINTR with. *waited is set if the lock was not free at once. */
 int data_lock(int data_fd, int operation, bool wait, bool *waited);
 
-/* A write lease: 0 and *leased; where there are none, 0 and not *leased. -EBUSY: somebody has the file open, also after
- * patience_ms. */
-int data_lease(int data_fd, unsigned int patience_ms, bool *leased);
+/* A write lease on image->data_fd: 0 and image->leased; where there are none, 0 and not leased. -EBUSY: somebody has the file
+ * open, also after patience_ms. */
+int data_lease(struct image *image, unsigned int patience_ms);
 
 /* Opens the directory of a bundle. The descriptor. */
 int bundle_open(const struct io *io, int parent_fd, const char *name);

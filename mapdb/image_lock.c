@@ -3,8 +3,9 @@
  * Lock and lease of an image's data file.
  *
  * flock() keeps out those who ask: the daemon and the tools. The lease sees everybody: the kernel grants it only while the
- * file is open nowhere else, and tells us when somebody opens it. It tells by a signal, SIGIO by default, whose default action is to
- * kill; here it is SIGURG, whose default action is nothing. We look with F_GETLEASE instead.
+ * file is open nowhere else, and makes who opens it wait until we give it back, or for lease-break-time (45 s). It tells us so
+ * by a signal, SIGIO by default, whose default action is to kill; here it is SIGURG, whose default action is nothing. We look with
+ * F_GETLEASE instead.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +16,8 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
-#define POLL_MS 10u
+#define POLL_MS		10u
+#define LEASE_MARGIN_MS 15000 /* for what comes after the last look at the lease: commit, exchange, redo */
 
 int pause_ms(unsigned int ms)
 {
@@ -70,22 +72,50 @@ int data_lock(int data_fd, int operation, bool wait, bool *waited)
 	return flock(data_fd, operation) < 0 ? -errno : 0;
 }
 
-int data_lease(int data_fd, unsigned int patience_ms, bool *leased)
+static int64_t monotonic_ms(void)
 {
-	*leased = false;
-	if (fcntl(data_fd, F_SETSIG, SIGURG) < 0)
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* For how long the kernel makes an opener wait. 0: not known. */
+static int64_t lease_break_ms(void)
+{
+	char text[16] = {0};
+	cleanup_fd int fd = open("/proc/sys/fs/lease-break-time", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+		return 0;
+	return strtol(text, NULL, 10) * INT64_C(1000);
+}
+
+static int take_lease(struct image *image)
+{
+	/* The earliest moment at which an opener can begin to wait. */
+	int64_t start_ms = monotonic_ms();
+
+	if (fcntl(image->data_fd, F_SETLEASE, F_WRLCK) < 0)
+		return -errno;
+	image->leased = true;
+	image->lease_safe_until_ms = start_ms + lease_break_ms() - LEASE_MARGIN_MS;
+	return 0;
+}
+
+int data_lease(struct image *image, unsigned int patience_ms)
+{
+	if (fcntl(image->data_fd, F_SETSIG, SIGURG) < 0)
 		return -errno;
 	for (unsigned int spent_ms = 0;; spent_ms += POLL_MS) {
-		if (fcntl(data_fd, F_SETLEASE, F_WRLCK) == 0) {
-			*leased = true;
-			return 0;
-		}
+		int rc = take_lease(image);
+
 		/* EINVAL, ENOLCK, EOPNOTSUPP: no leases on this file system; EACCES: not for us, the owner is another. */
-		if (errno != EAGAIN && errno != EBUSY)
+		if (rc != -EAGAIN && rc != -EBUSY)
 			return 0;
 		if (spent_ms >= patience_ms)
 			return -EBUSY;
-		int rc = pause_ms(POLL_MS);
+		rc = pause_ms(POLL_MS);
 		if (rc < 0)
 			return rc;
 	}
@@ -93,5 +123,6 @@ int data_lease(int data_fd, unsigned int patience_ms, bool *leased)
 
 bool image_still_ours(const struct image *image)
 {
-	return !image->leased || fcntl(image->data_fd, F_GETLEASE) == F_WRLCK;
+	return !image->leased || fcntl(image->data_fd, F_GETLEASE) == F_WRLCK ||
+	       monotonic_ms() < image->lease_safe_until_ms;
 }

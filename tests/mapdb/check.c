@@ -229,9 +229,9 @@ void write_file(int dir_fd, const char *name, const void *bytes, size_t length)
 	close(fd);
 }
 
-unsigned int count_descriptors(void)
+unsigned int count_entries(const char *path)
 {
-	DIR *directory = opendir("/proc/self/fd");
+	DIR *directory = opendir(path);
 	unsigned int count = 0;
 
 	CHECK(directory);
@@ -239,4 +239,9 @@ unsigned int count_descriptors(void)
 		count++;
 	closedir(directory);
 	return count;
+}
+
+unsigned int count_descriptors(void)
+{
+	return count_entries("/proc/self/fd");
 }

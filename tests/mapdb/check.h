@@ -44,6 +44,7 @@ void empty_directory(int dir_fd);
 /* Copies regular files, their hard links and directories into an empty directory. */
 void copy_directory(int from_fd, int to_fd);
 void write_file(int dir_fd, const char *name, const void *bytes, size_t length);
+unsigned int count_entries(const char *path); /* of a directory, "." and ".." included */
 unsigned int count_descriptors(void);
 
 #endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Promises of mapdb/image.h that need no crash: who gets an image when, what is refused, and that what a name is gets decided
+ * under the lock.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "mapdb/image.h"
+#include "scenario.h"
+
+static int dir_fd;
+
+static int open_image(const char *name, enum image_access access, int flags, struct image **image)
+{
+	return image_open(&io_fast, dir_fd, name, access, flags, 50, image);
+}
+
+static void check_locks(void)
+{
+	struct image *one, *two;
+
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &one), 0);
+	CHECK(one->bundle_fd < 0 && image_map_is_identity(one->map) && !one->waited && !one->db);
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &two), 0);
+	image_close(two);
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &two), -EBUSY);
+	CHECK_IS(open_image("a.img", IMAGE_UNLOCKED, 0, &two), 0);
+	CHECK(two->read_only);
+	image_close(two);
+	image_close(one);
+
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &one), 0);
+	CHECK(image_still_ours(one));
+	if (one->leased) /* a second one neither gets in nor spoils the run of the first */
+		CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &two), -EBUSY);
+	CHECK(image_still_ours(one));
+	one->lease_safe_until_ms = 0;
+	CHECK_IS(image_still_ours(one), !one->leased);
+	image_close(one);
+}
+
+/* Somebody who has the file open and never heard of the lock. */
+static void check_lease(void)
+{
+	struct image *image;
+	int other = openat(dir_fd, "a.img", O_RDONLY);
+	int rc = open_image("a.img", IMAGE_EXCLUSIVE, 0, &image);
+
+	CHECK(rc == -EBUSY || (rc == 0 && !image->leased));
+	if (rc == 0)
+		image_close(image);
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, IMAGE_READ_ONLY, &image), 0);
+	CHECK(image->read_only && !image->leased);
+	CHECK_IS(image_begin(image), -EROFS);
+	image_close(image);
+	close(other);
+}
+
+static unsigned int count_names(void)
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", dir_fd);
+	return count_entries(path);
+}
+
+/* The lease is lost before commit: nothing changes, nothing is left behind. */
+static void check_lost_lease(void)
+{
+	struct image *image;
+	unsigned int entries = count_names();
+
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
+	if (image->leased) {
+		CHECK_IS(image_begin(image), 0);
+		CHECK_IS(map_db_put_map(image->db, image->map), 0);
+		CHECK_IS(openat(dir_fd, "a.img", O_RDONLY | O_NONBLOCK), -1);
+		CHECK_IS(errno, EWOULDBLOCK);
+		image->lease_safe_until_ms = 0; /* as if 45 seconds had passed */
+		CHECK_IS(image_commit(image), -EBUSY);
+		CHECK_IS(count_names(), entries);
+		CHECK(image->bundle_fd < 0 && !image->db);
+	}
+	image_close(image);
+}
+
+/* Who waits for the lock while a plain image becomes a bundle must find the bundle. */
+static void check_adoption_while_waiting(void)
+{
+	struct image *image;
+	int ready[2];
+	char byte = 0;
+
+	CHECK_IS(pipe(ready), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		struct image *mine;
+		struct timespec pause = {.tv_nsec = 200000000};
+
+		CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &mine), 0);
+		CHECK_IS(image_begin(mine), 0);
+		CHECK_IS(map_db_put_map(mine->db, mine->map), 0);
+		CHECK_IS(write(ready[1], &byte, 1), 1);
+		nanosleep(&pause, NULL);
+		CHECK_IS(image_commit(mine), 0);
+		image_close(mine);
+		_exit(0);
+	}
+	int status;
+	CHECK_IS(read(ready[0], &byte, 1), 1);
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, IMAGE_WAIT, &image), 0);
+	CHECK(image->waited && image->bundle_fd >= 0);
+	CHECK_IS(image->state.generation, 2);
+	CHECK_IS(waitpid(child, &status, 0), child);
+	CHECK_IS(status, 0);
+	image_close(image);
+	close(ready[0]);
+	close(ready[1]);
+}
+
+static void check_undo_validity(void)
+{
+	struct run_record run = {.operation = "undo"};
+	struct image *image;
+	bool valid;
+
+	CHECK_IS(scenario_run(&io_fast, dir_fd, 1), 0);
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
+	CHECK_IS(map_db_undo_valid(image->db, image->data_fd, &valid), 0);
+	CHECK(valid);
+	CHECK_IS(pwrite(image->data_fd, "x", 1, 0), 1); /* the guest's first write ends it */
+	CHECK_IS(image_undo(image, &run), -ENODATA);
+	CHECK_IS(map_db_drop_undo(image->db), 0);
+	CHECK_IS(map_db_read_state(image->db, &image->state), 0);
+	CHECK(!image->state.undo_recorded);
+	image_close(image);
+}
+
+static void check_classes(void)
+{
+	struct image *image;
+	struct stat status;
+	enum name_kind kind;
+
+	CHECK_IS(image_classify(&io_fast, dir_fd, "a.img", &kind, &status), 0);
+	CHECK_IS(kind, NAME_BUNDLE);
+	CHECK(S_ISREG(status.st_mode) && status.st_size == IMAGE_SIZE);
+	CHECK_IS(image_classify(&io_fast, dir_fd, "b.img", &kind, &status), 0);
+	CHECK_IS(kind, NAME_FILE);
+	CHECK_IS(image_classify(&io_fast, dir_fd, "none", &kind, &status), -ENOENT);
+	CHECK_IS(open_image("none", IMAGE_SHARED, 0, &image), -ENOENT);
+
+	CHECK_IS(mkdirat(dir_fd, "folder", 0700), 0);
+	CHECK_IS(image_classify(&io_fast, dir_fd, "folder", &kind, &status), 0);
+	CHECK_IS(kind, NAME_OTHER);
+	CHECK_IS(open_image("folder", IMAGE_SHARED, 0, &image), -EISDIR);
+	CHECK_IS(symlinkat("b.img", dir_fd, "link"), 0);
+	CHECK_IS(image_classify(&io_fast, dir_fd, "link", &kind, &status), 0);
+	CHECK_IS(kind, NAME_OTHER);
+	CHECK_IS(open_image("link", IMAGE_SHARED, 0, &image), -ELOOP);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "folder"), -EISDIR);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "folder", dir_fd, "a.img"), -ENOTDIR);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "none", dir_fd, "a.img"), -ENOENT);
+
+	CHECK(image_name_reserved("map.db") && image_name_reserved(".a.zcfs-x") && image_name_reserved(".xzcfs-y"));
+	CHECK(!image_name_reserved("data") && !image_name_reserved("zcfs-x") && !image_name_reserved(".zcfs"));
+}
+
+static void check_links(void)
+{
+	struct image *image;
+
+	CHECK_IS(linkat(dir_fd, "b.img", dir_fd, "other name", 0), 0);
+	CHECK_IS(open_image("b.img", IMAGE_EXCLUSIVE, 0, &image), 0);
+	CHECK_IS(image_begin(image), -EMLINK);
+	image_close(image);
+	CHECK_IS(unlinkat(dir_fd, "other name", 0), 0);
+}
+
+/* Bundles that zcfs cannot have made. Each is built from the good one, and refused. */
+static void check_forged(void)
+{
+	static const char *const ways[] = {"no data", "data a link", "data a directory", "data linked", "map.db a FIFO",
+					   "map.db a link", "map.db empty"};
+
+	for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
+		struct image *image;
+		struct stat status;
+		enum name_kind kind;
+		int from = openat(dir_fd, "a.img", O_RDONLY | O_DIRECTORY);
+
+		check_context("%s", ways[way]);
+		CHECK_IS(mkdirat(dir_fd, "forged", 0700), 0);
+		int to = openat(dir_fd, "forged", O_RDONLY | O_DIRECTORY);
+		copy_directory(from, to);
+		if (way <= 2)
+			CHECK_IS(unlinkat(to, "data", 0), 0);
+		if (way >= 4)
+			CHECK_IS(unlinkat(to, "map.db", 0), 0);
+		switch (way) {
+		case 1: CHECK_IS(symlinkat("../b.img", to, "data"), 0); break;
+		case 2: CHECK_IS(mkdirat(to, "data", 0700), 0); break;
+		case 3: CHECK_IS(linkat(to, "data", dir_fd, "outside", 0), 0); break;
+		case 4: CHECK_IS(mkfifoat(to, "map.db", 0600), 0); break;
+		case 5: CHECK_IS(symlinkat("../a.img/map.db", to, "map.db"), 0); break;
+		case 6: write_file(to, "map.db", "", 0); break;
+		default: break;
+		}
+		CHECK(image_classify(&io_fast, dir_fd, "forged", &kind, &status) < 0);
+		CHECK(open_image("forged", IMAGE_SHARED, 0, &image) < 0);
+		CHECK(open_image("forged", IMAGE_EXCLUSIVE, 0, &image) < 0);
+		empty_directory(to);
+		close(from);
+		close(to);
+		CHECK_IS(unlinkat(dir_fd, "forged", AT_REMOVEDIR), 0);
+		unlinkat(dir_fd, "outside", 0);
+	}
+	check_context("%s", "");
+}
+
+/* Entries that look stale but hold something that is nowhere else are left alone. */
+static void check_cleaning_is_careful(void)
+{
+	unsigned int removed, left;
+
+	write_file(dir_fd, ".b.img.zcfs-abcdef", "only copy", 9);
+	write_file(dir_fd, ".gone.img.zcfs-abcdef", "only copy", 9);
+	write_file(dir_fd, ".b.img.zcfs-replace-1-2", "only copy", 9);
+	write_file(dir_fd, ".b.img.zcfs-something", "not ours", 8);
+	CHECK_IS(mkdirat(dir_fd, ".b.img.zcfs-ABCDEF", 0700), 0);
+	int fd = openat(dir_fd, ".b.img.zcfs-ABCDEF", O_RDONLY | O_DIRECTORY);
+	write_file(fd, "data", "only copy", 9);
+	close(fd);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 0);
+	CHECK_IS(left, 4);
+	CHECK_IS(faccessat(dir_fd, ".b.img.zcfs-ABCDEF/data", F_OK, 0), 0);
+	CHECK_IS(faccessat(dir_fd, ".gone.img.zcfs-abcdef", F_OK, 0), 0);
+	CHECK_IS(faccessat(dir_fd, ".b.img.zcfs-replace-1-2", F_OK, 0), 0);
+}
+
+static void check_rename_waits_for_tools(void)
+{
+	struct image *image;
+
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "b.img"), -EBUSY);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "b.img", dir_fd, "a.img"), -EBUSY);
+	image_close(image);
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &image), 0);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "b.img"), 0);
+	image_close(image);
+}
+
+int main(void)
+{
+	dir_fd = scratch_directory();
+	scenario_start(dir_fd);
+	unsigned int descriptors = count_descriptors();
+
+	check_locks();
+	check_lease();
+	check_lost_lease();
+	check_links();
+	check_adoption_while_waiting();
+	check_undo_validity();
+	check_classes();
+	check_forged();
+	check_rename_waits_for_tools();
+	check_cleaning_is_careful();
+	CHECK_IS(count_descriptors(), descriptors);
+	return 0;
+}
