@@ -218,22 +218,31 @@ static int open_mft(struct scan *s, struct volume_report *report)
 
 /* ---- one record ---- */
 
+static bool is_one_of(const char *text, const char *const *names, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (!strcasecmp(text, names[i]))
+			return true;
+	return false;
+}
+
+/* A file in the root directory that a boot loader is known to look for, or that is marked like one (hidden and system), as block-list
+ * loaders' files are. What Windows itself opens by path does not count. */
 static bool is_boot_file(const FILE_NAME_ATTR *name)
 {
 	static const char *const known[] = {"bootmgr", "ntldr", "ntdetect.com", "boot.ini", "bootsect.dos", "bootsect.bak",
 					    "bootfont.bin", "grldr", "wubildr", "io.sys", "msdos.sys"};
+	static const char *const by_path[] = {"pagefile.sys", "swapfile.sys", "hiberfil.sys"};
 	char text[64];
 	uint32_t hidden_system = le32_to_cpu(FILE_ATTR_HIDDEN | FILE_ATTR_SYSTEM);
 	if (MREF_LE(name->parent_directory) != ROOT_RECORD)
 		return false;
-	if ((le32_to_cpu(name->file_attributes) & hidden_system) == hidden_system)
-		return true;
 	name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length, text,
 		     sizeof(text));
-	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
-		if (!strcasecmp(text, known[i]))
-			return true;
-	return false;
+	if (is_one_of(text, known, sizeof(known) / sizeof(*known)))
+		return true;
+	return (le32_to_cpu(name->file_attributes) & hidden_system) == hidden_system &&
+	       !is_one_of(text, by_path, sizeof(by_path) / sizeof(*by_path));
 }
 
 /* What of an attribute a pass must not change: everything but its runs, its place and its instance number. */
@@ -368,9 +377,11 @@ static int note_names(struct scan *s, uint64_t number, uint8_t *record)
 	const FILE_NAME_ATTR *name = record_file_name(record);
 	if (!name)
 		return 0;
-	if (is_boot_file(name))
+	if (s->kind[number] & RECORD_DIRECTORY)
+		return name_table_add(&s->names, (uint32_t)number, name);
+	if (number >= RESERVED_RECORDS && is_boot_file(name))
 		s->kind[number] |= RECORD_BOOT_FILE;
-	return s->kind[number] & RECORD_DIRECTORY ? name_table_add(&s->names, (uint32_t)number, name) : 0;
+	return 0;
 }
 
 /* raw is one record as it is on disk; it is unprotected in place. */
