@@ -15,6 +15,7 @@ from host import digest, store_mounted
 from tap import Cases, equal, holds
 
 KILLS = 60
+CHILD_SECONDS = 5
 VOLUME = {'megabytes': 32, 'fragments': 4000, 'seed': 11, 'what': 'all'}
 
 
@@ -40,13 +41,32 @@ class Store:
             return digest(os.path.join(self.mount, 'a.img'))
 
 
-def interrupted(image, seconds, number, *options):
-    """Runs a pass and signals it after some time. The exit status; negative: the signal has ended it."""
+def interrupted(image, seconds, number, *options, patient=True):
+    """Runs a pass and signals it after some time. The exit status; negative: the signal has ended it. The pass's child is not
+    signalled: it must notice by itself, and until then it keeps the lock."""
     running = subprocess.Popen([ZCFS_DEFRAG, *options, image], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+                               stderr=subprocess.DEVNULL, start_new_session=True)
     time.sleep(seconds)
     running.send_signal(number)
-    return running.wait(60)
+    status = running.wait(60)
+    deadline = time.monotonic() + CHILD_SECONDS
+    while patient and group_lives(running.pid):
+        holds(time.monotonic() < deadline, 'the child outlives its parent')
+        time.sleep(0.001)
+    return status
+
+
+def group_lives(leader):
+    """Whether any process of that group still runs; who reaps the dead is not our business."""
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{pid}/stat', encoding='latin-1') as stat:
+                state, _, group = stat.read().rsplit(')', 1)[1].split()[:3]
+        except OSError:
+            continue  # gone meanwhile
+        if int(group) == leader and state != 'Z':
+            return True
+    return False
 
 
 def kill_passes(cases, made, source):
@@ -70,7 +90,7 @@ def kill_passes(cases, made, source):
     with cases.case(f'killed {KILLS // 3} times without a daemon ever looking: the next pass finishes the work'):
         for _ in range(KILLS // 3):
             made.reset()
-            interrupted(made.image, source.random() * duration * 1.1, signal.SIGKILL)
+            interrupted(made.image, source.random() * duration * 1.1, signal.SIGKILL, patient=False)
             equal(defrag_report(made.image)['exit_code'], 0, 'the exit status')
             equal(os.listdir(made.directory), ['a.img'], 'the store')
             equal(made.view(), new, 'the view')
