@@ -100,6 +100,21 @@ int changes_put(struct changes *changes, const struct view *view, uint64_t off, 
 	return 0;
 }
 
+/* The first byte from pos on that differs; most do not. */
+static size_t find_difference(const uint8_t *before, const uint8_t *after, size_t pos, size_t length)
+{
+	uint64_t x, y;
+	for (; length - pos >= sizeof(x); pos += sizeof(x)) {
+		memcpy(&x, before + pos, sizeof(x));
+		memcpy(&y, after + pos, sizeof(y));
+		if (x != y)
+			break;
+	}
+	while (pos < length && before[pos] == after[pos])
+		pos++;
+	return pos;
+}
+
 /* The end of the difference that begins at start: it goes on over equal bytes that cost less than another entry. */
 static size_t difference_end(const uint8_t *before, const uint8_t *after, size_t start, size_t length)
 {
@@ -113,11 +128,7 @@ static size_t difference_end(const uint8_t *before, const uint8_t *after, size_t
 int changes_diff(struct changes *changes, const struct view *view, const struct run_index *runs, uint32_t cluster_size,
 		 uint64_t off, const uint8_t *before, const uint8_t *after, size_t length)
 {
-	for (size_t pos = 0; pos < length;) {
-		if (before[pos] == after[pos]) {
-			pos++;
-			continue;
-		}
+	for (size_t pos = 0; (pos = find_difference(before, after, pos, length)) < length;) {
 		size_t end = difference_end(before, after, pos, length);
 		while (pos < end) {
 			uint64_t vcn = (off + pos) / cluster_size, within = (off + pos) % cluster_size;

@@ -14,9 +14,25 @@ static const char bug_text[] = "nothing was changed; please report this, it is a
 
 /* ---- the actual mapping ---- */
 
+/* Looks up places in a map, mostly in the extent of the one before. */
+struct place {
+	const struct view *view;
+	struct extent extent; /* where the last lookup was; length 0: none yet */
+};
+
+static struct extent place_lookup(struct place *place, uint64_t off, uint64_t length)
+{
+	const struct extent *e = &place->extent;
+	if (off < e->guest_off || off - e->guest_off >= e->length)
+		image_map_lookup(place->view->map, off, UINT64_MAX, &place->extent);
+	uint64_t skip = off - e->guest_off, rest = e->length - skip;
+	return (struct extent){.guest_off = off, .host_off = e->host_off + skip, .length = rest < length ? rest : length};
+}
+
 /* Walks over the runs of a stream in VCN order, across its extents. */
 struct cursor {
 	const struct scan *scan;
+	struct place *place;
 	size_t attr, end;
 	uint32_t run;
 	uint64_t done; /* clusters of the run that were passed */
@@ -46,14 +62,13 @@ static void cursor_skip(struct cursor *c, uint64_t clusters)
 }
 
 /* Both maps lead from these two places to the same host bytes. */
-static bool same_host_bytes(const struct view *before, uint64_t old_lcn, const struct view *after, uint64_t new_lcn,
+static bool same_host_bytes(struct place *before, uint64_t old_lcn, struct place *after, uint64_t new_lcn,
 			    uint64_t clusters, uint32_t cluster_size)
 {
-	uint64_t old_off = before->off + old_lcn * cluster_size, new_off = after->off + new_lcn * cluster_size;
+	uint64_t old_off = before->view->off + old_lcn * cluster_size;
+	uint64_t new_off = after->view->off + new_lcn * cluster_size;
 	for (uint64_t length = clusters * cluster_size; length;) {
-		struct extent x, y;
-		image_map_lookup(before->map, old_off, length, &x);
-		image_map_lookup(after->map, new_off, length, &y);
+		struct extent x = place_lookup(before, old_off, length), y = place_lookup(after, new_off, length);
 		uint64_t here = x.length < y.length ? x.length : y.length;
 		if (x.host_off != y.host_off)
 			return false;
@@ -76,7 +91,7 @@ static bool same_mapping(struct cursor *before, struct cursor *after)
 		uint64_t here = x.length < y.length ? x.length : y.length;
 		if ((x.lcn == RUN_HOLE) != (y.lcn == RUN_HOLE))
 			return false;
-		if (x.lcn != RUN_HOLE && !same_host_bytes(before->scan->view, x.lcn, after->scan->view, y.lcn, here,
+		if (x.lcn != RUN_HOLE && !same_host_bytes(before->place, x.lcn, after->place, y.lcn, here,
 							 before->scan->geometry.cluster_size))
 			return false;
 		cursor_skip(before, here);
@@ -91,6 +106,7 @@ static bool same_stream(const struct attr *x, const struct attr *y)
 
 static int compare_mappings(const struct scan *before, const struct scan *after, struct volume_report *report)
 {
+	struct place old_place = {.view = before->view}, new_place = {.view = after->view};
 	size_t k = 0, end, k_end;
 	for (size_t i = 0; i < before->attr_count; i = end, k = k_end) {
 		const struct attr *attr = &before->attrs[i];
@@ -104,7 +120,8 @@ static int compare_mappings(const struct scan *before, const struct scan *after,
 			return unproven(report, "the result has lost the %s of MFT record %u", attr_type_name(attr->type),
 					attr->base);
 		k_end = scan_stream_end(after, k);
-		struct cursor x = {.scan = before, .attr = i, .end = end}, y = {.scan = after, .attr = k, .end = k_end};
+		struct cursor x = {.scan = before, .place = &old_place, .attr = i, .end = end};
+		struct cursor y = {.scan = after, .place = &new_place, .attr = k, .end = k_end};
 		if (!same_mapping(&x, &y))
 			return unproven(report, "the %s of MFT record %u would map to other bytes",
 					attr_type_name(attr->type), attr->base);
