@@ -91,7 +91,6 @@ static bool parse(const NTFS_BOOT_SECTOR *boot, struct geometry *g)
 
 int boot_read(struct view *view, struct geometry *geometry, struct volume_report *report)
 {
-	static const char mend[] = "run chkdsk /f on it in the guest, then shut the guest down";
 	uint8_t sector[BOOT_READ], backup[4096];
 	report->result = VOLUME_DONE;
 	if (view->length < sizeof(sector)) {
@@ -105,7 +104,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	if (!is_ntfs(sector, report))
 		return 0;
 	if (!parse((const NTFS_BOOT_SECTOR *)sector, geometry)) {
-		report_result(report, VOLUME_DAMAGED, mend, "the boot sector's fields make no sense");
+		report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "the boot sector's fields make no sense");
 		return 0;
 	}
 	report->cluster_size = geometry->cluster_size;
@@ -125,7 +124,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	if (r < 0)
 		return r;
 	if (memcmp(sector, backup, geometry->sector_size) != 0)
-		report_result(report, VOLUME_REFUSED, mend,
+		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK,
 			      "the backup boot sector differs from the boot sector (a resize cut short, or a wrong partition)");
 	return 0;
 }

@@ -27,8 +27,13 @@ struct geometry {
  * file_system, cause and remedy. VOLUME_DONE means: NTFS that can be looked at further, *geometry is valid. */
 int boot_read(struct view *view, struct geometry *geometry, struct volume_report *report);
 
-/* Fills in the three of a report that belong together. The texts are printf formats without the final full stop. */
+#define REMEDY_CHKDSK "run chkdsk /f on it in the guest, then shut the guest down fully and try again"
+
+/* Fills in the three of a report that belong together. cause is a printf format. */
 void report_result(struct volume_report *report, enum volume_result result, const char *remedy, const char *cause, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/* Says what is damaged; 1, as the functions of a scan return then. */
+#define report_damage(report, ...) (report_result((report), VOLUME_DAMAGED, REMEDY_CHKDSK, __VA_ARGS__), 1)
 
 #endif

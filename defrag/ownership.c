@@ -7,12 +7,7 @@
 
 #include "mapdb/cleanup.h"
 
-#define RESERVED_RECORDS 24u	 /* NTFS keeps these; their flags and bitmap bits may disagree */
 #define BITMAP_CHUNK (256u * 1024) /* bytes of $Bitmap looked at together */
-
-static const char mend_text[] = "run chkdsk /f on it in the guest, shut the guest down, try again";
-
-#define damaged(report, ...) (report_result((report), VOLUME_DAMAGED, mend_text, __VA_ARGS__), 1)
 
 int scan_stream_runs(const struct scan *s, uint32_t base, uint32_t type, struct run_list *runs)
 {
@@ -64,13 +59,13 @@ int ownership_check_records(struct scan *s, struct volume_report *report)
 {
 	int r = s->mft_bitmap_resident ? 0 : read_mft_bitmap(s);
 	if (r == -ENOENT || r == -ERANGE || (r == 0 && s->mft_bitmap_size < (s->record_count + 7) / 8))
-		return damaged(report, "the bitmap of $MFT is missing or too short");
+		return report_damage(report, "the bitmap of $MFT is missing or too short");
 	if (r < 0)
 		return r;
 	for (uint64_t i = RESERVED_RECORDS; i < s->record_count; i++) {
 		bool marked = s->mft_bitmap[i / 8] >> (i % 8) & 1;
 		if (marked != !!(s->kind[i] & RECORD_USED))
-			return damaged(report, marked ? "MFT record %llu is marked in use, but is not"
+			return report_damage(report, marked ? "MFT record %llu is marked in use, but is not"
 						      : "MFT record %llu is in use, but not marked so",
 				       (unsigned long long)i);
 	}
@@ -94,7 +89,7 @@ static int collect_owned(const struct scan *s, struct run_list *owned, struct vo
 	for (size_t i = 0; i < owned->count; i++) {
 		struct run *last = merged ? &owned->runs[merged - 1] : NULL, here = owned->runs[i];
 		if (last && here.lcn < last->lcn + last->length)
-			return damaged(report, "cluster %llu belongs to two files", (unsigned long long)here.lcn);
+			return report_damage(report, "cluster %llu belongs to two files", (unsigned long long)here.lcn);
 		if (last && here.lcn == last->lcn + last->length)
 			last->length += here.length;
 		else
@@ -115,7 +110,7 @@ struct comparison {
 static int pass_free(struct comparison *c, uint64_t lcn, uint64_t length, struct volume_report *report)
 {
 	if (c->next < c->owned->count && c->owned->runs[c->next].lcn < lcn + length)
-		return damaged(report, "cluster %llu is in use, but free by $Bitmap",
+		return report_damage(report, "cluster %llu is in use, but free by $Bitmap",
 			       (unsigned long long)(c->owned->runs[c->next].lcn > lcn ? c->owned->runs[c->next].lcn : lcn));
 	c->scan->clusters_free += length;
 	return run_list_push_merged(&c->scan->free, 0, lcn, length);
@@ -180,7 +175,7 @@ static int compare_chunk(struct comparison *c, const uint8_t *bits, uint64_t fir
 static int check_tail(const uint8_t *bits, uint64_t from, uint64_t to, struct volume_report *report)
 {
 	if (find_change(bits, from, to, true) != to)
-		return damaged(report, "$Bitmap marks clusters past the end of the volume as free");
+		return report_damage(report, "$Bitmap marks clusters past the end of the volume as free");
 	return 0;
 }
 
@@ -218,7 +213,7 @@ int ownership_check_clusters(struct scan *s, struct volume_report *report)
 	if (r == 0)
 		r = compare_bitmap(s, &owned, &bitmap, report);
 	if (r == -ENOENT || r == -ERANGE)
-		r = damaged(report, "$Bitmap is missing or too short");
+		r = report_damage(report, "$Bitmap is missing or too short");
 	run_index_free(&bitmap);
 	run_list_free(&runs);
 	run_list_free(&owned);

@@ -175,17 +175,37 @@ static int place_anchored(struct attempt *a, struct run_list *space)
 	return r;
 }
 
-/* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one. */
-static int place_divided(struct attempt *a, size_t object, uint64_t length, uint32_t max_pieces)
+/* It stays as it is: what was taken is lost to this round, and the next one begins afresh without it. */
+static void give_up(struct attempt *a, size_t object, enum plan_reason reason)
 {
+	a->plan->targets[object].first_piece = PLAN_STAYS;
+	a->reason[object] = (uint8_t)reason;
+	a->failed++;
+}
+
+static uint32_t pieces_placed(const struct attempt *a, size_t object)
+{
+	const struct plan_target *target = &a->plan->targets[object];
+	return target->first_piece == PLAN_STAYS ? 0 : target->piece_count;
+}
+
+/* Whether it is worth to move only fragmented objects is decided for each of them: in as many pieces as before it might as well stay,
+ * and moving it would be done again in every pass. */
+static uint32_t pieces_worthwhile(const struct attempt *a, size_t object)
+{
+	bool each = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
+	return each ? a->input->objects[object].run_count - 1 : UINT32_MAX;
+}
+
+/* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one. */
+static int place_divided(struct attempt *a, size_t object, uint64_t length)
+{
+	uint32_t most = a->input->objects[object].max_pieces, worthwhile = pieces_worthwhile(a, object);
+	uint32_t pieces = pieces_placed(a, object), limit = most < worthwhile ? most : worthwhile;
 	uint64_t total = 0;
-	uint32_t pieces = 0;
-	cleanup_free size_t *chosen = malloc((max_pieces + 1ul) * sizeof(*chosen));
-	if (!chosen)
-		return -ENOMEM;
 	struct gaps *gaps = &a->gaps;
 	size_t first = a->plan->pieces.count;
-	while (total < length && pieces < max_pieces) {
+	while (total < length && pieces < limit) {
 		uint64_t rest = length - total;
 		size_t gap = gaps_first_fit(gaps, rest);
 		if (gap == GAP_NONE)
@@ -196,19 +216,16 @@ static int place_divided(struct attempt *a, size_t object, uint64_t length, uint
 		int r = add_piece(a, object, gaps_take(gaps, gap, take), take);
 		if (r < 0)
 			return r;
-		chosen[pieces++] = gap;
+		pieces++;
 		total += take;
 	}
-	if (total == length && a->input->runs &&
+	if (total == length &&
 	    a->plan->pieces.runs[a->plan->targets[object].first_piece].lcn <= a->input->objects[object].max_start) {
 		a->plan->targets[object].reason = PLAN_STAYS_NO_GAP;
 		return 0;
 	}
-	/* It stays as it is: what was taken is lost to this round, and the next one begins afresh without it. */
 	a->plan->pieces.count = first;
-	a->plan->targets[object].first_piece = PLAN_STAYS;
-	a->reason[object] = pieces == max_pieces ? PLAN_STAYS_RECORD_FULL : PLAN_STAYS_NO_GAP;
-	a->failed++;
+	give_up(a, object, pieces == most ? PLAN_STAYS_RECORD_FULL : PLAN_STAYS_NO_GAP);
 	return 0;
 }
 
@@ -223,18 +240,21 @@ static int place(struct attempt *a, size_t index)
 	size_t gap = tight && object->max_start == UINT64_MAX ? gaps_best_fit(&a->gaps, length)
 							       : gaps_first_fit(&a->gaps, length);
 	if (index == a->anchored) {
+		uint32_t pieces = pieces_placed(a, index) + 1;
 		a->plan->targets[index].reason = PLAN_STAYS_OBSTACLE;
+		if (pieces > object->max_pieces || pieces > pieces_worthwhile(a, index)) {
+			give_up(a, index, pieces > object->max_pieces ? PLAN_STAYS_RECORD_FULL : PLAN_STAYS_OBSTACLE);
+			return 0;
+		}
 	} else if (gap != GAP_NONE && a->gaps.runs.runs[gap].lcn > object->max_start) {
-		a->reason[index] = PLAN_STAYS_RECORD_FULL;
-		a->failed++;
+		give_up(a, index, PLAN_STAYS_RECORD_FULL);
 		return 0;
 	}
 	if (gap != GAP_NONE)
 		return add_piece(a, index, gaps_take(&a->gaps, gap, length), length);
 	if (a->mode != MODE_FRAGMENTED)
-		return place_divided(a, index, length, object->max_pieces);
-	a->reason[index] = PLAN_STAYS_NO_GAP;
-	a->failed++;
+		return place_divided(a, index, length);
+	give_up(a, index, PLAN_STAYS_NO_GAP);
 	return 0;
 }
 

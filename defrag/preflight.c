@@ -154,7 +154,6 @@ int preflight_can_mount(struct view *view)
 
 /* ---- what forbids a change ---- */
 
-#define REMEDY_CHKDSK "run chkdsk /f on it in the guest, then shut the guest down"
 #define REMEDY_SHUTDOWN                                                                                                \
 	"boot the guest and shut it down fully (shutdown /s /t 0, not hibernation; powercfg /h off ends Fast Startup for good)"
 
@@ -177,7 +176,7 @@ static void check_flags(ntfs_volume *volume, struct volume_report *report)
 		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK, "chkdsk was interrupted on this volume");
 }
 
-static int check_log(ntfs_volume *volume, struct volume_report *report)
+static void check_log(ntfs_volume *volume, struct volume_report *report)
 {
 	ntfs_inode *inode = ntfs_inode_open(volume, FILE_LogFile);
 	ntfs_attr *attr = inode ? ntfs_attr_open(inode, AT_DATA, AT_UNNAMED, 0) : NULL;
@@ -198,17 +197,16 @@ static int check_log(ntfs_volume *volume, struct volume_report *report)
 		ntfs_attr_close(attr);
 	if (inode)
 		ntfs_inode_close(inode);
-	return 0;
 }
 
 /* hiberfil.sys begins with zeros or "wake" when nothing is suspended; whatever else is there, Windows may resume from. */
-static int check_hibernation(ntfs_volume *volume, struct volume_report *report)
+static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 {
 	static const char zeros[4];
 	char magic[4096] = {0};
 	ntfs_inode *inode = ntfs_pathname_to_inode(volume, NULL, "hiberfil.sys");
 	if (!inode)
-		return 0;
+		return;
 	ntfs_attr *attr = ntfs_attr_open(inode, AT_DATA, AT_UNNAMED, 0);
 	int64_t count = attr ? ntfs_attr_pread(attr, 0, sizeof(magic), magic) : -1;
 	if (count < (int64_t)sizeof(magic) ||
@@ -218,7 +216,6 @@ static int check_hibernation(ntfs_volume *volume, struct volume_report *report)
 	if (attr)
 		ntfs_attr_close(attr);
 	ntfs_inode_close(inode);
-	return 0;
 }
 
 /* ---- shadow copies; format: libyal's "Volume Shadow Snapshot (VSS) format" ---- */
@@ -289,9 +286,9 @@ int preflight_check(struct view *view, struct volume_report *report)
 	snprintf(report->label, sizeof(report->label), "%s", volume->vol_name ? volume->vol_name : "");
 	check_flags(volume, report);
 	if (report->result == VOLUME_DONE)
-		r = check_log(volume, report);
-	if (r == 0 && report->result == VOLUME_DONE)
-		r = check_hibernation(volume, report);
+		check_log(volume, report);
+	if (report->result == VOLUME_DONE)
+		check_hibernation(volume, report);
 	ntfs_umount(volume, FALSE);
-	return r;
+	return 0;
 }

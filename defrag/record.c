@@ -11,7 +11,6 @@
 #define STRIDE NTFS_BLOCK_SIZE /* bytes that one update sequence entry protects, whatever the sector size */
 #define ATTR_HEADER_RESIDENT 24u
 #define ATTR_HEADER_NONRESIDENT 64u
-#define ATTR_HEADER_COMPRESSED 72u
 
 static bool usa_is_sane(const uint8_t *record, uint32_t record_size)
 {
@@ -53,9 +52,8 @@ static bool resident_is_sane(const ATTR_RECORD *attr, uint32_t length)
 static bool nonresident_is_sane(const ATTR_RECORD *attr, uint32_t length)
 {
 	uint32_t pairs = le16_to_cpu(attr->mapping_pairs_offset);
-	bool has_compressed_size = (attr->flags & (ATTR_IS_COMPRESSED | ATTR_IS_SPARSE)) && !attr->lowest_vcn;
-	uint32_t header = has_compressed_size ? ATTR_HEADER_COMPRESSED : ATTR_HEADER_NONRESIDENT;
-	return length > header && pairs >= header && pairs < length && sle64_to_cpu(attr->lowest_vcn) >= 0 &&
+	return length > ATTR_HEADER_NONRESIDENT && pairs >= ATTR_HEADER_NONRESIDENT && pairs < length &&
+	       sle64_to_cpu(attr->lowest_vcn) >= 0 &&
 	       sle64_to_cpu(attr->highest_vcn) >= sle64_to_cpu(attr->lowest_vcn) - 1;
 }
 

@@ -14,12 +14,7 @@
 #include "mapdb/cleanup.h"
 
 #define CHUNK_SIZE (1u << 20)	/* bytes of $MFT read at once; fits the processor's cache */
-#define RESERVED_RECORDS 24u	/* NTFS keeps these; their flags and bitmap bits may disagree */
 #define MIRROR_RECORDS_MAX 16u	/* what readers compare with $MFTMirr */
-
-static const char mend_text[] = "run chkdsk /f on it in the guest, shut the guest down, try again";
-
-#define damaged(report, ...) (report_result((report), VOLUME_DAMAGED, mend_text, __VA_ARGS__), 1)
 
 void scan_free(struct scan *s)
 {
@@ -172,12 +167,12 @@ static int check_mirror(struct scan *s, struct volume_report *report)
 	if (r == 0)
 		r = view_read(s->view, mirror, size, g->mirror_lcn * g->cluster_size);
 	if (r == -ERANGE)
-		return damaged(report, "$MFT or $MFTMirr is too short");
+		return report_damage(report, "$MFT or $MFTMirr is too short");
 	if (r < 0)
 		return r;
 	for (uint32_t off = 0; off < size; off += g->record_size)
 		if (memcmp(first + off, mirror + off, g->record_size) != 0)
-			return damaged(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
+			return report_damage(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
 	return 0;
 }
 
@@ -189,9 +184,9 @@ static int open_mft(struct scan *s, struct volume_report *report)
 		return -ENOMEM;
 	int r = view_read(s->view, record, g->record_size, g->mft_lcn * g->cluster_size);
 	if (r < 0)
-		return r == -ERANGE ? damaged(report, "$MFT lies outside the volume") : r;
+		return r == -ERANGE ? report_damage(report, "$MFT lies outside the volume") : r;
 	if (record_unprotect(record, g->record_size) < 0 || record_check(record, g->record_size) < 0)
-		return damaged(report, "the first record of $MFT is damaged");
+		return report_damage(report, "the first record of $MFT is damaged");
 	ATTR_RECORD *data = NULL;
 	bool has_list = false;
 	record_for_each(attr, record) {
@@ -206,12 +201,12 @@ static int open_mft(struct scan *s, struct volume_report *report)
 	if (r == 0 && has_list)
 		r = add_mft_extensions(s, record);
 	if (r == -EUCLEAN || r == -ERANGE)
-		return damaged(report, "the run list of $MFT is damaged");
+		return report_damage(report, "the run list of $MFT is damaged");
 	if (r < 0)
 		return r;
 	if (initialized % g->record_size || initialized / g->record_size > s->record_count ||
 	    initialized / g->record_size > UINT32_MAX)
-		return damaged(report, "the size of $MFT does not agree with its run list");
+		return report_damage(report, "the size of $MFT does not agree with its run list");
 	s->record_count = initialized / g->record_size;
 	return check_mirror(s, report);
 }
@@ -267,7 +262,7 @@ static uint64_t attr_fingerprint(uint64_t number, ATTR_RECORD *attr)
 		canon.b = (uint64_t)attr->data_size;
 		canon.c = (uint64_t)attr->initialized_size;
 		canon.d = attr->compression_unit;
-		if (attr->flags & (ATTR_IS_COMPRESSED | ATTR_IS_SPARSE))
+		if (attr_pairs_off(attr) >= offsetof(ATTR_RECORD, compressed_size) + sizeof(attr->compressed_size))
 			canon.d ^= (uint64_t)attr->compressed_size << 8;
 	} else {
 		uint32_t length = le32_to_cpu(attr->value_length);
@@ -394,12 +389,12 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 	if (!(m->flags & MFT_RECORD_IN_USE))
 		return 0;
 	if (record_unprotect(raw, s->geometry.record_size) < 0)
-		return damaged(report, "MFT record %llu has bad fixups (a torn write)", (unsigned long long)number);
+		return report_damage(report, "MFT record %llu has bad fixups (a torn write)", (unsigned long long)number);
 	if (record_check(raw, s->geometry.record_size) < 0)
-		return damaged(report, "MFT record %llu is damaged", (unsigned long long)number);
+		return report_damage(report, "MFT record %llu is damaged", (unsigned long long)number);
 	uint64_t reference = le64_to_cpu(m->base_mft_record), base = reference ? MREF(reference) : number;
 	if (base >= s->record_count || (reference && base == number))
-		return damaged(report, "extension record %llu belongs to no file", (unsigned long long)number);
+		return report_damage(report, "extension record %llu belongs to no file", (unsigned long long)number);
 	s->kind[number] |= RECORD_USED | (reference ? RECORD_EXTENSION : 0);
 	s->records_used++;
 	if (!reference) {
@@ -416,7 +411,7 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 	if (r == 0)
 		r = scan_attributes(s, number, base, raw);
 	if (r == -EUCLEAN)
-		return damaged(report, "MFT record %llu has an attribute with a damaged run list or sizes",
+		return report_damage(report, "MFT record %llu has an attribute with a damaged run list or sizes",
 			       (unsigned long long)number);
 	return r;
 }
@@ -524,16 +519,16 @@ static int check_streams(struct scan *s, struct volume_report *report)
 		end = scan_stream_end(s, first);
 		for (size_t i = first; i < end; i++) {
 			if (s->attrs[i].lowest_vcn != vcn)
-				return damaged(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
+				return report_damage(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
 					       attr_type_name(head->type), head->base, (unsigned long long)vcn);
 			vcn += attr_vcns(s, &s->attrs[i]);
 		}
 		if (vcn != head->allocated_vcns && head->base != FILE_BadClus)
-			return damaged(report, "the %s of MFT record %u has %llu clusters, but its size says %llu",
+			return report_damage(report, "the %s of MFT record %u has %llu clusters, but its size says %llu",
 				       attr_type_name(head->type), head->base, (unsigned long long)vcn,
 				       (unsigned long long)head->allocated_vcns);
 		if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
-			return damaged(report, "MFT record %u has an attribute twice", head->base);
+			return report_damage(report, "MFT record %u has an attribute twice", head->base);
 	}
 	return 0;
 }
@@ -574,7 +569,7 @@ static int check_list(struct scan *s, uint32_t base, uint8_t *record, uint8_t *o
 		r = -EUCLEAN;
 	attr_list_free(&list);
 	if (r == -EUCLEAN)
-		return damaged(report, "the attribute list of MFT record %u does not match its attributes", base);
+		return report_damage(report, "the attribute list of MFT record %u does not match its attributes", base);
 	return r;
 }
 
@@ -592,7 +587,7 @@ static int check_lists(struct scan *s, struct volume_report *report)
 	}
 	for (uint64_t i = 0; i < s->record_count; i++)
 		if ((s->kind[i] & RECORD_EXTENSION) && !(s->kind[i] & RECORD_LISTED))
-			return damaged(report, "extension record %llu is in no attribute list", (unsigned long long)i);
+			return report_damage(report, "extension record %llu is in no attribute list", (unsigned long long)i);
 	return 0;
 }
 

@@ -22,6 +22,8 @@
 #include "defrag/run_list.h"
 #include "defrag/view.h"
 
+#define RESERVED_RECORDS 24u /* NTFS keeps these for itself; their flags and bitmap bits may disagree */
+
 /* One non-resident attribute, or one extent of it (the part of its run list that one MFT record holds). */
 struct attr {
 	uint32_t record; /* that holds it */
