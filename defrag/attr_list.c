@@ -28,16 +28,16 @@ static int parse_entry(const uint8_t *bytes, size_t available, struct list_entry
 	uint64_t reference = le64_to_cpu(raw->mft_reference);
 	if (length % 8 || length < ENTRY_HEADER || length > available || MREF(reference) > UINT32_MAX ||
 	    (raw->name_length && (raw->name_offset % 2 || raw->name_offset < ENTRY_HEADER ||
-				  raw->name_offset + 2u * raw->name_length > length)))
+	                          raw->name_offset + 2u * raw->name_length > length)))
 		return -EUCLEAN;
 	*entry = (struct list_entry){
-		.type = le32_to_cpu(raw->type),
-		.record = (uint32_t)MREF(reference),
-		.sequence = MSEQNO(reference),
-		.instance = le16_to_cpu(raw->instance),
-		.name_length = raw->name_length,
-		.name = (const ntfschar *)(bytes + raw->name_offset),
-		.lowest_vcn = (uint64_t)sle64_to_cpu(raw->lowest_vcn),
+	        .type = le32_to_cpu(raw->type),
+	        .record = (uint32_t)MREF(reference),
+	        .sequence = MSEQNO(reference),
+	        .instance = le16_to_cpu(raw->instance),
+	        .name_length = raw->name_length,
+	        .name = (const ntfschar *)(bytes + raw->name_offset),
+	        .lowest_vcn = (uint64_t)sle64_to_cpu(raw->lowest_vcn),
 	};
 	entry->name_hash = attr_name_hash(entry->name, entry->name_length);
 	return (int)length;

@@ -19,8 +19,8 @@ struct list_entry {
 	uint32_t record;
 	uint16_t sequence;
 	uint16_t instance;
-	uint8_t name_length;	   /* UTF-16 units */
-	const ntfschar *name;	   /* inside the bytes that were parsed */
+	uint8_t name_length;  /* UTF-16 units */
+	const ntfschar *name; /* inside the bytes that were parsed */
 	uint64_t name_hash;
 	uint64_t lowest_vcn;
 };

@@ -8,7 +8,7 @@
 
 #include "defrag/record.h"
 
-#define BOOT_READ 8192u /* bytes; the largest sector size is 4096 */
+#define BOOT_READ        8192u /* bytes; the largest sector size is 4096 */
 #define CLUSTER_SIZE_MAX (2u << 20)
 
 void report_result(struct volume_report *report, enum volume_result result, const char *remedy, const char *cause, ...)
@@ -33,7 +33,7 @@ static void set_file_system(struct volume_report *report, const char *name)
 
 /* BitLocker To Go looks like FAT; its identifier stands where FAT has boot code. */
 static const uint8_t bitlocker_guid[16] = {0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a,
-					   0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01};
+                                           0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3, 0xd0, 0x01};
 
 /* True if this is NTFS; otherwise the report says what it is. */
 static bool is_ntfs(const uint8_t *sector, struct volume_report *report)
@@ -41,8 +41,8 @@ static bool is_ntfs(const uint8_t *sector, struct volume_report *report)
 	if (!memcmp(sector + 3, "-FVE-FS-", 8) || !memcmp(sector + 0x1a8, bitlocker_guid, 16)) {
 		set_file_system(report, "bitlocker");
 		report_result(report, VOLUME_REFUSED,
-			      "decrypt the volume in the guest (manage-bde -off), or exclude this image",
-			      "the volume is encrypted with BitLocker (also when its protection is suspended)");
+		              "decrypt the volume in the guest (manage-bde -off), or exclude this image",
+		              "the volume is encrypted with BitLocker (also when its protection is suspended)");
 		return false;
 	}
 	if (!memcmp(sector + 3, "ReFS\0\0\0\0", 8)) {
@@ -110,14 +110,16 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	report->cluster_size = geometry->cluster_size;
 	report->clusters = geometry->clusters;
 	if (geometry->clusters > UINT32_MAX) {
-		report_result(report, VOLUME_UNSUPPORTED, "", "more than 2^32 clusters, which Windows does not support");
+		report_result(report, VOLUME_UNSUPPORTED, "",
+		              "more than 2^32 clusters, which Windows does not support");
 		return 0;
 	}
 	uint64_t backup_off = geometry->sectors * geometry->sector_size;
 	if (backup_off > view->length || view->length - backup_off < geometry->sector_size) {
-		report_result(report, VOLUME_REFUSED, "check the partition table; finish or undo a resize that was cut short",
-			      "the volume (%llu bytes and its backup boot sector) is longer than its partition (%llu bytes)",
-			      (unsigned long long)backup_off, (unsigned long long)view->length);
+		report_result(
+		        report, VOLUME_REFUSED, "check the partition table; finish or undo a resize that was cut short",
+		        "the volume (%llu bytes and its backup boot sector) is longer than its partition (%llu bytes)",
+		        (unsigned long long)backup_off, (unsigned long long)view->length);
 		return 0;
 	}
 	r = view_read(view, backup, geometry->sector_size, backup_off);
@@ -125,6 +127,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 		return r;
 	if (memcmp(sector, backup, geometry->sector_size) != 0)
 		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK,
-			      "the backup boot sector differs from the boot sector (a resize cut short, or a wrong partition)");
+		              "the backup boot sector differs from the boot sector (a resize cut short, or a wrong "
+		              "partition)");
 	return 0;
 }

@@ -57,7 +57,7 @@ static int put_host(struct changes *changes, uint64_t host_off, const uint8_t *b
 }
 
 static int put_piece(struct changes *changes, const struct view *view, uint64_t off, const uint8_t *bytes, uint8_t fill,
-		     size_t length)
+                     size_t length)
 {
 	while (length) {
 		struct extent extent;
@@ -126,7 +126,7 @@ static size_t difference_end(const uint8_t *before, const uint8_t *after, size_t
 }
 
 int changes_diff(struct changes *changes, const struct view *view, const struct run_index *runs, uint32_t cluster_size,
-		 uint64_t off, const uint8_t *before, const uint8_t *after, size_t length)
+                 uint64_t off, const uint8_t *before, const uint8_t *after, size_t length)
 {
 	for (size_t pos = 0; (pos = find_difference(before, after, pos, length)) < length;) {
 		size_t end = difference_end(before, after, pos, length);

@@ -2,8 +2,8 @@
  *
  * changes: the bytes of guest metadata that a pass will change, collected as redo blobs.
  *
- * One rule for addresses: a changed byte is named by where it lies on the volume *before* the pass. No data moves, so the host
- * byte found there through the old map is the right one whatever happens to the map.
+ * One rule for addresses: a changed byte is named by where it lies on the volume *before* the pass. No data moves, so
+ * the host byte found there through the old map is the right one whatever happens to the map.
  */
 #ifndef ZCFS_CHANGES_H
 #define ZCFS_CHANGES_H
@@ -19,10 +19,10 @@ struct changes {
 	struct packed_blob {
 		uint8_t *data;
 		size_t size;
-	} *blobs;
+	} * blobs;
 	size_t count, capacity;
 	struct redo_blob open; /* being filled */
-	uint64_t bytes;	       /* changed so far */
+	uint64_t bytes;        /* changed so far */
 };
 
 void changes_free(struct changes *changes);
@@ -30,9 +30,10 @@ void changes_free(struct changes *changes);
 /* Volume bytes [off, off + length) become bytes. -ENOMEM. */
 int changes_put(struct changes *changes, const struct view *view, uint64_t off, const uint8_t *bytes, size_t length);
 
-/* Whatever differs between before and after, which are [off, off + length) of the stream that the runs describe (no holes there). */
+/* Whatever differs between before and after, which are [off, off + length) of the stream that the runs describe (no
+ * holes there). */
 int changes_diff(struct changes *changes, const struct view *view, const struct run_index *runs, uint32_t cluster_size,
-		 uint64_t off, const uint8_t *before, const uint8_t *after, size_t length);
+                 uint64_t off, const uint8_t *before, const uint8_t *after, size_t length);
 
 /* Closes the last blob. Call once, after the last change. */
 int changes_finish(struct changes *changes);

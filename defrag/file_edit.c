@@ -37,7 +37,8 @@ static int load_record(struct file_edit *edit, uint32_t number)
 	edit->count++;
 	if (!record->before || !record->after)
 		return -ENOMEM;
-	int r = view_read_runs(s->view, &s->mft, s->geometry.cluster_size, record->before, size, (uint64_t)number * size);
+	int r = view_read_runs(s->view, &s->mft, s->geometry.cluster_size, record->before, size,
+	                       (uint64_t)number * size);
 	if (r < 0)
 		return r;
 	memcpy(record->after, record->before, size);
@@ -72,8 +73,8 @@ static int keep_list_bytes(struct file_edit *edit, const ATTR_RECORD *attr)
 {
 	uint64_t vcns;
 	edit->has_list = true;
-	edit->list_size_before = attr->non_resident ? (size_t)sle64_to_cpu(attr->data_size)
-						    : le32_to_cpu(attr->value_length);
+	edit->list_size_before =
+	        attr->non_resident ? (size_t)sle64_to_cpu(attr->data_size) : le32_to_cpu(attr->value_length);
 	edit->list_before = malloc(edit->list_size_before);
 	if (!edit->list_before)
 		return -ENOMEM;
@@ -81,7 +82,7 @@ static int keep_list_bytes(struct file_edit *edit, const ATTR_RECORD *attr)
 	if (!attr->non_resident)
 		return 0;
 	return mapping_pairs_decode((const uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
-				    edit->scan->geometry.clusters, &edit->list_runs, &vcns);
+	                            edit->scan->geometry.clusters, &edit->list_runs, &vcns);
 }
 
 int file_edit_load(const struct scan *scan, uint32_t base, struct file_edit *edit)
@@ -108,10 +109,9 @@ static ATTR_RECORD *find_attr(struct file_edit *edit, const struct attr *attr, s
 	*record = find_record(edit, attr->record);
 	if (!*record)
 		return NULL;
-	record_for_each(found, (*record)->after)
-		if (le32_to_cpu(found->type) == attr->type && le16_to_cpu(found->instance) == attr->instance &&
-		    found->non_resident)
-			return found;
+	record_for_each(found, (*record)->after) if (le32_to_cpu(found->type) == attr->type &&
+	                                             le16_to_cpu(found->instance) == attr->instance &&
+	                                             found->non_resident) return found;
 	return NULL;
 }
 
@@ -134,7 +134,7 @@ static uint64_t total_vcns(const struct run *runs, size_t count)
 }
 
 static int set_extent(struct file_edit *edit, const struct attr *extent, uint64_t lowest_vcn, const struct run *runs,
-		      size_t count)
+                      size_t count)
 {
 	struct edited_record *record;
 	ATTR_RECORD *attr = find_attr(edit, extent, &record);
@@ -173,7 +173,8 @@ static size_t runs_that_fit(const struct attr *extent, const struct run *runs, s
 static bool can_draw_together(const struct attr *extents, size_t count, const struct run *runs, size_t run_count)
 {
 	size_t done = 0;
-	/* The borders of a compressed attribute's extents may matter to whoever decompresses: all into one, or as they are. */
+	/* The borders of a compressed attribute's extents may matter to whoever decompresses: all into one, or as they
+	 * are. */
 	bool compressed = extents[0].flags & le16_to_cpu(ATTR_IS_COMPRESSED);
 	for (size_t i = 0; i < count && done < run_count; i++) {
 		if (compressed && i)
@@ -184,7 +185,7 @@ static bool can_draw_together(const struct attr *extents, size_t count, const st
 }
 
 static int draw_together(struct file_edit *edit, const struct attr *extents, size_t count, const struct run *runs,
-			 size_t run_count)
+                         size_t run_count)
 {
 	size_t done = 0;
 	uint64_t vcn = 0;
@@ -235,9 +236,7 @@ out:
 
 static ATTR_RECORD *find_list_attr(struct file_edit *edit)
 {
-	record_for_each(attr, edit->records[0].after)
-		if (attr->type == AT_ATTRIBUTE_LIST)
-			return attr;
+	record_for_each(attr, edit->records[0].after) if (attr->type == AT_ATTRIBUTE_LIST) return attr;
 	return NULL;
 }
 

@@ -13,18 +13,18 @@
 
 struct gaps {
 	struct run_list runs; /* in LCN order; length 0 once used up */
-	uint64_t *tree;	      /* tree[1] is the root; leaves from base on */
+	uint64_t *tree;       /* tree[1] is the root; leaves from base on */
 	size_t base;
-	struct gap_link *links;	       /* of each gap: its neighbours among those of its length */
-	uint32_t *first;	       /* by length: the first gap that long, or none; for lengths below GAP_SHORT */
-	uint64_t *present;	       /* bits: which of those lengths there are */
+	struct gap_link *links; /* of each gap: its neighbours among those of its length */
+	uint32_t *first;        /* by length: the first gap that long, or none; for lengths below GAP_SHORT */
+	uint64_t *present;      /* bits: which of those lengths there are */
 };
 
 struct gap_link {
 	uint32_t next, previous;
 };
 
-#define GAP_NONE SIZE_MAX
+#define GAP_NONE  SIZE_MAX
 #define GAP_SHORT 4096u /* clusters; longer gaps are few */
 
 /* Takes the runs (sorted, not overlapping) over, also on error; *from becomes empty. -ENOMEM. */

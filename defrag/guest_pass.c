@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The parent's side of a guest pass. It parses no guest metadata. Whatever the child sends is checked against the image map and the
- * volumes' bounds, goes into one transaction, and is committed only after the child has proven its work.
+ * The parent's side of a guest pass. It parses no guest metadata. Whatever the child sends is checked against the image
+ * map and the volumes' bounds, goes into one transaction, and is committed only after the child has proven its work.
  */
 #include "defrag/guest_pass.h"
 
@@ -24,22 +24,22 @@
 #include "mapdb/cleanup.h"
 
 #define WINDOW_SIZE (256u * 1024) /* bytes of the data file read at once for undo */
-#define UNDO_PIECE 16384u	   /* bytes of one change that are handled together; fits a blob with room to spare */
-#define POLL_MS 100
+#define UNDO_PIECE  16384u        /* bytes of one change that are handled together; fits a blob with room to spare */
+#define POLL_MS     100
 
 struct pass {
 	struct image *image;
 	const struct pass_options *options;
 	struct pass_report *report;
 	struct message_reader *reader;
-	bool begun;  /* the image's change was begun: roll back unless committed */
-	bool ended;  /* the child has sent everything */
+	bool begun; /* the image's change was begun: roll back unless committed */
+	bool ended; /* the child has sent everything */
 	struct timespec started;
 	int64_t started_unix_s;
 	struct map_move *moves;
 	size_t move_count, move_capacity;
 	struct host_index *host_index; /* of the map before the pass */
-	uint8_t *window;	       /* of the data file, for undo */
+	uint8_t *window;               /* of the data file, for undo */
 	uint64_t window_off, window_length;
 	struct redo_blob redo, undo;
 	uint64_t attributes_moved;
@@ -124,14 +124,14 @@ static int64_t duration_ms(const struct pass *p)
 static struct run_record run_record_of(const struct pass *p)
 {
 	struct run_record run = {
-		.operation = "defrag",
-		.options = p->options->options_text ? p->options->options_text : "",
-		.started_unix_s = p->started_unix_s,
-		.duration_ms = duration_ms(p),
-		.files_moved = p->attributes_moved,
-		.extents_before = p->report->extents_before,
-		.extents_after = p->report->extents_after,
-		.metadata_bytes = p->report->metadata_bytes,
+	        .operation = "defrag",
+	        .options = p->options->options_text ? p->options->options_text : "",
+	        .started_unix_s = p->started_unix_s,
+	        .duration_ms = duration_ms(p),
+	        .files_moved = p->attributes_moved,
+	        .extents_before = p->report->extents_before,
+	        .extents_after = p->report->extents_after,
+	        .metadata_bytes = p->report->metadata_bytes,
 	};
 	for (size_t i = 0; i < p->report->volume_count; i++) {
 		const struct volume_report *volume = &p->report->volumes[i];
@@ -166,8 +166,7 @@ static bool volume_is_sane(const struct pass *p, const struct volume_report *vol
 {
 	uint64_t size = image_map_size(p->image->map);
 	return volume->number >= 1 && volume->number <= REPORT_VOLUMES_MAX && volume->result <= VOLUME_FAILED &&
-	       (volume->result >= VOLUME_SKIPPED ||
-		(volume->off <= size && volume->length <= size - volume->off)) &&
+	       (volume->result >= VOLUME_SKIPPED || (volume->off <= size && volume->length <= size - volume->off)) &&
 	       text_is_terminated(volume->scheme, sizeof(volume->scheme)) &&
 	       text_is_terminated(volume->file_system, sizeof(volume->file_system)) &&
 	       text_is_terminated(volume->label, sizeof(volume->label)) &&
@@ -190,7 +189,8 @@ static int take_volume(struct pass *p, const uint8_t *payload, size_t size)
 	}
 	if (!volume_is_sane(p, volume) || volume->number > report->volume_count + 1)
 		return -EBADMSG;
-	struct volume_report *known = volume->number <= report->volume_count ? &report->volumes[volume->number - 1] : NULL;
+	struct volume_report *known =
+	        volume->number <= report->volume_count ? &report->volumes[volume->number - 1] : NULL;
 	if (!known) {
 		void *grown = reallocarray(report->volumes, report->volume_count + 1, sizeof(*volume));
 		if (!grown)
@@ -233,15 +233,15 @@ static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 		return 0;
 	const char *text = (const char *)payload + sizeof(m);
 	snprintf(path, sizeof(path), "%.*s%s%.*s", m.path_length, text, m.stream_length ? ":" : "", m.stream_length,
-		 text + m.path_length);
+	         text + m.path_length);
 	struct file_record file = {
-		.volume = m.volume,
-		.record = m.record,
-		.path = path,
-		.attribute = attr_type_name(m.type),
-		.bytes = m.bytes,
-		.fragments_before = m.fragments_before,
-		.fragments_after = m.fragments_after,
+	        .volume = m.volume,
+	        .record = m.record,
+	        .path = path,
+	        .attribute = attr_type_name(m.type),
+	        .bytes = m.bytes,
+	        .fragments_before = m.fragments_before,
+	        .fragments_after = m.fragments_after,
 	};
 	int r = begin(p);
 	return r < 0 ? r : map_db_put_file(p->image->db, &file);
@@ -317,7 +317,7 @@ static int put_change(struct pass *p, uint64_t host_off, const uint8_t *bytes, u
 	const uint8_t *old;
 	int r = read_old(p, host_off, length, &old);
 	if (r == 0 && (p->redo.size + REDO_ENTRY_HEADER_SIZE + length > REDO_BLOB_SIZE_MAX ||
-		       p->undo.size + REDO_ENTRY_HEADER_SIZE + length > REDO_BLOB_SIZE_MAX))
+	               p->undo.size + REDO_ENTRY_HEADER_SIZE + length > REDO_BLOB_SIZE_MAX))
 		r = flush_redo(p);
 	if (r < 0)
 		return r;
@@ -357,7 +357,7 @@ static int take_redo(struct pass *p, const uint8_t *payload, size_t size)
 		for (uint32_t done = 0; r == 0 && !p->options->dry_run && done < entry.length;) {
 			uint32_t here = entry.length - done < UNDO_PIECE ? entry.length - done : UNDO_PIECE;
 			r = put_change(p, entry.host_off + done, entry.bytes ? entry.bytes + done : NULL,
-				       (uint8_t)entry.fill, here);
+			               (uint8_t)entry.fill, here);
 			done += here;
 		}
 	}

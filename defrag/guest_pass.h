@@ -2,14 +2,14 @@
  *
  * guest_pass: zero-copy defragmentation of the NTFS volumes inside one image that nobody uses.
  *
- * The pass rewrites NTFS run lists and permutes the image map by the same permutation of clusters, so that the actual mapping
- * (file VCN -> host offset) stays what it was; no file data moves. Two processes: a sandboxed child finds the volumes, parses,
- * plans, rewrites in memory, verifies the result through the new map with the changes overlaid, and sends
- * moves and differences; the parent, which parses no guest metadata, validates them against the map's invariants and
- * the volumes' bounds and commits them in one transaction (mapdb/image.h).
+ * The pass rewrites NTFS run lists and permutes the image map by the same permutation of clusters, so that the actual
+ * mapping (file VCN -> host offset) stays what it was; no file data moves. Two processes: a sandboxed child finds the
+ * volumes, parses, plans, rewrites in memory, verifies the result through the new map with the changes overlaid, and
+ * sends moves and differences; the parent, which parses no guest metadata, validates them against the map's invariants
+ * and the volumes' bounds and commits them in one transaction (mapdb/image.h).
  *
- * Refusals and damage are results, not errors: they are in the report. The functions return 0 or -errno for everything that is not
- * about the guest's volumes. They print nothing. A crash leaves the old state or the new one.
+ * Refusals and damage are results, not errors: they are in the report. The functions return 0 or -errno for everything
+ * that is not about the guest's volumes. They print nothing. A crash leaves the old state or the new one.
  */
 #ifndef ZCFS_GUEST_PASS_H
 #define ZCFS_GUEST_PASS_H
@@ -22,16 +22,16 @@
 
 /* The exit codes of zcfs-defrag, by increasing gravity of what they say about a volume. */
 enum volume_result {
-	VOLUME_DONE = 0,      /* defragmented, or nothing to do */
-	VOLUME_SKIPPED,	      /* not NTFS, or not selected: left alone */
-	VOLUME_UNSUPPORTED,   /* NTFS, but of a kind that is left alone (version, geometry); others are done */
-	VOLUME_REFUSED,	      /* its state forbids any change: the whole image is refused (exit 3) */
-	VOLUME_DAMAGED,	      /* inconsistent metadata: the whole image is refused (exit 5) */
-	VOLUME_FAILED,	      /* could not be read, or the result could not be proven: nothing changed (exit 1) */
+	VOLUME_DONE = 0,    /* defragmented, or nothing to do */
+	VOLUME_SKIPPED,     /* not NTFS, or not selected: left alone */
+	VOLUME_UNSUPPORTED, /* NTFS, but of a kind that is left alone (version, geometry); others are done */
+	VOLUME_REFUSED,     /* its state forbids any change: the whole image is refused (exit 3) */
+	VOLUME_DAMAGED,     /* inconsistent metadata: the whole image is refused (exit 5) */
+	VOLUME_FAILED,      /* could not be read, or the result could not be proven: nothing changed (exit 1) */
 };
 
-#define REPORT_TEXT_MAX 512
-#define REPORT_STAYS_MAX 64 /* reasons kept per volume; stay_count has the total */
+#define REPORT_TEXT_MAX    512
+#define REPORT_STAYS_MAX   64 /* reasons kept per volume; stay_count has the total */
 #define REPORT_VOLUMES_MAX 256
 
 /* Why something stays in more than one piece. */
@@ -44,61 +44,70 @@ struct stay {
 
 struct volume_report {
 	enum volume_result result;
-	unsigned int number;	/* from 1, in the order of the partition table */
-	uint64_t off;		/* bytes from the start of the image */
-	uint64_t length;	/* bytes */
-	char scheme[8];		/* "mbr", "gpt", "none" */
-	char file_system[16];	/* "ntfs", "refs", "bitlocker", ... "unknown" */
-	char label[136];	/* UTF-8 volume label, may be empty */
+	unsigned int number;          /* from 1, in the order of the partition table */
+	uint64_t off;                 /* bytes from the start of the image */
+	uint64_t length;              /* bytes */
+	char scheme[8];               /* "mbr", "gpt", "none" */
+	char file_system[16];         /* "ntfs", "refs", "bitlocker", ... "unknown" */
+	char label[136];              /* UTF-8 volume label, may be empty */
 	char cause[REPORT_TEXT_MAX];  /* unless DONE: one line */
 	char remedy[REPORT_TEXT_MAX]; /* unless DONE: one line, may be empty */
 
-	uint32_t cluster_size;	      /* bytes */
-	uint64_t clusters;	      /* of the volume */
-	uint64_t clusters_free;	      /* before the pass */
-	uint64_t records_used;	      /* MFT records in use */
-	uint64_t files;		      /* base records in use */
-	uint64_t attributes;	      /* non-resident attributes (streams, indexes, bitmaps, ...) */
-	uint64_t fragmented_before;   /* of those, the ones in more than one piece */
+	uint32_t cluster_size;      /* bytes */
+	uint64_t clusters;          /* of the volume */
+	uint64_t clusters_free;     /* before the pass */
+	uint64_t records_used;      /* MFT records in use */
+	uint64_t files;             /* base records in use */
+	uint64_t attributes;        /* non-resident attributes (streams, indexes, bitmaps, ...) */
+	uint64_t fragmented_before; /* of those, the ones in more than one piece */
 	uint64_t fragmented_after;
-	uint64_t fragments_before;    /* pieces of all of them */
+	uint64_t fragments_before; /* pieces of all of them */
 	uint64_t fragments_after;
-	uint64_t free_runs_before;    /* pieces of free space */
+	uint64_t free_runs_before; /* pieces of free space */
 	uint64_t free_runs_after;
 	uint64_t largest_free_before; /* clusters */
 	uint64_t largest_free_after;
 	uint64_t attributes_moved;
-	uint64_t clusters_moved;      /* cluster renamings; no data */
-	uint64_t records_freed;	      /* extension records no longer needed */
-	bool laid_out_anew;	      /* everything was placed anew, not only the fragmented attributes */
+	uint64_t clusters_moved; /* cluster renamings; no data */
+	uint64_t records_freed;  /* extension records no longer needed */
+	bool laid_out_anew;      /* everything was placed anew, not only the fragmented attributes */
 	size_t stay_count;
 	struct stay stays[REPORT_STAYS_MAX];
 };
 
-enum pass_phase { PHASE_READ, PHASE_SCAN, PHASE_PLAN, PHASE_REWRITE, PHASE_VERIFY, PHASE_COMMIT, PHASE_APPLY, PHASE_COUNT };
+enum pass_phase {
+	PHASE_READ,
+	PHASE_SCAN,
+	PHASE_PLAN,
+	PHASE_REWRITE,
+	PHASE_VERIFY,
+	PHASE_COMMIT,
+	PHASE_APPLY,
+	PHASE_COUNT
+};
 const char *pass_phase_name(enum pass_phase phase);
 
 struct pass_report {
 	size_t volume_count;
 	struct volume_report *volumes; /* malloc'ed, freed by pass_report_free */
-	char cause[REPORT_TEXT_MAX];   /* about the image as a whole (dynamic disk, damaged partition table), or empty */
+	char cause[REPORT_TEXT_MAX]; /* about the image as a whole (dynamic disk, damaged partition table), or empty */
 	char remedy[REPORT_TEXT_MAX];
-	enum volume_result result; /* the gravest of all volumes and of the image as a whole */
-	bool changed;		   /* a change was committed */
-	bool redo_pending;	   /* committed, but the last step could not be done: the next open does it */
-	uint64_t extents_before;   /* of the image map */
-	uint64_t extents_after;	   /* also filled by a dry run */
-	uint64_t metadata_bytes;   /* bytes of guest metadata changed (to be changed, for a dry run) */
+	enum volume_result result;  /* the gravest of all volumes and of the image as a whole */
+	bool changed;               /* a change was committed */
+	bool redo_pending;          /* committed, but the last step could not be done: the next open does it */
+	uint64_t extents_before;    /* of the image map */
+	uint64_t extents_after;     /* also filled by a dry run */
+	uint64_t metadata_bytes;    /* bytes of guest metadata changed (to be changed, for a dry run) */
 	uint64_t data_bytes_copied; /* always 0: it is reported because it is the point */
-	uint64_t child_peak_kib;   /* peak resident memory of the child */
+	uint64_t child_peak_kib;    /* peak resident memory of the child */
 	double phase_seconds[PHASE_COUNT];
 };
 void pass_report_free(struct pass_report *report); /* frees what it points to, not the struct */
 
 struct pass_options {
-	bool analyze; /* scan and count only; allowed on an image opened IMAGE_UNLOCKED */
-	bool dry_run; /* plan, rewrite and verify as for real, commit nothing */
-	bool pack;    /* lay everything out anew: directories and metadata first, one free extent at the end */
+	bool analyze;        /* scan and count only; allowed on an image opened IMAGE_UNLOCKED */
+	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
+	bool pack;           /* lay everything out anew: directories and metadata first, one free extent at the end */
 	unsigned int volume; /* 0: all */
 	const char *options_text; /* for the history; may be NULL */
 	/* Called from the calling thread, often; done and total in units of the phase. NULL: none.
@@ -107,9 +116,9 @@ struct pass_options {
 	void *progress_context;
 };
 
-/* One pass over an open image. For anything but analyze and dry_run the image is open IMAGE_EXCLUSIVE and not read-only.
- * The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died or sent
- * something that breaks an invariant (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
+/* One pass over an open image. For anything but analyze and dry_run the image is open IMAGE_EXCLUSIVE and not
+ * read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died
+ * or sent something that breaks an invariant (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
  * changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 

@@ -7,7 +7,8 @@
 
 #include "mapdb/cleanup.h"
 
-#define PIECE_BYTES_MAX 11u /* that one more piece adds to a run list: header, length and LCN difference of 5 bytes each */
+#define PIECE_BYTES_MAX                                                                                                \
+	11u /* that one more piece adds to a run list: header, length and LCN difference of 5 bytes each */
 
 void layout_free(struct layout *layout)
 {
@@ -29,9 +30,9 @@ static uint8_t rank_of(const struct scan *s, const struct attr *attr)
 	return attr->type == le32_to_cpu(AT_INDEX_ALLOCATION) || attr->type == le32_to_cpu(AT_BITMAP) ? 2 : 3;
 }
 
-/* What must stay, and why: the boot record and what is found through it ($Boot, $MFTMirr, the first cluster of $MFT), bad
- * clusters. The files of boot loaders, which may know them by their place, are left while they are in one piece. $LogFile may move: only
- * a clean one gets this far, and then it holds no place of anything. */
+/* What must stay, and why: the boot record and what is found through it ($Boot, $MFTMirr, the first cluster of $MFT),
+ * bad clusters. The files of boot loaders, which may know them by their place, are left while they are in one piece.
+ * $LogFile may move: only a clean one gets this far, and then it holds no place of anything. */
 static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
 {
 	bool data = attr->type == le32_to_cpu(AT_DATA);
@@ -65,7 +66,7 @@ static size_t contiguous_size(const struct scan *s, const struct attr *attr, uin
 /* Looks at one extent, whose first cluster is the object's cluster-th: how far up may the object begin, and in how many
  * pieces may it be, for the run list to fit into its record? */
 static void limit_by_room(const struct scan *s, const struct attr *attr, uint64_t cluster, struct run_list *scratch,
-			  struct plan_object *object)
+                          struct plan_object *object)
 {
 	uint64_t clusters = s->geometry.clusters;
 	size_t largest = contiguous_size(s, attr, clusters - 1, scratch);
@@ -94,11 +95,11 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 	const struct attr *head = &s->attrs[first];
 	struct plan_object *object = &l->objects[l->count];
 	*object = (struct plan_object){
-		.first_run = (uint32_t)l->runs.count,
-		.max_start = UINT64_MAX,
-		.max_pieces = UINT16_MAX,
-		.kind = (uint8_t)kind_of(s, head),
-		.rank = rank_of(s, head),
+	        .first_run = (uint32_t)l->runs.count,
+	        .max_start = UINT64_MAX,
+	        .max_pieces = UINT16_MAX,
+	        .kind = (uint8_t)kind_of(s, head),
+	        .rank = rank_of(s, head),
 	};
 	for (size_t i = first; i < end; i++) {
 		const struct attr *attr = &s->attrs[i];
@@ -146,12 +147,12 @@ int layout_collect(const struct scan *s, bool pack, struct layout *l)
 	}
 	run_list_free(&scratch);
 	l->input = (struct plan_input){
-		.clusters = s->geometry.clusters,
-		.objects = l->objects,
-		.object_count = l->count,
-		.runs = l->runs.runs,
-		.free = &s->free,
-		.pack = pack,
+	        .clusters = s->geometry.clusters,
+	        .objects = l->objects,
+	        .object_count = l->count,
+	        .runs = l->runs.runs,
+	        .free = &s->free,
+	        .pack = pack,
 	};
 	if (r < 0)
 		layout_free(l);
@@ -171,7 +172,7 @@ int layout_make(const struct scan *s, bool pack, struct layout *l)
 }
 
 int layout_new_runs(const struct scan *s, const struct layout *l, size_t object, const struct attr *attr,
-		    uint64_t *cluster, struct run_list *runs)
+                    uint64_t *cluster, struct run_list *runs)
 {
 	const struct plan_target *target = &l->plan.targets[object];
 	const struct run *piece = l->plan.pieces.runs + target->first_piece;

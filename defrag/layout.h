@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * layout: between a scan and a plan: what of a volume is an object, what may move, what must stay, and where an attribute's
- * clusters will be.
+ * layout: between a scan and a plan: what of a volume is an object, what may move, what must stay, and where an
+ * attribute's clusters will be.
  */
 #ifndef ZCFS_LAYOUT_H
 #define ZCFS_LAYOUT_H
@@ -11,7 +11,7 @@
 
 struct layout {
 	struct plan_object *objects; /* one a stream that has clusters, in the order of scan.attrs */
-	uint32_t *first_attr;	     /* of each object: its first extent in scan.attrs */
+	uint32_t *first_attr;        /* of each object: its first extent in scan.attrs */
 	size_t count;
 	struct run_list runs; /* pieces of the objects */
 	struct plan_input input;
@@ -30,10 +30,10 @@ static inline bool layout_moves(const struct layout *layout, size_t object)
 	return layout->plan.targets[object].first_piece != PLAN_STAYS;
 }
 
-/* Appends the new runs of one extent of an object to *runs. *cluster is the index, among the object's clusters, of the extent's
- * first one; it is advanced past the extent. */
+/* Appends the new runs of one extent of an object to *runs. *cluster is the index, among the object's clusters, of the
+ * extent's first one; it is advanced past the extent. */
 int layout_new_runs(const struct scan *scan, const struct layout *layout, size_t object, const struct attr *attr,
-		    uint64_t *cluster, struct run_list *runs);
+                    uint64_t *cluster, struct run_list *runs);
 
 const char *plan_reason_text(enum plan_reason reason, const struct attr *attr);
 

@@ -48,7 +48,7 @@ static int put(struct message_writer *writer, const void *part, size_t size)
 }
 
 int message_send(struct message_writer *writer, enum message_type type, const void *part, size_t size, const void *more,
-		 size_t more_size)
+                 size_t more_size)
 {
 	struct message_header header = {.type = type, .size = (uint32_t)(size + more_size)};
 	if (size + more_size > MESSAGE_SIZE_MAX)
@@ -75,7 +75,8 @@ static int take(struct message_reader *reader, struct message_header *header, co
 	return 1;
 }
 
-int message_receive(struct message_reader *reader, int timeout_ms, struct message_header *header, const uint8_t **payload)
+int message_receive(struct message_reader *reader, int timeout_ms, struct message_header *header,
+                    const uint8_t **payload)
 {
 	int r = take(reader, header, payload);
 	if (r)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * message: what the child of a guest pass sends to its parent, through a pipe, in native byte order (they are one program).
+ * message: what the child of a guest pass sends to its parent, through a pipe, in native byte order (they are one
+ * program).
  *
  * The parent treats every message as hostile: sizes are checked here, contents where they are used.
  */
@@ -15,12 +16,13 @@
 
 enum message_type {
 	MESSAGE_PROGRESS = 1, /* struct progress_message */
-	MESSAGE_VOLUME,	      /* struct volume_report; sent again when more is known */
-	MESSAGE_DISK,	      /* struct disk_message */
-	MESSAGE_FILE,	      /* struct file_message, then path and stream without terminators */
-	MESSAGE_MOVES,	      /* an array of struct map_move, in image offsets, new_off ascending over all such messages of a volume */
-	MESSAGE_REDO,	      /* one redo blob, in host offsets */
-	MESSAGE_END,	      /* struct end_message: everything was sent and proven */
+	MESSAGE_VOLUME,       /* struct volume_report; sent again when more is known */
+	MESSAGE_DISK,         /* struct disk_message */
+	MESSAGE_FILE,         /* struct file_message, then path and stream without terminators */
+	MESSAGE_MOVES, /* an array of struct map_move, in image offsets, new_off ascending over all such messages of a
+	                  volume */
+	MESSAGE_REDO,  /* one redo blob, in host offsets */
+	MESSAGE_END,   /* struct end_message: everything was sent and proven */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)
@@ -68,7 +70,7 @@ struct message_writer {
 
 /* Sends a header and two parts (the second may be empty). 0 or -errno. */
 int message_send(struct message_writer *writer, enum message_type type, const void *part, size_t size, const void *more,
-		 size_t more_size);
+                 size_t more_size);
 int message_flush(struct message_writer *writer);
 
 /* Buffered receiving. */
@@ -78,8 +80,9 @@ struct message_reader {
 	uint8_t buffer[2 * MESSAGE_SIZE_MAX];
 };
 
-/* Waits at most timeout_ms for a whole message. 1: *payload is valid until the next call; 0: none yet; -EPIPE: the sender closed its
- * end; -EBADMSG: not a message; -errno. */
-int message_receive(struct message_reader *reader, int timeout_ms, struct message_header *header, const uint8_t **payload);
+/* Waits at most timeout_ms for a whole message. 1: *payload is valid until the next call; 0: none yet; -EPIPE: the
+ * sender closed its end; -EBADMSG: not a message; -errno. */
+int message_receive(struct message_reader *reader, int timeout_ms, struct message_header *header,
+                    const uint8_t **payload);
 
 #endif

@@ -18,7 +18,8 @@ void name_table_free(struct name_table *table)
 const FILE_NAME_ATTR *record_file_name(uint8_t *record)
 {
 	const FILE_NAME_ATTR *found = NULL;
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		if (attr->type != AT_FILE_NAME || attr->non_resident)
 			continue;
 		const FILE_NAME_ATTR *name = (const FILE_NAME_ATTR *)attr_value(attr);
@@ -99,9 +100,9 @@ int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_AT
 	}
 	memcpy(table->text + table->text_size, text, length);
 	table->directories[table->count++] = (struct directory_name){
-		.record = record,
-		.parent = (uint32_t)MREF_LE(name->parent_directory),
-		.text_off = (uint32_t)table->text_size,
+	        .record = record,
+	        .parent = (uint32_t)MREF_LE(name->parent_directory),
+	        .text_off = (uint32_t)table->text_size,
 	};
 	table->text_size += length;
 	return 0;
@@ -155,10 +156,22 @@ void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name,
 const char *attr_type_name(uint32_t type)
 {
 	static const char *const names[] = {
-		"$STANDARD_INFORMATION", "$ATTRIBUTE_LIST", "$FILE_NAME",	 "$OBJECT_ID",
-		"$SECURITY_DESCRIPTOR",	 "$VOLUME_NAME",    "$VOLUME_INFORMATION", "$DATA",
-		"$INDEX_ROOT",		 "$INDEX_ALLOCATION", "$BITMAP",	 "$REPARSE_POINT",
-		"$EA_INFORMATION",	 "$EA",		    "$PROPERTY_SET",	 "$LOGGED_UTILITY_STREAM",
+	        "$STANDARD_INFORMATION",
+	        "$ATTRIBUTE_LIST",
+	        "$FILE_NAME",
+	        "$OBJECT_ID",
+	        "$SECURITY_DESCRIPTOR",
+	        "$VOLUME_NAME",
+	        "$VOLUME_INFORMATION",
+	        "$DATA",
+	        "$INDEX_ROOT",
+	        "$INDEX_ALLOCATION",
+	        "$BITMAP",
+	        "$REPARSE_POINT",
+	        "$EA_INFORMATION",
+	        "$EA",
+	        "$PROPERTY_SET",
+	        "$LOGGED_UTILITY_STREAM",
 	};
 	size_t index = type / 0x10 - 1;
 	return type % 0x10 == 0 && index < sizeof(names) / sizeof(*names) ? names[index] : "attribute";

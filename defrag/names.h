@@ -2,8 +2,9 @@
  *
  * names: the directories of a volume by record number, to tell people which file is meant.
  *
- * Only for messages and history: nothing is decided by a path. Directories are kept as the scan meets them (ascending record
- * numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path with "?".
+ * Only for messages and history: nothing is decided by a path. Directories are kept as the scan meets them (ascending
+ * record numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path
+ * with "?".
  */
 #ifndef ZCFS_NAMES_H
 #define ZCFS_NAMES_H
@@ -30,10 +31,12 @@ struct name_table {
 
 void name_table_free(struct name_table *table);
 
-/* The name that people see: the first $FILE_NAME of the record that is not a DOS name. NULL if the record holds none. */
+/* The name that people see: the first $FILE_NAME of the record that is not a DOS name. NULL if the record holds none.
+ */
 const FILE_NAME_ATTR *record_file_name(uint8_t *record);
 
-/* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; surrogates that do not pair become U+FFFD. Returns its length in bytes. */
+/* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; surrogates that do not pair become U+FFFD.
+ * Returns its length in bytes. */
 size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size);
 
 /* Adds a directory; record numbers must ascend. -ENOMEM. */

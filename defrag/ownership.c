@@ -20,7 +20,8 @@ int scan_stream_runs(const struct scan *s, uint32_t base, uint32_t type, struct 
 		else
 			high = middle;
 	}
-	while (low < s->attr_count && s->attrs[low].base == base && s->attrs[low].type == type && s->attrs[low].name_hash)
+	while (low < s->attr_count && s->attrs[low].base == base && s->attrs[low].type == type &&
+	       s->attrs[low].name_hash)
 		low++;
 	if (low == s->attr_count || s->attrs[low].base != base || s->attrs[low].type != type)
 		return -ENOENT;
@@ -47,8 +48,8 @@ static int read_mft_bitmap(struct scan *s)
 		s->mft_bitmap_size = (s->record_count + 7) / 8;
 		s->mft_bitmap = malloc(s->mft_bitmap_size + 1);
 		r = s->mft_bitmap ? view_read_runs(s->view, &index, s->geometry.cluster_size, s->mft_bitmap,
-						   s->mft_bitmap_size, 0)
-				  : -ENOMEM;
+		                                   s->mft_bitmap_size, 0)
+		                  : -ENOMEM;
 	}
 	run_index_free(&index);
 	run_list_free(&runs);
@@ -65,9 +66,10 @@ int ownership_check_records(struct scan *s, struct volume_report *report)
 	for (uint64_t i = RESERVED_RECORDS; i < s->record_count; i++) {
 		bool marked = s->mft_bitmap[i / 8] >> (i % 8) & 1;
 		if (marked != !!(s->kind[i] & RECORD_USED))
-			return report_damage(report, marked ? "MFT record %llu is marked in use, but is not"
-						      : "MFT record %llu is in use, but not marked so",
-				       (unsigned long long)i);
+			return report_damage(report,
+			                     marked ? "MFT record %llu is marked in use, but is not"
+			                            : "MFT record %llu is in use, but not marked so",
+			                     (unsigned long long)i);
 	}
 	return 0;
 }
@@ -102,7 +104,7 @@ static int collect_owned(const struct scan *s, struct run_list *owned, struct vo
 /* Walks along the owned runs and the marked ones; what is marked and not owned is lost. */
 struct comparison {
 	const struct run_list *owned;
-	size_t next;	   /* owned run not yet passed */
+	size_t next;       /* owned run not yet passed */
 	uint64_t position; /* clusters below are done */
 	struct scan *scan;
 };
@@ -110,8 +112,9 @@ struct comparison {
 static int pass_free(struct comparison *c, uint64_t lcn, uint64_t length, struct volume_report *report)
 {
 	if (c->next < c->owned->count && c->owned->runs[c->next].lcn < lcn + length)
-		return report_damage(report, "cluster %llu is in use, but free by $Bitmap",
-			       (unsigned long long)(c->owned->runs[c->next].lcn > lcn ? c->owned->runs[c->next].lcn : lcn));
+		return report_damage(
+		        report, "cluster %llu is in use, but free by $Bitmap",
+		        (unsigned long long)(c->owned->runs[c->next].lcn > lcn ? c->owned->runs[c->next].lcn : lcn));
 	c->scan->clusters_free += length;
 	return run_list_push_merged(&c->scan->free, 0, lcn, length);
 }
@@ -159,12 +162,13 @@ static uint64_t find_change(const uint8_t *bits, uint64_t from, uint64_t to, boo
 }
 
 static int compare_chunk(struct comparison *c, const uint8_t *bits, uint64_t first, uint64_t count,
-			 struct volume_report *report)
+                         struct volume_report *report)
 {
 	for (uint64_t from = 0, to; from < count; from = to) {
 		bool marked = bits[from / 8] >> (from % 8) & 1;
 		to = find_change(bits, from, count, marked);
-		int r = marked ? pass_marked(c, first + from, to - from) : pass_free(c, first + from, to - from, report);
+		int r = marked ? pass_marked(c, first + from, to - from)
+		               : pass_free(c, first + from, to - from, report);
 		if (r)
 			return r;
 	}
@@ -180,7 +184,7 @@ static int check_tail(const uint8_t *bits, uint64_t from, uint64_t to, struct vo
 }
 
 static int compare_bitmap(struct scan *s, const struct run_list *owned, const struct run_index *bitmap,
-			  struct volume_report *report)
+                          struct volume_report *report)
 {
 	struct comparison c = {.owned = owned, .scan = s};
 	cleanup_free uint8_t *bits = malloc(BITMAP_CHUNK);

@@ -8,14 +8,14 @@
 #include "defrag/gaps.h"
 #include "mapdb/cleanup.h"
 
-#define ROUNDS_MAX 16u	    /* attempts in which objects that cannot be placed are pinned and the rest placed again */
-#define RESERVE_DIVISOR 8u /* --pack keeps this part of the free space behind the anchored object */
+#define ROUNDS_MAX      16u /* attempts in which objects that cannot be placed are pinned and the rest placed again */
+#define RESERVE_DIVISOR 8u  /* --pack keeps this part of the free space behind the anchored object */
 
 enum mode {
 	MODE_FRAGMENTED, /* only fragmented objects move; fail if one fits nowhere */
-	MODE_DIVIDE,	 /* the same, dividing what fits nowhere */
-	MODE_ANEW,	 /* everything moves */
-	MODE_PACK,	 /* everything moves, in order */
+	MODE_DIVIDE,     /* the same, dividing what fits nowhere */
+	MODE_ANEW,       /* everything moves */
+	MODE_PACK,       /* everything moves, in order */
 };
 
 enum fate { FATE_STAYS, FATE_MOVES };
@@ -25,13 +25,13 @@ struct attempt {
 	const struct plan_input *input;
 	struct plan *plan;
 	enum mode mode;
-	uint8_t *fate;	 /* of each object */
+	uint8_t *fate;   /* of each object */
 	uint8_t *reason; /* of each object: enum plan_reason; what earlier rounds pinned keeps its reason */
 	struct gaps gaps;
 	struct run_list reserve; /* kept free behind the anchor */
-	size_t anchored;	 /* index, or SIZE_MAX */
-	uint64_t anchor_rest;	 /* clusters of the anchored object that do not fit behind its anchor */
-	size_t failed;		 /* objects that could not be placed in this round */
+	size_t anchored;         /* index, or SIZE_MAX */
+	uint64_t anchor_rest;    /* clusters of the anchored object that do not fit behind its anchor */
+	size_t failed;           /* objects that could not be placed in this round */
 };
 
 void plan_free(struct plan *plan)
@@ -189,15 +189,16 @@ static uint32_t pieces_placed(const struct attempt *a, size_t object)
 	return target->first_piece == PLAN_STAYS ? 0 : target->piece_count;
 }
 
-/* Whether it is worth to move only fragmented objects is decided for each of them: in as many pieces as before it might as well stay,
- * and moving it would be done again in every pass. */
+/* Whether it is worth to move only fragmented objects is decided for each of them: in as many pieces as before it might
+ * as well stay, and moving it would be done again in every pass. */
 static uint32_t pieces_worthwhile(const struct attempt *a, size_t object)
 {
 	bool each = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
 	return each ? a->input->objects[object].run_count - 1 : UINT32_MAX;
 }
 
-/* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one. */
+/* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one.
+ */
 static int place_divided(struct attempt *a, size_t object, uint64_t length)
 {
 	uint32_t most = a->input->objects[object].max_pieces, worthwhile = pieces_worthwhile(a, object);
@@ -238,7 +239,7 @@ static int place(struct attempt *a, size_t index)
 	/* What may not lie too high looks from below; so does a layout from scratch, which is to be dense. */
 	bool tight = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
 	size_t gap = tight && object->max_start == UINT64_MAX ? gaps_best_fit(&a->gaps, length)
-							       : gaps_first_fit(&a->gaps, length);
+	                                                      : gaps_first_fit(&a->gaps, length);
 	if (index == a->anchored) {
 		uint32_t pieces = pieces_placed(a, index) + 1;
 		a->plan->targets[index].reason = PLAN_STAYS_OBSTACLE;
@@ -355,8 +356,8 @@ static void give_reasons(struct attempt *a)
 	}
 }
 
-/* Pins what could not be placed and tries again, until all that moves has a place. In MODE_FRAGMENTED *complete says whether
- * everything found a gap; without that the plan is of no use. */
+/* Pins what could not be placed and tries again, until all that moves has a place. In MODE_FRAGMENTED *complete says
+ * whether everything found a gap; without that the plan is of no use. */
 static int attempt_mode(const struct plan_input *input, enum mode mode, struct plan *plan, bool *complete)
 {
 	struct attempt a = {.input = input, .plan = plan, .mode = mode, .anchored = find_anchored(input)};
@@ -398,7 +399,7 @@ static uint64_t pieces_after(const struct plan_input *input, const struct plan *
 	uint64_t pieces = 0;
 	for (size_t i = 0; i < input->object_count; i++)
 		pieces += plan->targets[i].first_piece == PLAN_STAYS ? input->objects[i].run_count
-								     : plan->targets[i].piece_count;
+		                                                     : plan->targets[i].piece_count;
 	return pieces;
 }
 
@@ -563,7 +564,7 @@ int plan_permute(const struct plan_input *input, const struct plan *plan, struct
 		const struct plan_target *target = &plan->targets[i];
 		if (target->first_piece != PLAN_STAYS)
 			r = add_object_moves(&list, input->runs + input->objects[i].first_run,
-					     plan->pieces.runs + target->first_piece, input->objects[i].length);
+			                     plan->pieces.runs + target->first_piece, input->objects[i].length);
 	}
 	if (r == 0)
 		r = add_exchange(&list, &permutation->entered, &permutation->left);

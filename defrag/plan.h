@@ -2,12 +2,13 @@
  *
  * plan: where everything should be. Pure: arrays in, arrays out; knows nothing of NTFS, I/O or databases.
  *
- * An object is something that should lie in one piece (an attribute's clusters). All moves happen at once, by renaming clusters,
- * so the clusters of every object that is to move count as free beforehand and a full volume can be planned as well as an empty one.
+ * An object is something that should lie in one piece (an attribute's clusters). All moves happen at once, by renaming
+ * clusters, so the clusters of every object that is to move count as free beforehand and a full volume can be planned
+ * as well as an empty one.
  *
- * By default contiguous objects stay; fragmented ones go, the longest first, to the tightest gap that takes them whole (best
- * fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser). What fits
- * nowhere even then is divided into as few pieces as possible.
+ * By default contiguous objects stay; fragmented ones go, the longest first, to the tightest gap that takes them whole
+ * (best fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser).
+ * What fits nowhere even then is divided into as few pieces as possible.
  */
 #ifndef ZCFS_PLAN_H
 #define ZCFS_PLAN_H
@@ -31,25 +32,25 @@ struct plan_object {
 	uint32_t first_run;  /* in plan_input.runs: its pieces in order, merged, no holes */
 	uint32_t run_count;  /* pieces now */
 	uint16_t max_pieces; /* as many as may be made of it, if it must be divided; at least 1 */
-	uint8_t kind;	     /* enum plan_kind */
-	uint8_t rank;	     /* lower ones are placed first */
+	uint8_t kind;        /* enum plan_kind */
+	uint8_t rank;        /* lower ones are placed first */
 };
 
 struct plan_input {
 	uint64_t clusters; /* of the volume */
 	const struct plan_object *objects;
 	size_t object_count;
-	const struct run *runs; /* pieces of all objects */
+	const struct run *runs;      /* pieces of all objects */
 	const struct run_list *free; /* sorted, merged. What is neither free nor an object's is nobody's to move. */
-	bool pack;		     /* lay everything out anew, by rank and order of the objects */
+	bool pack;                   /* lay everything out anew, by rank and order of the objects */
 };
 
 enum plan_reason {
 	PLAN_OK,
-	PLAN_STAYS_PINNED,	/* may not be moved */
+	PLAN_STAYS_PINNED,      /* may not be moved */
 	PLAN_STAYS_RECORD_FULL, /* the run list of its new place would not fit */
-	PLAN_STAYS_NO_GAP,	/* no gap between what must stay is long enough */
-	PLAN_STAYS_OBSTACLE,	/* something that must stay is behind its anchor */
+	PLAN_STAYS_NO_GAP,      /* no gap between what must stay is long enough */
+	PLAN_STAYS_OBSTACLE,    /* something that must stay is behind its anchor */
 };
 
 #define PLAN_STAYS UINT32_MAX
@@ -64,7 +65,7 @@ struct plan {
 	struct plan_target *targets; /* of each object */
 	struct run_list pieces;
 	struct run_list free; /* sorted: the free space afterwards */
-	bool anew;	      /* everything was laid out anew */
+	bool anew;            /* everything was laid out anew */
 };
 
 /* "What will be at new_lcn is now at old_lcn", for length clusters. */
@@ -83,7 +84,7 @@ struct plan_permutation {
 	struct plan_move *moves; /* sorted by new_lcn; a bijection of the clusters concerned onto themselves */
 	size_t count;
 	struct run_list entered; /* sorted: free before, occupied by objects afterwards */
-	struct run_list left;	 /* sorted: the reverse */
+	struct run_list left;    /* sorted: the reverse */
 };
 
 /* Free clusters that objects move into change places with those they leave, in order, which takes few pieces.

@@ -116,16 +116,16 @@ static int device_ioctl(struct ntfs_device *dev, unsigned long request, void *ar
 }
 
 static struct ntfs_device_operations device_operations = {
-	.open = device_open,
-	.close = device_close,
-	.seek = device_seek,
-	.read = device_read,
-	.write = device_write,
-	.pread = device_pread,
-	.pwrite = device_pwrite,
-	.sync = device_sync,
-	.stat = device_stat,
-	.ioctl = device_ioctl,
+        .open = device_open,
+        .close = device_close,
+        .seek = device_seek,
+        .read = device_read,
+        .write = device_write,
+        .pread = device_pread,
+        .pwrite = device_pwrite,
+        .sync = device_sync,
+        .stat = device_stat,
+        .ioctl = device_ioctl,
 };
 
 /* The volume owns the device from here on. NULL: errno says why. */
@@ -155,15 +155,16 @@ int preflight_can_mount(struct view *view)
 /* ---- what forbids a change ---- */
 
 #define REMEDY_SHUTDOWN                                                                                                \
-	"boot the guest and shut it down fully (shutdown /s /t 0, not hibernation; powercfg /h off ends Fast Startup for good)"
+	"boot the guest and shut it down fully (shutdown /s /t 0, not hibernation; powercfg /h off ends Fast Startup " \
+	"for good)"
 
 static void check_flags(ntfs_volume *volume, struct volume_report *report)
 {
 	unsigned int flags = le16_to_cpu(volume->flags);
 	if (volume->major_ver != 3 || volume->minor_ver > 1)
 		report_result(report, VOLUME_UNSUPPORTED, "let Windows upgrade the volume",
-			      "NTFS version %u.%u; only 3.0 and 3.1 are supported", volume->major_ver,
-			      volume->minor_ver);
+		              "NTFS version %u.%u; only 3.0 and 3.1 are supported", volume->major_ver,
+		              volume->minor_ver);
 	else if (flags & le16_to_cpu(VOLUME_IS_DIRTY))
 		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK, "the volume is marked dirty");
 	else if (flags & 0x0002)
@@ -187,11 +188,12 @@ static void check_log(ntfs_volume *volume, struct volume_report *report)
 		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK, "$LogFile is damaged or of an unknown kind");
 	else if (restart && le16_to_cpu(restart->major_ver) >= 2)
 		report_result(report, VOLUME_REFUSED, REMEDY_SHUTDOWN,
-			      "the volume was not detached cleanly ($LogFile version %u.%u: Fast Startup, or still cached by Windows)",
-			      le16_to_cpu(restart->major_ver), le16_to_cpu(restart->minor_ver));
+		              "the volume was not detached cleanly ($LogFile version %u.%u: Fast Startup, or still "
+		              "cached by Windows)",
+		              le16_to_cpu(restart->major_ver), le16_to_cpu(restart->minor_ver));
 	else if (!ntfs_is_logfile_clean(attr, restart))
 		report_result(report, VOLUME_REFUSED, REMEDY_SHUTDOWN,
-			      "$LogFile holds changes that were not carried out yet (unclean shutdown)");
+		              "$LogFile holds changes that were not carried out yet (unclean shutdown)");
 	free(restart);
 	if (attr)
 		ntfs_attr_close(attr);
@@ -199,7 +201,8 @@ static void check_log(ntfs_volume *volume, struct volume_report *report)
 		ntfs_inode_close(inode);
 }
 
-/* hiberfil.sys begins with zeros or "wake" when nothing is suspended; whatever else is there, Windows may resume from. */
+/* hiberfil.sys begins with zeros or "wake" when nothing is suspended; whatever else is there, Windows may resume from.
+ */
 static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 {
 	static const char zeros[4];
@@ -212,7 +215,7 @@ static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 	if (count < (int64_t)sizeof(magic) ||
 	    (memcmp(magic, zeros, 4) != 0 && memcmp(magic, "wake", 4) != 0 && memcmp(magic, "WAKE", 4) != 0))
 		report_result(report, VOLUME_REFUSED, REMEDY_SHUTDOWN,
-			      "Windows is hibernated or in Fast Startup (hiberfil.sys is in use)");
+		              "Windows is hibernated or in Fast Startup (hiberfil.sys is in use)");
 	if (attr)
 		ntfs_attr_close(attr);
 	ntfs_inode_close(inode);
@@ -220,15 +223,16 @@ static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 
 /* ---- shadow copies; format: libyal's "Volume Shadow Snapshot (VSS) format" ---- */
 
-#define VSS_HEADER_OFF 0x1e00u
-#define VSS_CATALOG_BLOCK 16384u
-#define VSS_ENTRY_SIZE 128u
+#define VSS_HEADER_OFF         0x1e00u
+#define VSS_CATALOG_BLOCK      16384u
+#define VSS_ENTRY_SIZE         128u
 #define VSS_CATALOG_BLOCKS_MAX 1024u /* a catalog is one block or two; more is a loop */
 #define REMEDY_SHADOWS                                                                                                 \
-	"in the guest run vssadmin delete shadows /all and turn System Protection off for the volume, then shut it down"
+	"in the guest run vssadmin delete shadows /all and turn System Protection off for the volume, then shut it "   \
+	"down"
 
 static const uint8_t vss_guid[16] = {0x6b, 0x87, 0x08, 0x38, 0x76, 0xc1, 0x48, 0x4e,
-				     0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52};
+                                     0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52};
 
 static uint64_t u64_at(const uint8_t *p)
 {
@@ -266,7 +270,7 @@ static int check_shadows(struct view *view, struct volume_report *report)
 	r = catalog_has_snapshots(view, u64_at(header + 48));
 	if (r == 1)
 		report_result(report, VOLUME_REFUSED, REMEDY_SHADOWS,
-			      "the volume has shadow copies (restore points), which refer to places on the volume");
+		              "the volume has shadow copies (restore points), which refer to places on the volume");
 	return r < 0 ? r : 0;
 }
 
@@ -280,7 +284,7 @@ int preflight_check(struct view *view, struct volume_report *report)
 	ntfs_volume *volume = mount_view(&device);
 	if (!volume) {
 		report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "libntfs-3g cannot open the volume: %s",
-			      strerror(errno ? errno : EIO));
+		              strerror(errno ? errno : EIO));
 		return 0;
 	}
 	snprintf(report->label, sizeof(report->label), "%s", volume->vol_name ? volume->vol_name : "");

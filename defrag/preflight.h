@@ -2,8 +2,9 @@
  *
  * preflight: may this volume be changed at all? Dirty flag, log, hibernation, shadow copies, version.
  *
- * Uses libntfs-3g on a device of our own that reads through a view and refuses every write, so it also serves as a second
- * opinion: a volume that libntfs-3g cannot open is not touched, and a result that it cannot open is not committed.
+ * Uses libntfs-3g on a device of our own that reads through a view and refuses every write, so it also serves as a
+ * second opinion: a volume that libntfs-3g cannot open is not touched, and a result that it cannot open is not
+ * committed.
  */
 #ifndef ZCFS_PREFLIGHT_H
 #define ZCFS_PREFLIGHT_H

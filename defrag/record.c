@@ -8,8 +8,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define STRIDE NTFS_BLOCK_SIZE /* bytes that one update sequence entry protects, whatever the sector size */
-#define ATTR_HEADER_RESIDENT 24u
+#define STRIDE                  NTFS_BLOCK_SIZE /* bytes that one update sequence entry protects, whatever the sector size */
+#define ATTR_HEADER_RESIDENT    24u
 #define ATTR_HEADER_NONRESIDENT 64u
 
 static bool usa_is_sane(const uint8_t *record, uint32_t record_size)
@@ -96,7 +96,7 @@ int record_check(const uint8_t *record, uint32_t record_size)
 ATTR_RECORD *record_next(uint8_t *record, ATTR_RECORD *attr)
 {
 	uint8_t *next = attr ? (uint8_t *)attr + le32_to_cpu(attr->length)
-			     : record + le16_to_cpu(mft_record(record)->attrs_offset);
+	                     : record + le16_to_cpu(mft_record(record)->attrs_offset);
 	ATTR_RECORD *found = (ATTR_RECORD *)next;
 	return found->type == AT_END ? NULL : found;
 }

@@ -3,8 +3,8 @@
  * record: MFT records and their attributes, taken apart with every offset checked, and edited in place.
  *
  * Structures and constants are ntfs-3g's (layout.h). Everything here works on one record in memory; nothing does I/O.
- * The update sequence number is kept: a record reaches the disk through redo, which is replayed as a whole after a crash,
- * so a torn write cannot be seen, and a change touches no more bytes than it must.
+ * The update sequence number is kept: a record reaches the disk through redo, which is replayed as a whole after a
+ * crash, so a torn write cannot be seen, and a change touches no more bytes than it must.
  */
 #ifndef ZCFS_RECORD_H
 #define ZCFS_RECORD_H
@@ -22,13 +22,14 @@
 
 #include "defrag/run_list.h"
 
-/* Checks the update sequence array and puts the real bytes at the ends of the 512-byte strides. -EUCLEAN if it does not match. */
+/* Checks the update sequence array and puts the real bytes at the ends of the 512-byte strides. -EUCLEAN if it does not
+ * match. */
 int record_unprotect(uint8_t *record, uint32_t record_size);
 /* The reverse, with the same update sequence number. The record must have passed record_unprotect. */
 void record_protect(uint8_t *record, uint32_t record_size);
 
-/* Checks the header of an unprotected FILE record and all its attributes: lengths, alignment, names, values and run lists lie
- * inside. After this the functions below cannot leave the record. -EUCLEAN. */
+/* Checks the header of an unprotected FILE record and all its attributes: lengths, alignment, names, values and run
+ * lists lie inside. After this the functions below cannot leave the record. -EUCLEAN. */
 int record_check(const uint8_t *record, uint32_t record_size);
 
 /* The first attribute, or the one after attr; NULL at the end. */

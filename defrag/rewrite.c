@@ -9,10 +9,10 @@
 #include "defrag/ownership.h"
 #include "mapdb/cleanup.h"
 
-#define CHUNK_SIZE (1u << 20)
-#define BITMAP_CHUNK (64u * 1024)
+#define CHUNK_SIZE      (1u << 20)
+#define BITMAP_CHUNK    (64u * 1024)
 #define STREAM_NAME_MAX (255 * 3 + 1)
-#define PATH_SIZE_MAX 4096
+#define PATH_SIZE_MAX   4096
 
 /* A simple patch: an object whose one extent is in a base record without an attribute list. */
 struct patch {
@@ -62,17 +62,16 @@ static int put_mirror(struct rewrite *w, uint64_t number, const uint8_t *after)
 static int put_record(struct rewrite *w, uint64_t number, const uint8_t *before, const uint8_t *after)
 {
 	const struct geometry *g = &w->scan->geometry;
-	int r = changes_diff(w->changes, w->scan->view, &w->scan->mft, g->cluster_size, number * g->record_size, before, after,
-			     g->record_size);
+	int r = changes_diff(w->changes, w->scan->view, &w->scan->mft, g->cluster_size, number * g->record_size, before,
+	                     after, g->record_size);
 	return r < 0 ? r : put_mirror(w, number, after);
 }
 
 static ATTR_RECORD *find_attr(uint8_t *record, const struct attr *attr)
 {
-	record_for_each(found, record)
-		if (le32_to_cpu(found->type) == attr->type && le16_to_cpu(found->instance) == attr->instance &&
-		    found->non_resident)
-			return found;
+	record_for_each(found, record) if (le32_to_cpu(found->type) == attr->type &&
+	                                   le16_to_cpu(found->instance) == attr->instance &&
+	                                   found->non_resident) return found;
 	return NULL;
 }
 
@@ -145,7 +144,7 @@ static int patch_records(struct rewrite *w)
 			count = w->scan->record_count - first;
 		uint64_t skip = w->patches[i].record - first;
 		int r = view_read_runs(w->scan->view, &w->scan->mft, g->cluster_size, chunk + skip * size,
-				       (count - skip) * size, (first + skip) * size);
+		                       (count - skip) * size, (first + skip) * size);
 		for (; r == 0 && i < w->patch_count && w->patches[i].record < first + count; i = end) {
 			end = patches_end(w, i);
 			r = patch_record(w, i, end, chunk + (w->patches[i].record - first) * size, chunk + CHUNK_SIZE);
@@ -181,8 +180,8 @@ static int put_list(struct rewrite *w, struct file_edit *edit)
 	attr_list_write(&edit->list, after);
 	int r = run_index_build(&runs, edit->list_runs.runs, edit->list_runs.count);
 	if (r == 0)
-		r = changes_diff(w->changes, w->scan->view, &runs, w->scan->geometry.cluster_size, 0, edit->list_before, after,
-				 size);
+		r = changes_diff(w->changes, w->scan->view, &runs, w->scan->geometry.cluster_size, 0, edit->list_before,
+		                 after, size);
 	run_index_free(&runs);
 	return r;
 }
@@ -196,7 +195,8 @@ static int free_list_clusters(struct rewrite *w, const struct file_edit *edit, s
 	if (layout_moves(w->layout, list_object))
 		return layout_new_runs(w->scan, w->layout, list_object, attr, &cluster, &w->result->clusters_freed);
 	for (size_t i = 0; r == 0 && i < edit->list_runs.count; i++)
-		r = run_list_push(&w->result->clusters_freed, edit->list_runs.runs[i].lcn, edit->list_runs.runs[i].length);
+		r = run_list_push(&w->result->clusters_freed, edit->list_runs.runs[i].lcn,
+		                  edit->list_runs.runs[i].length);
 	return r;
 }
 
@@ -219,13 +219,14 @@ static int put_edit(struct rewrite *w, struct file_edit *edit, size_t list_objec
 /* $MFT's bitmap, when it is inside record 0, changes together with that record. */
 static void clear_resident_bitmap(struct rewrite *w, uint8_t *record)
 {
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		if (attr->type != AT_BITMAP || attr->non_resident)
 			continue;
 		for (size_t i = 0; i < w->records_freed.count; i++) {
 			uint64_t number = w->records_freed.runs[i].lcn;
 			if (number / 8 < le32_to_cpu(attr->value_length))
-				attr_value(attr)[number / 8] &= (uint8_t)~(1u << (number % 8));
+				attr_value(attr)[number / 8] &= (uint8_t) ~(1u << (number % 8));
 		}
 	}
 }
@@ -295,13 +296,14 @@ static void set_bits(uint8_t *bits, uint64_t first, uint64_t count, const struct
 		} else if (value) {
 			bits[bit / 8] |= (uint8_t)(1u << (bit % 8));
 		} else {
-			bits[bit / 8] &= (uint8_t)~(1u << (bit % 8));
+			bits[bit / 8] &= (uint8_t) ~(1u << (bit % 8));
 		}
 	}
 }
 
 /* Applies the part of the sorted runs that lies in the chunk; *next is the first run that may still matter. */
-static void apply_runs(uint8_t *bits, uint64_t first, uint64_t count, const struct run_list *runs, size_t *next, bool value)
+static void apply_runs(uint8_t *bits, uint64_t first, uint64_t count, const struct run_list *runs, size_t *next,
+                       bool value)
 {
 	while (*next < runs->count && runs->runs[*next].lcn + runs->runs[*next].length <= first)
 		++*next;
@@ -332,8 +334,8 @@ static uint64_t next_touched(const struct bit_change *changes, size_t count, uin
 }
 
 /* Changes bits of a bitmap that is an attribute's data; later changes win. Reads only the pieces that change. */
-static int change_bits(struct rewrite *w, uint32_t base, uint32_t type, uint64_t bit_count, struct bit_change *bit_changes,
-		       size_t change_count)
+static int change_bits(struct rewrite *w, uint32_t base, uint32_t type, uint64_t bit_count,
+                       struct bit_change *bit_changes, size_t change_count)
 {
 	const struct geometry *g = &w->scan->geometry;
 	struct run_list runs = {0};
@@ -355,7 +357,7 @@ static int change_bits(struct rewrite *w, uint32_t base, uint32_t type, uint64_t
 		memcpy(after, before, size);
 		for (size_t i = 0; i < change_count; i++)
 			apply_runs(after, off * 8, size * 8, bit_changes[i].runs, &bit_changes[i].next,
-				   bit_changes[i].value);
+			           bit_changes[i].value);
 		if (r == 0)
 			r = changes_diff(w->changes, w->scan->view, &index, g->cluster_size, off, before, after, size);
 		bit = (off + BITMAP_CHUNK) * 8;
@@ -370,9 +372,9 @@ static int rewrite_bitmaps(struct rewrite *w)
 	struct plan_permutation *p = (struct plan_permutation *)&w->layout->permutation;
 	int r = run_list_sort(&w->result->clusters_freed);
 	struct bit_change clusters[] = {
-		{.runs = &p->entered, .value = true},
-		{.runs = &p->left, .value = false},
-		{.runs = &w->result->clusters_freed, .value = false},
+	        {.runs = &p->entered, .value = true},
+	        {.runs = &p->left, .value = false},
+	        {.runs = &w->result->clusters_freed, .value = false},
 	};
 	if (r == 0)
 		r = change_bits(w, FILE_Bitmap, le32_to_cpu(AT_DATA), w->scan->geometry.clusters, clusters, 3);
@@ -385,7 +387,8 @@ static int rewrite_bitmaps(struct rewrite *w)
 
 /* ---- all of it ---- */
 
-/* Edits the files that need it, collects the simple patches of the others. $MFT comes last: its bitmap may be inside it. */
+/* Edits the files that need it, collects the simple patches of the others. $MFT comes last: its bitmap may be inside
+ * it. */
 static int rewrite_files(struct rewrite *w)
 {
 	const struct layout *l = w->layout;
@@ -406,7 +409,7 @@ static int rewrite_files(struct rewrite *w)
 			for (size_t k = i; k < end; k++)
 				if (layout_moves(l, k))
 					w->patches[w->patch_count++] =
-						(struct patch){.record = base, .object = (uint32_t)k};
+					        (struct patch){.record = base, .object = (uint32_t)k};
 		}
 	}
 	if (r == 0 && (mft_moves || (w->records_freed.count && w->scan->mft_bitmap_resident)))
@@ -414,18 +417,18 @@ static int rewrite_files(struct rewrite *w)
 	return r;
 }
 
-int rewrite_volume(const struct scan *scan, const struct layout *layout, struct changes *changes, scan_progress progress,
-		   rewrite_moved moved, void *context, struct rewrite_result *result)
+int rewrite_volume(const struct scan *scan, const struct layout *layout, struct changes *changes,
+                   scan_progress progress, rewrite_moved moved, void *context, struct rewrite_result *result)
 {
 	struct rewrite w = {
-		.scan = scan,
-		.layout = layout,
-		.changes = changes,
-		.progress = progress,
-		.moved = moved,
-		.context = context,
-		.result = result,
-		.patches = malloc((layout->count + 1) * sizeof(*w.patches)),
+	        .scan = scan,
+	        .layout = layout,
+	        .changes = changes,
+	        .progress = progress,
+	        .moved = moved,
+	        .context = context,
+	        .result = result,
+	        .patches = malloc((layout->count + 1) * sizeof(*w.patches)),
 	};
 	*result = (struct rewrite_result){0};
 	int r = w.patches ? rewrite_files(&w) : -ENOMEM;

@@ -94,7 +94,7 @@ static int64_t read_signed(const uint8_t *p, unsigned int size)
 }
 
 int mapping_pairs_decode(const uint8_t *pairs, size_t size, uint64_t volume_clusters, struct run_list *list,
-			 uint64_t *vcn_count)
+                         uint64_t *vcn_count)
 {
 	size_t first = list->count;
 	uint64_t vcns = 0;
@@ -113,8 +113,8 @@ int mapping_pairs_decode(const uint8_t *pairs, size_t size, uint64_t volume_clus
 			return -EUCLEAN;
 		if (lcn_size) {
 			int64_t delta = read_signed(pairs + pos + 1 + length_size, lcn_size);
-			if (__builtin_add_overflow(lcn, delta, &lcn) || lcn < 0 ||
-			    (uint64_t)lcn >= volume_clusters || (uint64_t)length > volume_clusters - (uint64_t)lcn)
+			if (__builtin_add_overflow(lcn, delta, &lcn) || lcn < 0 || (uint64_t)lcn >= volume_clusters ||
+			    (uint64_t)length > volume_clusters - (uint64_t)lcn)
 				return -EUCLEAN;
 			where = (uint64_t)lcn;
 		}

@@ -3,8 +3,8 @@
  * run_list: which clusters of the volume hold the clusters of an attribute, in VCN order.
  *
  * On disk a run list is encoded as "mapping pairs" (a header byte with two nibble sizes, a length, a signed LCN
- * difference; no difference at all is a hole); source of the format: ntfs-3g's layout.h and runlist.c, NTFS 3.0 and later.
- * Decoding trusts nothing; encoding merges nothing (give it a merged list). Pure, any thread, 0 or -errno.
+ * difference; no difference at all is a hole); source of the format: ntfs-3g's layout.h and runlist.c, NTFS 3.0 and
+ * later. Decoding trusts nothing; encoding merges nothing (give it a merged list). Pure, any thread, 0 or -errno.
  */
 #ifndef ZCFS_RUN_LIST_H
 #define ZCFS_RUN_LIST_H
@@ -16,7 +16,7 @@
 #define RUN_HOLE UINT64_MAX
 
 struct run {
-	uint64_t lcn;	 /* first cluster on the volume, or RUN_HOLE */
+	uint64_t lcn;    /* first cluster on the volume, or RUN_HOLE */
 	uint64_t length; /* clusters, never 0 */
 };
 
@@ -30,7 +30,8 @@ struct run_list {
 void run_list_free(struct run_list *list);
 /* Adds a run. -ENOMEM. */
 int run_list_push(struct run_list *list, uint64_t lcn, uint64_t length);
-/* Adds a run, or extends the last one at index >= from if the new one continues it (both holes, or adjacent clusters). */
+/* Adds a run, or extends the last one at index >= from if the new one continues it (both holes, or adjacent clusters).
+ */
 int run_list_push_merged(struct run_list *list, size_t from, uint64_t lcn, uint64_t length);
 /* Sorts by LCN in time linear in the count. -ENOMEM. */
 int run_list_sort(struct run_list *list);
@@ -38,7 +39,7 @@ int run_list_sort(struct run_list *list);
 /* Appends the runs encoded in [pairs, pairs + size) to *list, merged among themselves. *vcn_count becomes the number of
  * clusters that they span, holes included. -EUCLEAN: not a run list of a volume of that many clusters; -ENOMEM. */
 int mapping_pairs_decode(const uint8_t *pairs, size_t size, uint64_t volume_clusters, struct run_list *list,
-			 uint64_t *vcn_count);
+                         uint64_t *vcn_count);
 
 /* Bytes that the encoding takes, terminator included. */
 size_t mapping_pairs_size(const struct run *runs, size_t count);

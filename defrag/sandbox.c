@@ -9,13 +9,16 @@
 
 /* Memory, time, the end; and what libblkid and libntfs-3g ask of a descriptor that they were given. */
 static const int allowed[] = {
-	SCMP_SYS(read),		 SCMP_SYS(pread64),	SCMP_SYS(lseek),	 SCMP_SYS(close),
-	SCMP_SYS(fstat),	 SCMP_SYS(newfstatat),	SCMP_SYS(brk),		 SCMP_SYS(munmap),
-	SCMP_SYS(mremap),	 SCMP_SYS(madvise),	SCMP_SYS(futex),	 SCMP_SYS(clock_gettime),
-	SCMP_SYS(gettimeofday),	 SCMP_SYS(getrandom),	SCMP_SYS(getrusage),	 SCMP_SYS(getpid),
-	SCMP_SYS(getuid),	 SCMP_SYS(geteuid),	SCMP_SYS(getgid),	 SCMP_SYS(getegid),
-	SCMP_SYS(rt_sigreturn),	 SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(exit),
-	SCMP_SYS(exit_group),	 SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield), SCMP_SYS(sysinfo),
+        SCMP_SYS(read),         SCMP_SYS(pread64),         SCMP_SYS(lseek),
+        SCMP_SYS(close),        SCMP_SYS(fstat),           SCMP_SYS(newfstatat),
+        SCMP_SYS(brk),          SCMP_SYS(munmap),          SCMP_SYS(mremap),
+        SCMP_SYS(madvise),      SCMP_SYS(futex),           SCMP_SYS(clock_gettime),
+        SCMP_SYS(gettimeofday), SCMP_SYS(getrandom),       SCMP_SYS(getrusage),
+        SCMP_SYS(getpid),       SCMP_SYS(getuid),          SCMP_SYS(geteuid),
+        SCMP_SYS(getgid),       SCMP_SYS(getegid),         SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),  SCMP_SYS(exit),
+        SCMP_SYS(exit_group),   SCMP_SYS(restart_syscall), SCMP_SYS(sched_yield),
+        SCMP_SYS(sysinfo),
 };
 
 static int add_rules(scmp_filter_ctx filter, int write_fd, int scratch_fd)
@@ -24,21 +27,22 @@ static int add_rules(scmp_filter_ctx filter, int write_fd, int scratch_fd)
 	for (size_t i = 0; r == 0 && i < sizeof(allowed) / sizeof(*allowed); i++)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (r == 0)
-		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(write), 1, SCMP_A0(SCMP_CMP_EQ, (unsigned)write_fd));
+		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
+		                     SCMP_A0(SCMP_CMP_EQ, (unsigned)write_fd));
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 1,
-				     SCMP_A0(SCMP_CMP_EQ, (unsigned)scratch_fd));
+		                     SCMP_A0(SCMP_CMP_EQ, (unsigned)scratch_fd));
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ftruncate), 1,
-				     SCMP_A0(SCMP_CMP_EQ, (unsigned)scratch_fd));
+		                     SCMP_A0(SCMP_CMP_EQ, (unsigned)scratch_fd));
 	/* Memory may be mapped, but neither from files nor executable. */
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 2,
-				     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0),
-				     SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));
+		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0),
+		                     SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));
 	if (r == 0)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-				     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	return r;
 }
 

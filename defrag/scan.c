@@ -13,8 +13,8 @@
 #include "defrag/ownership.h"
 #include "mapdb/cleanup.h"
 
-#define CHUNK_SIZE (1u << 20)	/* bytes of $MFT read at once; fits the processor's cache */
-#define MIRROR_RECORDS_MAX 16u	/* what readers compare with $MFTMirr */
+#define CHUNK_SIZE         (1u << 20) /* bytes of $MFT read at once; fits the processor's cache */
+#define MIRROR_RECORDS_MAX 16u        /* what readers compare with $MFTMirr */
 
 void scan_free(struct scan *s)
 {
@@ -48,7 +48,8 @@ int scan_read_record(const struct scan *s, uint64_t number, uint8_t *record)
 
 /* ---- attribute lists ---- */
 
-static int read_list_bytes(struct view *view, const struct geometry *g, ATTR_RECORD *attr, uint8_t *bytes, uint64_t size)
+static int read_list_bytes(struct view *view, const struct geometry *g, ATTR_RECORD *attr, uint8_t *bytes,
+                           uint64_t size)
 {
 	if (!attr->non_resident) {
 		memcpy(bytes, attr_value(attr), size);
@@ -60,7 +61,7 @@ static int read_list_bytes(struct view *view, const struct geometry *g, ATTR_REC
 	if (attr->lowest_vcn || sle64_to_cpu(attr->initialized_size) < sle64_to_cpu(attr->data_size))
 		return -EUCLEAN;
 	int r = mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), g->clusters, &runs,
-				     &vcns);
+	                             &vcns);
 	if (r == 0)
 		r = run_index_build(&index, runs.runs, runs.count);
 	if (r == 0)
@@ -71,16 +72,14 @@ static int read_list_bytes(struct view *view, const struct geometry *g, ATTR_REC
 }
 
 int scan_read_list(struct view *view, const struct geometry *g, uint8_t *record, ATTR_RECORD **attr,
-		   struct attr_list *list)
+                   struct attr_list *list)
 {
 	ATTR_RECORD *found = NULL;
-	record_for_each(a, record)
-		if (a->type == AT_ATTRIBUTE_LIST)
-			found = a;
+	record_for_each(a, record) if (a->type == AT_ATTRIBUTE_LIST) found = a;
 	if (!found)
 		return -EUCLEAN;
-	uint64_t size = found->non_resident ? (uint64_t)sle64_to_cpu(found->data_size)
-					    : le32_to_cpu(found->value_length);
+	uint64_t size =
+	        found->non_resident ? (uint64_t)sle64_to_cpu(found->data_size) : le32_to_cpu(found->value_length);
 	if (!size || size > ATTR_LIST_SIZE_MAX)
 		return -EUCLEAN;
 	uint8_t *bytes = malloc(size);
@@ -97,7 +96,8 @@ int scan_read_list(struct view *view, const struct geometry *g, uint8_t *record,
 
 ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry)
 {
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		uint64_t lowest = attr->non_resident ? (uint64_t)sle64_to_cpu(attr->lowest_vcn) : 0;
 		if (le32_to_cpu(attr->type) == entry->type && le16_to_cpu(attr->instance) == entry->instance &&
 		    lowest == entry->lowest_vcn &&
@@ -116,7 +116,7 @@ static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
 	if (!attr->non_resident || (uint64_t)sle64_to_cpu(attr->lowest_vcn) != known)
 		return -EUCLEAN;
 	int r = mapping_pairs_decode((const uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
-				     s->geometry.clusters, &s->mft_runs, &vcns);
+	                             s->geometry.clusters, &s->mft_runs, &vcns);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < s->mft_runs.count; i++)
@@ -189,7 +189,8 @@ static int open_mft(struct scan *s, struct volume_report *report)
 		return report_damage(report, "the first record of $MFT is damaged");
 	ATTR_RECORD *data = NULL;
 	bool has_list = false;
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		if (attr->type == AT_DATA && !attr->name_length && !data)
 			data = attr;
 		has_list |= attr->type == AT_ATTRIBUTE_LIST;
@@ -221,19 +222,20 @@ static bool is_one_of(const char *text, const char *const *names, size_t count)
 	return false;
 }
 
-/* A file in the root directory that a boot loader is known to look for, or that is marked like one (hidden and system), as block-list
- * loaders' files are. What Windows itself opens by path does not count. */
+/* A file in the root directory that a boot loader is known to look for, or that is marked like one (hidden and system),
+ * as block-list loaders' files are. What Windows itself opens by path does not count. */
 static bool is_boot_file(const FILE_NAME_ATTR *name)
 {
-	static const char *const known[] = {"bootmgr", "ntldr", "ntdetect.com", "boot.ini", "bootsect.dos", "bootsect.bak",
-					    "bootfont.bin", "grldr", "wubildr", "io.sys", "msdos.sys"};
+	static const char *const known[] = {"bootmgr",      "ntldr",        "ntdetect.com", "boot.ini",
+	                                    "bootsect.dos", "bootsect.bak", "bootfont.bin", "grldr",
+	                                    "wubildr",      "io.sys",       "msdos.sys"};
 	static const char *const by_path[] = {"pagefile.sys", "swapfile.sys", "hiberfil.sys"};
 	char text[64];
 	uint32_t hidden_system = le32_to_cpu(FILE_ATTR_HIDDEN | FILE_ATTR_SYSTEM);
 	if (MREF_LE(name->parent_directory) != ROOT_RECORD)
 		return false;
 	name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length, text,
-		     sizeof(text));
+	             sizeof(text));
 	if (is_one_of(text, known, sizeof(known) / sizeof(*known)))
 		return true;
 	return (le32_to_cpu(name->file_attributes) & hidden_system) == hidden_system &&
@@ -249,11 +251,11 @@ static uint64_t attr_fingerprint(uint64_t number, ATTR_RECORD *attr)
 		uint16_t flags;
 		uint8_t non_resident, name_length;
 	} canon = {
-		.name = attr_name_hash(attr_name(attr), attr->name_length),
-		.type = attr->type,
-		.flags = attr->flags,
-		.non_resident = attr->non_resident,
-		.name_length = attr->name_length,
+	        .name = attr_name_hash(attr_name(attr), attr->name_length),
+	        .type = attr->type,
+	        .flags = attr->flags,
+	        .non_resident = attr->non_resident,
+	        .name_length = attr->name_length,
 	};
 	if (attr->type == AT_ATTRIBUTE_LIST || (attr->non_resident && attr->lowest_vcn))
 		return 0;
@@ -286,25 +288,24 @@ static int add_attr(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD 
 	}
 	uint64_t lowest = (uint64_t)sle64_to_cpu(attr->lowest_vcn), vcns;
 	size_t first_run = s->runs.count;
-	int r = mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), s->geometry.clusters,
-				     &s->runs, &vcns);
+	int r = mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+	                             s->geometry.clusters, &s->runs, &vcns);
 	if (r < 0)
 		return r;
-	if (lowest + vcns != (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ||
-	    s->runs.count - first_run > UINT32_MAX)
+	if (lowest + vcns != (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 || s->runs.count - first_run > UINT32_MAX)
 		return -EUCLEAN;
 	struct attr *added = &s->attrs[s->attr_count++];
 	*added = (struct attr){
-		.record = (uint32_t)number,
-		.base = (uint32_t)base,
-		.type = le32_to_cpu(attr->type),
-		.run_count = (uint32_t)(s->runs.count - first_run),
-		.first_run = first_run,
-		.name_hash = attr_name_hash(attr_name(attr), attr->name_length),
-		.lowest_vcn = lowest,
-		.instance = le16_to_cpu(attr->instance),
-		.flags = le16_to_cpu(attr->flags),
-		.room = (uint16_t)attr_pairs_room(attr),
+	        .record = (uint32_t)number,
+	        .base = (uint32_t)base,
+	        .type = le32_to_cpu(attr->type),
+	        .run_count = (uint32_t)(s->runs.count - first_run),
+	        .first_run = first_run,
+	        .name_hash = attr_name_hash(attr_name(attr), attr->name_length),
+	        .lowest_vcn = lowest,
+	        .instance = le16_to_cpu(attr->instance),
+	        .flags = le16_to_cpu(attr->flags),
+	        .room = (uint16_t)attr_pairs_room(attr),
 	};
 	if (lowest)
 		return 0;
@@ -350,7 +351,8 @@ static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8
 	size_t first = s->attr_count;
 	uint64_t fingerprint = 0;
 	unsigned int count = 0;
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		int r = note_special(s, number, attr);
 		if (r == 0 && attr->non_resident)
 			r = add_attr(s, number, base, attr);
@@ -389,7 +391,8 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 	if (!(m->flags & MFT_RECORD_IN_USE))
 		return 0;
 	if (record_unprotect(raw, s->geometry.record_size) < 0)
-		return report_damage(report, "MFT record %llu has bad fixups (a torn write)", (unsigned long long)number);
+		return report_damage(report, "MFT record %llu has bad fixups (a torn write)",
+		                     (unsigned long long)number);
 	if (record_check(raw, s->geometry.record_size) < 0)
 		return report_damage(report, "MFT record %llu is damaged", (unsigned long long)number);
 	uint64_t reference = le64_to_cpu(m->base_mft_record), base = reference ? MREF(reference) : number;
@@ -412,7 +415,7 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 		r = scan_attributes(s, number, base, raw);
 	if (r == -EUCLEAN)
 		return report_damage(report, "MFT record %llu has an attribute with a damaged run list or sizes",
-			       (unsigned long long)number);
+		                     (unsigned long long)number);
 	return r;
 }
 
@@ -460,8 +463,8 @@ static int by_base(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Attributes come in the order of the records that hold them, and so almost in order: those of extension records are taken
- * out, sorted and merged back in from the end; then each file's few are sorted among themselves. */
+/* Attributes come in the order of the records that hold them, and so almost in order: those of extension records are
+ * taken out, sorted and merged back in from the end; then each file's few are sorted among themselves. */
 static int sort_attrs(struct scan *s)
 {
 	size_t stay = 0, moved = 0;
@@ -480,8 +483,8 @@ static int sort_attrs(struct scan *s)
 		}
 		qsort(ext, moved, sizeof(*ext), by_base);
 		for (size_t to = s->attr_count; moved;)
-			s->attrs[--to] = stay && s->attrs[stay - 1].base > ext[moved - 1].base ? s->attrs[--stay]
-											: ext[--moved];
+			s->attrs[--to] =
+			        stay && s->attrs[stay - 1].base > ext[moved - 1].base ? s->attrs[--stay] : ext[--moved];
 	}
 	for (size_t i = 0, end; i < s->attr_count; i = end) {
 		for (end = i + 1; end < s->attr_count && s->attrs[end].base == s->attrs[i].base; end++)
@@ -519,14 +522,16 @@ static int check_streams(struct scan *s, struct volume_report *report)
 		end = scan_stream_end(s, first);
 		for (size_t i = first; i < end; i++) {
 			if (s->attrs[i].lowest_vcn != vcn)
-				return report_damage(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
-					       attr_type_name(head->type), head->base, (unsigned long long)vcn);
+				return report_damage(report,
+				                     "the %s of MFT record %u has a gap or an overlap at VCN %llu",
+				                     attr_type_name(head->type), head->base, (unsigned long long)vcn);
 			vcn += attr_vcns(s, &s->attrs[i]);
 		}
 		if (vcn != head->allocated_vcns && head->base != FILE_BadClus)
-			return report_damage(report, "the %s of MFT record %u has %llu clusters, but its size says %llu",
-				       attr_type_name(head->type), head->base, (unsigned long long)vcn,
-				       (unsigned long long)head->allocated_vcns);
+			return report_damage(report,
+			                     "the %s of MFT record %u has %llu clusters, but its size says %llu",
+			                     attr_type_name(head->type), head->base, (unsigned long long)vcn,
+			                     (unsigned long long)head->allocated_vcns);
 		if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
 			return report_damage(report, "MFT record %u has an attribute twice", head->base);
 	}
@@ -579,7 +584,8 @@ static int check_lists(struct scan *s, struct volume_report *report)
 	if (!buffers)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < s->record_count; i++) {
-		if ((s->kind[i] & (RECORD_USED | RECORD_HAS_LIST | RECORD_EXTENSION)) != (RECORD_USED | RECORD_HAS_LIST))
+		if ((s->kind[i] & (RECORD_USED | RECORD_HAS_LIST | RECORD_EXTENSION)) !=
+		    (RECORD_USED | RECORD_HAS_LIST))
 			continue;
 		int r = check_list(s, (uint32_t)i, buffers, buffers + s->geometry.record_size, report);
 		if (r)
@@ -587,12 +593,13 @@ static int check_lists(struct scan *s, struct volume_report *report)
 	}
 	for (uint64_t i = 0; i < s->record_count; i++)
 		if ((s->kind[i] & RECORD_EXTENSION) && !(s->kind[i] & RECORD_LISTED))
-			return report_damage(report, "extension record %llu is in no attribute list", (unsigned long long)i);
+			return report_damage(report, "extension record %llu is in no attribute list",
+			                     (unsigned long long)i);
 	return 0;
 }
 
-int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report, scan_progress progress,
-		void *context, struct scan **out)
+int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report,
+                scan_progress progress, void *context, struct scan **out)
 {
 	struct scan *s = calloc(1, sizeof(*s));
 	if (!s)

@@ -2,10 +2,10 @@
  *
  * scan: everything about a volume that a defragmentation must know, from one pass over $MFT, checked as chkdsk would.
  *
- * The scan reads $MFT in large pieces, collects the runs of every non-resident attribute, and refuses (as damage) what it
- * cannot prove consistent: fixups, record headers, attribute lists, VCN borders, sizes, ownership of every cluster, $Bitmap,
- * $MFTMirr. It keeps 56 bytes an attribute and 16 a run; memory and time follow the number of records and runs, never the
- * volume's size. A fingerprint of each file covers all that a pass must not change.
+ * The scan reads $MFT in large pieces, collects the runs of every non-resident attribute, and refuses (as damage) what
+ * it cannot prove consistent: fixups, record headers, attribute lists, VCN borders, sizes, ownership of every cluster,
+ * $Bitmap, $MFTMirr. It keeps 56 bytes an attribute and 16 a run; memory and time follow the number of records and
+ * runs, never the volume's size. A fingerprint of each file covers all that a pass must not change.
  *
  * Functions return 0, -errno, or 1: the report says what is wrong with the volume.
  */
@@ -27,7 +27,7 @@
 /* One non-resident attribute, or one extent of it (the part of its run list that one MFT record holds). */
 struct attr {
 	uint32_t record; /* that holds it */
-	uint32_t base;	 /* base record of the file */
+	uint32_t base;   /* base record of the file */
 	uint32_t type;
 	uint32_t run_count;
 	size_t first_run; /* in scan.runs */
@@ -36,7 +36,8 @@ struct attr {
 	uint64_t allocated_vcns; /* clusters by its allocated size; only where lowest_vcn is 0 */
 	uint16_t instance;
 	uint16_t flags;
-	uint16_t room; /* bytes that its run list may take in its record, whatever happens to the record's other attributes */
+	uint16_t room; /* bytes that its run list may take in its record, whatever happens to the record's other
+	                  attributes */
 };
 
 enum record_kind {
@@ -55,7 +56,7 @@ struct scan {
 	struct run_list mft_runs;
 	struct run_index mft;
 	uint64_t record_count; /* initialised records of $MFT, used or not */
-	uint8_t *kind;	       /* of each record, enum record_kind */
+	uint8_t *kind;         /* of each record, enum record_kind */
 	uint8_t *attr_counts;  /* attributes in each record */
 	uint16_t *sequence;    /* of each record */
 	uint64_t *fingerprint; /* of each file, at its base record */
@@ -81,8 +82,8 @@ struct scan {
 /* Called now and then; non-zero stops the scan with -ECANCELED. */
 typedef int (*scan_progress)(void *context, uint64_t done, uint64_t total);
 
-int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report, scan_progress progress,
-		void *context, struct scan **out);
+int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report,
+                scan_progress progress, void *context, struct scan **out);
 void scan_free(struct scan *scan);
 
 /* A stream: all extents of one attribute (one base, type, name). They are neighbours in scan.attrs.
@@ -94,7 +95,7 @@ int scan_read_record(const struct scan *scan, uint64_t number, uint8_t *record);
 
 /* Reads the attribute list of a base record (in memory) that has one. *attr becomes the list's attribute. */
 int scan_read_list(struct view *view, const struct geometry *geometry, uint8_t *record, ATTR_RECORD **attr,
-		   struct attr_list *list);
+                   struct attr_list *list);
 
 /* Finds an attribute in a record by what an attribute list says of it. NULL if it is not there. */
 ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry);

@@ -26,7 +26,8 @@ static struct extent place_lookup(struct place *place, uint64_t off, uint64_t le
 	if (off < e->guest_off || off - e->guest_off >= e->length)
 		image_map_lookup(place->view->map, off, UINT64_MAX, &place->extent);
 	uint64_t skip = off - e->guest_off, rest = e->length - skip;
-	return (struct extent){.guest_off = off, .host_off = e->host_off + skip, .length = rest < length ? rest : length};
+	return (struct extent){
+	        .guest_off = off, .host_off = e->host_off + skip, .length = rest < length ? rest : length};
 }
 
 /* Walks over the runs of a stream in VCN order, across its extents. */
@@ -63,7 +64,7 @@ static void cursor_skip(struct cursor *c, uint64_t clusters)
 
 /* Both maps lead from these two places to the same host bytes. */
 static bool same_host_bytes(struct place *before, uint64_t old_lcn, struct place *after, uint64_t new_lcn,
-			    uint64_t clusters, uint32_t cluster_size)
+                            uint64_t clusters, uint32_t cluster_size)
 {
 	uint64_t old_off = before->view->off + old_lcn * cluster_size;
 	uint64_t new_off = after->view->off + new_lcn * cluster_size;
@@ -92,7 +93,7 @@ static bool same_mapping(struct cursor *before, struct cursor *after)
 		if ((x.lcn == RUN_HOLE) != (y.lcn == RUN_HOLE))
 			return false;
 		if (x.lcn != RUN_HOLE && !same_host_bytes(before->place, x.lcn, after->place, y.lcn, here,
-							 before->scan->geometry.cluster_size))
+		                                          before->scan->geometry.cluster_size))
 			return false;
 		cursor_skip(before, here);
 		cursor_skip(after, here);
@@ -117,14 +118,14 @@ static int compare_mappings(const struct scan *before, const struct scan *after,
 		if (!present && attr->type == le32_to_cpu(AT_ATTRIBUTE_LIST))
 			continue;
 		if (!present)
-			return unproven(report, "the result has lost the %s of MFT record %u", attr_type_name(attr->type),
-					attr->base);
+			return unproven(report, "the result has lost the %s of MFT record %u",
+			                attr_type_name(attr->type), attr->base);
 		k_end = scan_stream_end(after, k);
 		struct cursor x = {.scan = before, .place = &old_place, .attr = i, .end = end};
 		struct cursor y = {.scan = after, .place = &new_place, .attr = k, .end = k_end};
 		if (!same_mapping(&x, &y))
 			return unproven(report, "the %s of MFT record %u would map to other bytes",
-					attr_type_name(attr->type), attr->base);
+			                attr_type_name(attr->type), attr->base);
 	}
 	if (k != after->attr_count)
 		return unproven(report, "the result has an attribute too many");
@@ -134,7 +135,7 @@ static int compare_mappings(const struct scan *before, const struct scan *after,
 /* ---- everything else about the files ---- */
 
 static int compare_files(const struct scan *before, const struct scan *after, uint64_t records_freed,
-			 struct volume_report *report)
+                         struct volume_report *report)
 {
 	const uint8_t lasting = RECORD_USED | RECORD_EXTENSION | RECORD_DIRECTORY;
 	if (before->record_count != after->record_count || before->files != after->files ||
@@ -146,7 +147,7 @@ static int compare_files(const struct scan *before, const struct scan *after, ui
 			return unproven(report, "MFT record %llu would change its kind", (unsigned long long)i);
 		if (before->fingerprint[i] != after->fingerprint[i])
 			return unproven(report, "MFT record %llu would change in more than its place",
-					(unsigned long long)i);
+			                (unsigned long long)i);
 	}
 	return 0;
 }
@@ -196,7 +197,7 @@ static bool inside(const struct run_list *runs, uint64_t first, uint64_t last)
 }
 
 static bool entry_allowed(const struct scan *s, const struct host_index *index, const struct run_list *allowed,
-			  const struct redo_entry *entry)
+                          const struct redo_entry *entry)
 {
 	uint64_t off = entry->host_off, length = entry->length;
 	while (length) {
@@ -225,8 +226,8 @@ static int check_changes(const struct scan *s, const struct changes *changes, st
 		size_t pos = 0;
 		while (r == 0 && (r = redo_next(blob->data, blob->size, &pos, &entry)) == 1)
 			r = entry_allowed(s, index, &allowed, &entry)
-				    ? 0
-				    : unproven(report, "a change would touch something that is not metadata");
+			            ? 0
+			            : unproven(report, "a change would touch something that is not metadata");
 	}
 	host_index_free(index);
 	run_list_free(&allowed);
@@ -252,8 +253,8 @@ static int make_overlay(const struct changes *changes, struct redo_overlay **out
 	return r;
 }
 
-static int scan_again(struct view *view, const struct scan *before, struct volume_report *report, scan_progress progress,
-		      void *context, struct scan **out)
+static int scan_again(struct view *view, const struct scan *before, struct volume_report *report,
+                      scan_progress progress, void *context, struct scan **out)
 {
 	struct volume_report finding = {.result = VOLUME_DONE};
 	struct geometry geometry;
@@ -270,8 +271,8 @@ static int scan_again(struct view *view, const struct scan *before, struct volum
 }
 
 int verify_volume(const struct scan *before, const struct image_map *new_map, const struct changes *changes,
-		  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
-		  struct scan **out)
+                  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
+                  struct scan **out)
 {
 	struct redo_overlay *overlay = NULL;
 	struct scan *after = NULL;

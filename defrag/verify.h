@@ -2,9 +2,10 @@
  *
  * verify: the proof that a pass changes nothing but where the guest sees its clusters.
  *
- * The volume is scanned again, through the new map with the changes overlaid, with all the scan's checks. Then, for every cluster of
- * every attribute, the host byte that it maps to must be the one it mapped to before; every file's fingerprint must be
- * the same; and every changed byte must lie in metadata that a pass may change. libntfs-3g must be able to open the result.
+ * The volume is scanned again, through the new map with the changes overlaid, with all the scan's checks. Then, for
+ * every cluster of every attribute, the host byte that it maps to must be the one it mapped to before; every file's
+ * fingerprint must be the same; and every changed byte must lie in metadata that a pass may change. libntfs-3g must be
+ * able to open the result.
  */
 #ifndef ZCFS_VERIFY_H
 #define ZCFS_VERIFY_H
@@ -12,9 +13,10 @@
 #include "defrag/changes.h"
 #include "defrag/scan.h"
 
-/* Returns 0 and the new scan in *out; -errno; or 1 and VOLUME_FAILED in the report, with what is not as it should be. */
+/* Returns 0 and the new scan in *out; -errno; or 1 and VOLUME_FAILED in the report, with what is not as it should be.
+ */
 int verify_volume(const struct scan *before, const struct image_map *new_map, const struct changes *changes,
-		  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
-		  struct scan **out);
+                  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
+                  struct scan **out);
 
 #endif

@@ -29,8 +29,8 @@ int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off)
 	return 0;
 }
 
-int view_read_runs(struct view *view, const struct run_index *runs, uint32_t cluster_size, void *buffer, uint64_t length,
-		   uint64_t off)
+int view_read_runs(struct view *view, const struct run_index *runs, uint32_t cluster_size, void *buffer,
+                   uint64_t length, uint64_t off)
 {
 	uint8_t *to = buffer;
 	while (length) {

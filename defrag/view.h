@@ -21,17 +21,17 @@ struct view {
 	const struct image_map *map;
 	const struct redo_overlay *pending; /* committed earlier, not applied yet; may be NULL */
 	const struct redo_overlay *changes; /* what this pass would change; may be NULL */
-	uint64_t off;			    /* of the volume in the image, bytes */
-	uint64_t length;		    /* of the volume, bytes */
+	uint64_t off;                       /* of the volume in the image, bytes */
+	uint64_t length;                    /* of the volume, bytes */
 	uint64_t bytes_read;
 };
 
 /* Reads [off, off + length) of the volume. -ERANGE if that leaves the volume; else 0 or -errno. */
 int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off);
 
-/* Reads from an attribute's data: bytes [off, off + length) of the stream that the runs describe, in clusters of cluster_size bytes. Holes
- * read as zeros. -ERANGE past the end of the runs. */
-int view_read_runs(struct view *view, const struct run_index *runs, uint32_t cluster_size, void *buffer, uint64_t length,
-		   uint64_t off);
+/* Reads from an attribute's data: bytes [off, off + length) of the stream that the runs describe, in clusters of
+ * cluster_size bytes. Holes read as zeros. -ERANGE past the end of the runs. */
+int view_read_runs(struct view *view, const struct run_index *runs, uint32_t cluster_size, void *buffer,
+                   uint64_t length, uint64_t off);
 
 #endif

@@ -13,10 +13,10 @@
 #include "defrag/boot.h"
 #include "mapdb/cleanup.h"
 
-#define TABLE_BYTES (1u << 20)	  /* at either end of a disk: more than any MBR or GPT takes */
-#define MBR_ENTRIES_OFF 446u
-#define MBR_ENTRY_SIZE 16u
-#define MBR_LDM 0x42
+#define TABLE_BYTES        (1u << 20) /* at either end of a disk: more than any MBR or GPT takes */
+#define MBR_ENTRIES_OFF    446u
+#define MBR_ENTRY_SIZE     16u
+#define MBR_LDM            0x42
 #define MBR_GPT_PROTECTIVE 0xee
 
 static void refuse_disk(struct pass_report *report, enum volume_result result, const char *cause, const char *remedy)
@@ -102,9 +102,9 @@ static struct volume_report *add_volume(struct pass_report *report, uint64_t off
 static bool is_slice(blkid_partition partition, const char *scheme)
 {
 	static const char *const guids[] = {
-		"af9b60a0-1431-4f62-bc68-3311714a69ad", /* LDM data */
-		"5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", /* LDM metadata */
-		"e75caf8f-f680-4cee-afa3-b001e56efc2d", /* Storage Spaces */
+	        "af9b60a0-1431-4f62-bc68-3311714a69ad", /* LDM data */
+	        "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3", /* LDM metadata */
+	        "e75caf8f-f680-4cee-afa3-b001e56efc2d", /* Storage Spaces */
 	};
 	if (!strcmp(scheme, "mbr"))
 		return blkid_partition_get_type(partition) == MBR_LDM;
@@ -120,8 +120,9 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 	uint64_t off = (uint64_t)blkid_partition_get_start(partition) * 512;
 	uint64_t length = (uint64_t)blkid_partition_get_size(partition) * 512;
 	if (is_slice(partition, scheme)) {
-		refuse_disk(report, VOLUME_REFUSED, "a dynamic disk or a Storage Spaces member: its volumes may be parts of others",
-			    "zcfs cannot defragment such disks; convert it to a basic disk in the guest");
+		refuse_disk(report, VOLUME_REFUSED,
+		            "a dynamic disk or a Storage Spaces member: its volumes may be parts of others",
+		            "zcfs cannot defragment such disks; convert it to a basic disk in the guest");
 		return;
 	}
 	if (blkid_partition_is_extended(partition) || !length)
@@ -129,7 +130,7 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 	struct volume_report *volume = add_volume(report, off, length, scheme);
 	if (volume && (off > disk->length || length > disk->length - off))
 		report_result(volume, VOLUME_REFUSED, "check whether the image was cut short",
-			      "the partition reaches past the end of the image");
+		              "the partition reaches past the end of the image");
 }
 
 static int list_partitions(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
@@ -137,7 +138,8 @@ static int list_partitions(struct view *disk, int fd, uint32_t sector_size, stru
 	blkid_probe probe = blkid_new_probe();
 	if (!probe)
 		return -ENOMEM;
-	int r = blkid_probe_set_device(probe, fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, sector_size) < 0 ? -EIO : 0;
+	int r = blkid_probe_set_device(probe, fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, sector_size) < 0 ? -EIO
+	                                                                                                          : 0;
 	blkid_partlist list = NULL;
 	if (r == 0) {
 		blkid_probe_enable_partitions(probe, 1);
@@ -172,7 +174,8 @@ static int read_tables(struct view *disk, int fd, uint32_t sector_size, struct p
 	return r < 0 ? r : list_partitions(disk, fd, sector_size, report);
 }
 
-/* Nothing in an MBR says how long its sectors are: those are right with which a volume begins where a partition does. */
+/* Nothing in an MBR says how long its sectors are: those are right with which a volume begins where a partition does.
+ */
 static int find_partitions(struct view *disk, int fd, struct pass_report *report)
 {
 	static const uint32_t sector_sizes[] = {512, 4096};
@@ -231,7 +234,7 @@ int volumes_find(struct view *disk, int scratch_fd, struct pass_report *report)
 		return 0;
 	if (!report->volume_count && has_protective_mbr(disk))
 		refuse_disk(report, VOLUME_DAMAGED, "the GPT partition table is damaged",
-			    "repair it (for example with gdisk) and try again");
+		            "repair it (for example with gdisk) and try again");
 	else if (report->volume_count > 1 && overlap(report))
 		refuse_disk(report, VOLUME_DAMAGED, "partitions overlap", "repair the partition table and try again");
 	else if (!report->volume_count)

@@ -38,8 +38,8 @@ static void enter_phase(struct worker *w, enum pass_phase phase)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	w->end.phase_seconds[w->phase] += (double)(now.tv_sec - w->phase_started.tv_sec) +
-					  (double)(now.tv_nsec - w->phase_started.tv_nsec) / 1e9;
+	w->end.phase_seconds[w->phase] +=
+	        (double)(now.tv_sec - w->phase_started.tv_sec) + (double)(now.tv_nsec - w->phase_started.tv_nsec) / 1e9;
 	w->phase = phase;
 	w->phase_started = now;
 }
@@ -48,10 +48,10 @@ static int send_progress(void *context, uint64_t done, uint64_t total)
 {
 	struct worker *w = context;
 	struct progress_message m = {
-		.volume = w->current ? w->current->number : 0,
-		.phase = w->phase,
-		.done = done,
-		.total = total,
+	        .volume = w->current ? w->current->number : 0,
+	        .phase = w->phase,
+	        .done = done,
+	        .total = total,
 	};
 	int r = message_send(&w->writer, MESSAGE_PROGRESS, &m, sizeof(m), NULL, 0);
 	return r < 0 ? r : message_flush(&w->writer);
@@ -63,20 +63,20 @@ static int send_volume(struct worker *w, const struct volume_report *volume)
 }
 
 static int send_moved(void *context, const struct attr *head, const char *path, const char *stream,
-		      const struct plan_object *object, const struct plan_target *target)
+                      const struct plan_object *object, const struct plan_target *target)
 {
 	struct worker *w = context;
 	char text[8192];
 	int length = snprintf(text, sizeof(text), "%s%s", path, stream);
 	struct file_message m = {
-		.volume = w->current->number,
-		.record = head->base,
-		.type = head->type,
-		.path_length = (uint16_t)strlen(path),
-		.stream_length = (uint16_t)strlen(stream),
-		.bytes = object->length * w->current->cluster_size,
-		.fragments_before = object->run_count,
-		.fragments_after = target->piece_count,
+	        .volume = w->current->number,
+	        .record = head->base,
+	        .type = head->type,
+	        .path_length = (uint16_t)strlen(path),
+	        .stream_length = (uint16_t)strlen(stream),
+	        .bytes = object->length * w->current->cluster_size,
+	        .fragments_before = object->run_count,
+	        .fragments_after = target->piece_count,
 	};
 	w->current->attributes_moved++;
 	return message_send(&w->writer, MESSAGE_FILE, &m, sizeof(m), text, (size_t)length);
@@ -208,12 +208,12 @@ static int report_stays(const struct scan *s, const struct layout *l, struct vol
 static struct view volume_view(const struct worker *w, const struct volume_report *volume)
 {
 	return (struct view){
-		.io = w->image->io,
-		.data_fd = w->image->data_fd,
-		.map = w->image->map,
-		.pending = w->image->overlay,
-		.off = volume->off,
-		.length = volume->length,
+	        .io = w->image->io,
+	        .data_fd = w->image->data_fd,
+	        .map = w->image->map,
+	        .pending = w->image->overlay,
+	        .off = volume->off,
+	        .length = volume->length,
 	};
 }
 
@@ -225,9 +225,9 @@ static int moves_in_image(const struct plan_permutation *p, const struct volume_
 		return -ENOMEM;
 	for (size_t i = 0; i < p->count; i++)
 		moves[i] = (struct map_move){
-			.new_off = volume->off + p->moves[i].new_lcn * volume->cluster_size,
-			.old_off = volume->off + p->moves[i].old_lcn * volume->cluster_size,
-			.length = p->moves[i].length * volume->cluster_size,
+		        .new_off = volume->off + p->moves[i].new_lcn * volume->cluster_size,
+		        .old_off = volume->off + p->moves[i].old_lcn * volume->cluster_size,
+		        .length = p->moves[i].length * volume->cluster_size,
 		};
 	*out = moves;
 	return 0;
@@ -241,10 +241,10 @@ static uint64_t clusters_in(const struct plan_permutation *p)
 	return clusters;
 }
 
-/* Everything is sent before it is proven: the parent takes it in meanwhile, and commits only what MESSAGE_END follows. The layout and
- * the moves are consumed: they make room for the second scan. */
+/* Everything is sent before it is proven: the parent takes it in meanwhile, and commits only what MESSAGE_END follows.
+ * The layout and the moves are consumed: they make room for the second scan. */
 static int send_and_prove(struct worker *w, const struct scan *s, struct layout *l, const struct changes *changes,
-			  uint64_t records_freed)
+                          uint64_t records_freed)
 {
 	cleanup_free struct map_move *moves = NULL;
 	struct image_map *new_map = NULL;
@@ -354,11 +354,11 @@ static bool is_workable(const struct worker *w, size_t index, bool forbidden)
 static int look_at_disk(struct worker *w, int scratch_fd, bool *forbidden)
 {
 	struct view disk = {
-		.io = w->image->io,
-		.data_fd = w->image->data_fd,
-		.map = w->image->map,
-		.pending = w->image->overlay,
-		.length = image_map_size(w->image->map),
+	        .io = w->image->io,
+	        .data_fd = w->image->data_fd,
+	        .map = w->image->map,
+	        .pending = w->image->overlay,
+	        .length = image_map_size(w->image->map),
 	};
 	int r = volumes_find(&disk, scratch_fd, &w->found);
 	w->geometries = r == 0 ? calloc(w->found.volume_count + 1, sizeof(*w->geometries)) : NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * worker: the child's side of a guest pass: it looks at the guest's metadata, plans, rewrites in memory, proves, and sends.
+ * worker: the child's side of a guest pass: it looks at the guest's metadata, plans, rewrites in memory, proves, and
+ * sends.
  */
 #ifndef ZCFS_WORKER_H
 #define ZCFS_WORKER_H
