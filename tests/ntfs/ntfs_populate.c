@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <ntfs-3g/attrib.h>
+#include <ntfs-3g/bitmap.h>
 #include <ntfs-3g/dir.h>
 #include <ntfs-3g/inode.h>
 #include <ntfs-3g/layout.h>
@@ -379,19 +380,64 @@ static void fill_file(struct state *s, ntfs_inode *ni, unsigned no)
 }
 
 /*
+ * The library's allocator does not find every last cluster (those at the borders of its zones). Here they are
+ * added behind the end of a file, as preallocated space.
+ */
+static void preallocate(struct state *s, ntfs_attr *na, s64 lcn)
+{
+	runlist_element *rl = na->rl, *grown;
+	size_t nr = 0;
+
+	while (rl[nr].length)
+		nr++;
+	grown = malloc((nr + 2) * sizeof(*grown));
+	if (!grown)
+		die("out of memory");
+	memcpy(grown, rl, nr * sizeof(*rl));
+	grown[nr] = (runlist_element){.vcn = rl[nr].vcn, .lcn = lcn, .length = 1};
+	grown[nr + 1] = (runlist_element){.vcn = rl[nr].vcn + 1, .lcn = LCN_ENOENT, .length = 0};
+	free(rl);
+	na->rl = grown;
+	na->allocated_size += s->vol->cluster_size;
+	if (ntfs_bitmap_set_run(s->vol->lcnbmp_na, lcn, 1) || ntfs_attr_update_mapping_pairs(na, 0))
+		die("preallocating a cluster: %s", strerror(errno));
+	s->vol->free_clusters--;
+}
+
+static void take_last_clusters(struct state *s, ntfs_inode *ni)
+{
+	ntfs_attr *na = ntfs_attr_open(ni, AT_DATA, AT_UNNAMED, 0);
+	uint64_t nr = (uint64_t)s->vol->nr_clusters;
+	uint8_t *bits = calloc(nr / 8 + 8, 1);
+
+	if (!na || !bits || !NAttrNonResident(na) || ntfs_attr_map_whole_runlist(na) ||
+	    ntfs_attr_pread(s->vol->lcnbmp_na, 0, (s64)(nr + 7) / 8, bits) != (s64)(nr + 7) / 8)
+		die("looking for the last free clusters: %s", strerror(errno));
+	for (uint64_t i = 0; i < nr; i++)
+		if (!(bits[i / 8] >> (i % 8) & 1))
+			preallocate(s, na, (s64)i);
+	free(bits);
+	ntfs_attr_close(na);
+}
+
+/*
  * Fills the volume to the last cluster. A file stops growing when its run list needs another record and there is no
  * room for that, so there are several; all exist before the first one grows, because creating needs clusters, too.
  */
 static void fill_volume(struct state *s, ntfs_inode *top)
 {
-	for (int filling = 0; filling < 2; filling++) {
-		for (unsigned i = 0; i < FILLERS && free_clusters(s); i++) {
+	enum { CREATE, FILL, LAST, NR_ROUNDS };
+
+	for (int round = 0; round < NR_ROUNDS; round++) {
+		for (unsigned i = 0; i < (round == LAST ? 1 : FILLERS) && free_clusters(s); i++) {
 			ntfs_inode *ni = open_filler(s, top, i);
 
 			if (!ni)
 				die("no room for the files that fill the volume");
-			if (filling)
+			if (round == FILL)
 				fill_file(s, ni, i);
+			if (round == LAST)
+				take_last_clusters(s, ni);
 			ntfs_inode_close_in_dir(ni, top);
 		}
 	}
