@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * host_index: the extents of an image map in the order of their host offsets, for the check that no two share a byte and for
- * the lookup from host to guest. The index costs 4 bytes an extent; making it needs 16 more for a moment.
+ * host_index: the extents of an image map in the order of their host offsets, for the check that no two share a byte
+ * and for the lookup from host to guest. The index costs 4 bytes an extent; making it needs 16 more for a moment.
  */
 #include <assert.h>
 #include <errno.h>
@@ -74,8 +74,7 @@ static int host_order_wide(const struct map_entry *entries, size_t count, uint32
 		keys[i] = (struct host_key){.host_off = entries[i].host_off, .index = (uint32_t)i};
 	qsort(keys, count, sizeof *keys, compare_host_keys);
 	for (size_t i = 0; i < count; i++) {
-		if (i + 1 < count &&
-		    keys[i + 1].host_off - keys[i].host_off < extent_length(entries, keys[i].index))
+		if (i + 1 < count && keys[i + 1].host_off - keys[i].host_off < extent_length(entries, keys[i].index))
 			return -EUCLEAN;
 		if (order)
 			order[i] = keys[i].index;
@@ -85,7 +84,7 @@ static int host_order_wide(const struct map_entry *entries, size_t count, uint32
 
 /* The usual case: host offset (in units) and index fit one 64-bit key. */
 static int host_order_packed(const struct map_entry *entries, size_t count, uint32_t *order, unsigned int index_bits,
-			     unsigned int unit_bits)
+                             unsigned int unit_bits)
 {
 	uint64_t index_mask = (UINT64_C(1) << index_bits) - 1;
 	cleanup_free uint64_t *keys = malloc(count * sizeof *keys);
@@ -185,8 +184,8 @@ bool host_index_lookup(const struct host_index *index, uint64_t host_off, struct
 
 		if (into < extent_length(entries, i)) {
 			*out = (struct extent){.guest_off = entries[i].guest_off + into,
-					       .length = extent_length(entries, i) - into,
-					       .host_off = host_off};
+			                       .length = extent_length(entries, i) - into,
+			                       .host_off = host_off};
 			return true;
 		}
 	}

@@ -13,8 +13,8 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
-#define OPEN_TRIES	 100 /* each means that another process changed the image in between */
-#define RECOVER_TRIES	 200 /* for LOCK_EX, while others recover the same image */
+#define OPEN_TRIES       100 /* each means that another process changed the image in between */
+#define RECOVER_TRIES    200 /* for LOCK_EX, while others recover the same image */
 #define RECOVER_PAUSE_MS 10u
 
 /* One step of image_open says: the world has changed, start again. Not an error that callers see. */
@@ -126,10 +126,11 @@ static int take_lock(struct image *image, int flags)
 	if (image->access == IMAGE_UNLOCKED)
 		return 0;
 	return data_lock(image->data_fd, image->access == IMAGE_SHARED ? LOCK_SH : LOCK_EX, flags & IMAGE_WAIT,
-			 &image->waited);
+	                 &image->waited);
 }
 
-/* The data of a bundle has one name. A second one is what a crash between exchange and unlink has left, or none of ours. */
+/* The data of a bundle has one name. A second one is what a crash between exchange and unlink has left, or none of
+ * ours. */
 static int drop_stale_link(struct image *image, int tries)
 {
 	struct stat status;
@@ -191,8 +192,8 @@ static bool can_overlay(int rc)
 	       rc == -EBUSY || rc == -EAGAIN;
 }
 
-/* Applies redo under a LOCK_EX that the caller holds. Before the data changes, the exchange of names that brought the bundle
- * here must be durable: a plain file that came back would show the bytes without the map. */
+/* Applies redo under a LOCK_EX that the caller holds. Before the data changes, the exchange of names that brought the
+ * bundle here must be durable: a plain file that came back would show the bytes without the map. */
 static int apply_redo(const struct io *io, int parent_fd, struct map_db *db, int data_fd)
 {
 	int rc = io->fsync(io, parent_fd);
@@ -327,8 +328,7 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 	return rc;
 }
 
-static int image_new(const struct io *io, int parent_fd, const char *name, enum image_access access,
-		     struct image **out)
+static int image_new(const struct io *io, int parent_fd, const char *name, enum image_access access, struct image **out)
 {
 	struct image *image = calloc(1, sizeof *image);
 
@@ -349,7 +349,7 @@ static int image_new(const struct io *io, int parent_fd, const char *name, enum 
 }
 
 int image_open(const struct io *io, int parent_fd, const char *name, enum image_access access, int flags,
-	       unsigned int lease_patience_ms, struct image **out)
+               unsigned int lease_patience_ms, struct image **out)
 {
 	struct image *image;
 	struct attempt attempt = {0};

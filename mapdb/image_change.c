@@ -31,10 +31,21 @@
 static bool network_file_system(int fd)
 {
 	static const uint32_t magics[] = {
-		NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, CIFS_SUPER_MAGIC, SMB2_SUPER_MAGIC, V9FS_MAGIC,     CEPH_SUPER_MAGIC,
-		AFS_SUPER_MAGIC, AFS_FS_MAGIC,	  CODA_SUPER_MAGIC, FUSE_SUPER_MAGIC, NCP_SUPER_MAGIC,
-		0x01161970 /* GFS2 */,		  0x7461636f /* OCFS2 */,	      0x0bd00bd0 /* Lustre */,
-		0x786f4256 /* vboxsf */,
+	        NFS_SUPER_MAGIC,
+	        SMB_SUPER_MAGIC,
+	        CIFS_SUPER_MAGIC,
+	        SMB2_SUPER_MAGIC,
+	        V9FS_MAGIC,
+	        CEPH_SUPER_MAGIC,
+	        AFS_SUPER_MAGIC,
+	        AFS_FS_MAGIC,
+	        CODA_SUPER_MAGIC,
+	        FUSE_SUPER_MAGIC,
+	        NCP_SUPER_MAGIC,
+	        0x01161970 /* GFS2 */,
+	        0x7461636f /* OCFS2 */,
+	        0x0bd00bd0 /* Lustre */,
+	        0x786f4256 /* vboxsf */,
 	};
 	struct statfs status;
 
@@ -52,8 +63,8 @@ static void drop_staging(struct image *image)
 {
 	struct stat named, built;
 	bool known = image->bundle_fd >= 0 && fstat(image->bundle_fd, &built) == 0 &&
-		     fstatat(image->parent_fd, image->staging_name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-		     same_inode(&named, &built);
+	             fstatat(image->parent_fd, image->staging_name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	             same_inode(&named, &built);
 
 	map_db_close(image->db);
 	image->db = NULL;
@@ -196,8 +207,8 @@ static void adopt_outcome(struct image *image, struct outcome *outcome)
 	image->overlay = steal_pointer(&outcome->overlay);
 }
 
-/* COMMIT of a bundle's transaction. If it fails, only a new look tells what became of it: -EINPROGRESS if it was made all the same
- * (the sync of the journal's removal has failed, say). */
+/* COMMIT of a bundle's transaction. If it fails, only a new look tells what became of it: -EINPROGRESS if it was made
+ * all the same (the sync of the journal's removal has failed, say). */
 static int commit_in_place(struct image *image, struct outcome *outcome)
 {
 	uint64_t generation = outcome->state.generation;
@@ -240,8 +251,8 @@ static int finish_staging(struct image *image)
 	return rc == 0 ? io->fsync(io, image->parent_fd) : rc;
 }
 
-/* Exchanges name and hidden name, of which one is the image's file or bundle, whose inode is expected. If name has come to mean
- * something else at the last moment, undoes it: -ESTALE. */
+/* Exchanges name and hidden name, of which one is the image's file or bundle, whose inode is expected. If name has come
+ * to mean something else at the last moment, undoes it: -ESTALE. */
 static int exchange_checked(const struct image *image, const char *hidden, const struct stat *expected)
 {
 	const struct io *io = image->io;
@@ -345,7 +356,8 @@ static int fit_data(const struct image *image)
 	return io->fsync(io, image->data_fd);
 }
 
-/* The exchange back, and its sync. Without that the directory stays, for image_clean_stale: it has the map that would be needed. */
+/* The exchange back, and its sync. Without that the directory stays, for image_clean_stale: it has the map that would
+ * be needed. */
 static int exchange_plain(struct image *image, const char *hidden)
 {
 	const struct io *io = image->io;

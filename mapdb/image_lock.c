@@ -2,10 +2,10 @@
  *
  * Lock and lease of an image's data file.
  *
- * flock() keeps out those who ask: the daemon and the tools. The lease sees everybody: the kernel grants it only while the
- * file is open nowhere else, and makes who opens it wait until we give it back, or for lease-break-time (45 s). It tells us so
- * by a signal, SIGIO by default, whose default action is to kill; here it is SIGURG, whose default action is nothing. We look with
- * F_GETLEASE instead.
+ * flock() keeps out those who ask: the daemon and the tools. The lease sees everybody: the kernel grants it only while
+ * the file is open nowhere else, and makes who opens it wait until we give it back, or for lease-break-time (45 s). It
+ * tells us so by a signal, SIGIO by default, whose default action is to kill; here it is SIGURG, whose default action
+ * is nothing. We look with F_GETLEASE instead.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
-#define POLL_MS		10u
+#define POLL_MS         10u
 #define LEASE_MARGIN_MS 15000 /* for what comes after the last look at the lease: commit, exchange, redo */
 
 int pause_ms(unsigned int ms)
@@ -110,7 +110,8 @@ int data_lease(struct image *image, unsigned int patience_ms)
 	for (unsigned int spent_ms = 0;; spent_ms += POLL_MS) {
 		int rc = take_lease(image);
 
-		/* EINVAL, ENOLCK, EOPNOTSUPP: no leases on this file system; EACCES: not for us, the owner is another. */
+		/* EINVAL, ENOLCK, EOPNOTSUPP: no leases on this file system; EACCES: not for us, the owner is another.
+		 */
 		if (rc != -EAGAIN && rc != -EBUSY)
 			return 0;
 		if (spent_ms >= patience_ms)

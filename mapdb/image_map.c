@@ -13,8 +13,8 @@
 
 struct image_map_builder {
 	size_t count, capacity; /* extents; the array has room for one more, the sentinel */
-	uint64_t end;		/* guest offset at which the next extent must begin */
-	int error;		/* of an earlier add */
+	uint64_t end;           /* guest offset at which the next extent must begin */
+	int error;              /* of an earlier add */
 	struct map_entry *entries;
 };
 
@@ -60,8 +60,8 @@ static bool aligned(uint64_t off)
 	return off % IMAGE_MAP_UNIT == 0;
 }
 
-/* True if extent can be the next one. Only after the last one may the end be odd, and then builder->end is, so that the misaligned
- * guest_off of a further one gives it away. */
+/* True if extent can be the next one. Only after the last one may the end be odd, and then builder->end is, so that the
+ * misaligned guest_off of a further one gives it away. */
 static bool extent_fits(const struct image_map_builder *builder, const struct extent *extent)
 {
 	return extent->guest_off == builder->end && aligned(extent->guest_off) && aligned(extent->host_off) &&
@@ -90,7 +90,7 @@ int image_map_builder_add(struct image_map_builder *builder, const struct extent
 			return builder->error = rc;
 	}
 	builder->entries[builder->count++] =
-		(struct map_entry){.guest_off = extent->guest_off, .host_off = extent->host_off};
+	        (struct map_entry){.guest_off = extent->guest_off, .host_off = extent->host_off};
 	return 0;
 }
 
@@ -178,9 +178,9 @@ struct extent image_map_get(const struct image_map *map, size_t index)
 	const struct map_entry *entry = &map->entries[index];
 
 	return (struct extent){
-		.guest_off = entry->guest_off,
-		.length = entry[1].guest_off - entry->guest_off,
-		.host_off = entry->host_off,
+	        .guest_off = entry->guest_off,
+	        .length = entry[1].guest_off - entry->guest_off,
+	        .host_off = entry->host_off,
 	};
 }
 
@@ -223,15 +223,15 @@ void image_map_lookup(const struct image_map *map, uint64_t guest_off, uint64_t 
 	uint64_t length = entry[1].guest_off - guest_off;
 
 	*out = (struct extent){
-		.guest_off = guest_off,
-		.length = length < max_length ? length : max_length,
-		.host_off = entry->host_off + (guest_off - entry->guest_off),
+	        .guest_off = guest_off,
+	        .length = length < max_length ? length : max_length,
+	        .host_off = entry->host_off + (guest_off - entry->guest_off),
 	};
 }
 
 /* Appends what the map has at [old_off, old_off + length), as if it stood at new_off. */
 static int append_range(struct image_map_builder *builder, const struct image_map *map, uint64_t new_off,
-			uint64_t old_off, uint64_t length)
+                        uint64_t old_off, uint64_t length)
 {
 	if (length == 0)
 		return 0;
@@ -239,9 +239,9 @@ static int append_range(struct image_map_builder *builder, const struct image_ma
 		const struct map_entry *entry = &map->entries[i];
 		uint64_t here = entry[1].guest_off - old_off;
 		struct extent extent = {
-			.guest_off = new_off,
-			.length = here < length ? here : length,
-			.host_off = entry->host_off + (old_off - entry->guest_off),
+		        .guest_off = new_off,
+		        .length = here < length ? here : length,
+		        .host_off = entry->host_off + (old_off - entry->guest_off),
 		};
 		int rc = image_map_builder_add(builder, &extent);
 
@@ -268,7 +268,7 @@ static int compare_old_off(const void *a, const void *b)
 
 /* One of the two sides of a list of moves, as maximal ranges: advances *i and returns the next range's bounds. */
 static bool next_range(const struct map_move *const *moves, size_t count, bool old_side, size_t *i, uint64_t *start,
-		       uint64_t *end)
+                       uint64_t *end)
 {
 	if (*i == count)
 		return false;
@@ -314,8 +314,8 @@ static int check_bijection(const struct map_move *moves, size_t count, uint64_t 
 	}
 }
 
-static int append_permuted(struct image_map_builder *builder, const struct image_map *map,
-			   const struct map_move *moves, size_t count)
+static int append_permuted(struct image_map_builder *builder, const struct image_map *map, const struct map_move *moves,
+                           size_t count)
 {
 	uint64_t pos = 0;
 	int rc = 0;
@@ -344,10 +344,10 @@ int image_map_permute(const struct image_map *map, const struct map_move *moves,
 	return rc == -EUCLEAN ? -EINVAL : rc; /* misaligned moves */
 }
 
-/* Appends the space between the old size and the new one. An odd-sized image first gets the rest of its last unit, which
- * lies behind its last extent: no other extent can begin within a unit, so that is free. */
+/* Appends the space between the old size and the new one. An odd-sized image first gets the rest of its last unit,
+ * which lies behind its last extent: no other extent can begin within a unit, so that is free. */
 static int append_grown(struct image_map_builder *builder, const struct image_map *map, uint64_t size,
-			uint64_t host_off)
+                        uint64_t host_off)
 {
 	uint64_t pos = map->size;
 	uint64_t padding = (IMAGE_MAP_UNIT - pos % IMAGE_MAP_UNIT) % IMAGE_MAP_UNIT;

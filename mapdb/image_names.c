@@ -4,12 +4,12 @@
  *
  * Every hidden name is ".NAME.zcfs-SUFFIX" in the directory of NAME. The suffix tells what it is:
  *
- *     XXXXXX           adoption or its reverse. A directory: a bundle that NAME has not become, or has been. A file: the link that
- *                      NAME has been, or will be. Either way its data is redundant if NAME has the same inode.
- *     removed-XXXXXX   a bundle that was removed. Nothing in it is wanted.
- *     replace-NEW-OLD  a replacement of NAME under way (image_rename_replace); NEW and OLD are inode numbers in hex of the two things
- *                      themselves. If NEW is here and OLD is at NAME, they must be exchanged; if it is the other way
- *                      round, what is here can go. In any other case this is a copy of a store, and nobody's business.
+ *     XXXXXX           adoption or its reverse. A directory: a bundle that NAME has not become, or has been. A file:
+ * the link that NAME has been, or will be. Either way its data is redundant if NAME has the same inode. removed-XXXXXX
+ * a bundle that was removed. Nothing in it is wanted. replace-NEW-OLD  a replacement of NAME under way
+ * (image_rename_replace); NEW and OLD are inode numbers in hex of the two things themselves. If NEW is here and OLD is
+ * at NAME, they must be exchanged; if it is the other way round, what is here can go. In any other case this is a copy
+ * of a store, and nobody's business.
  *
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
  */
@@ -26,11 +26,11 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
-#define HIDDEN_MARK	".zcfs-"
-#define REMOVED_MARK	"removed-"
-#define REPLACE_MARK	"replace-"
-#define JOURNAL_NAME	MAP_DB_NAME "-journal"
-#define RANDOM_LETTERS	6
+#define HIDDEN_MARK     ".zcfs-"
+#define REMOVED_MARK    "removed-"
+#define REPLACE_MARK    "replace-"
+#define JOURNAL_NAME    MAP_DB_NAME "-journal"
+#define RANDOM_LETTERS  6
 #define NAME_LENGTH_MAX 255 /* NAME_MAX of every Linux file system that matters */
 
 bool image_name_reserved(const char *name)
@@ -54,8 +54,8 @@ enum hidden_kind { HIDDEN_STAGING, HIDDEN_REMOVED, HIDDEN_REPLACE };
 
 struct hidden {
 	enum hidden_kind kind;
-	char name[NAME_LENGTH_MAX + 1];	 /* NAME */
-	uint64_t new_inode, old_inode; /* HIDDEN_REPLACE */
+	char name[NAME_LENGTH_MAX + 1]; /* NAME */
+	uint64_t new_inode, old_inode;  /* HIDDEN_REPLACE */
 };
 
 static bool is_random_part(const char *text)
@@ -89,7 +89,7 @@ static bool parse_hidden(const char *entry, struct hidden *hidden)
 	}
 	hidden->kind = HIDDEN_REPLACE;
 	return sscanf(suffix, REPLACE_MARK "%" SCNx64 "-%" SCNx64 "%n", &hidden->new_inode, &hidden->old_inode,
-		      &consumed) == 2 &&
+	              &consumed) == 2 &&
 	       suffix[consumed] == '\0';
 }
 
@@ -136,7 +136,7 @@ static bool has_hidden_link(int parent_fd, const char *name, const struct stat *
 	}
 	while (!found && (entry = readdir(directory)))
 		found = parse_hidden(entry->d_name, &hidden) && !strcmp(hidden.name, name) &&
-			stat_at(parent_fd, entry->d_name, &status) == 0 && same_inode(&status, data);
+		        stat_at(parent_fd, entry->d_name, &status) == 0 && same_inode(&status, data);
 	closedir(directory);
 	return found;
 }
@@ -231,9 +231,9 @@ int image_unlink_bundle(const struct io *io, int parent_fd, const char *name)
 struct found {
 	bool exists;
 	bool is_directory;
-	bool has_data;	     /* a regular file with the bytes of an image */
-	struct stat self;    /* what the name is */
-	struct stat data;    /* what has the bytes: the file itself, or data in the directory */
+	bool has_data;    /* a regular file with the bytes of an image */
+	struct stat self; /* what the name is */
+	struct stat data; /* what has the bytes: the file itself, or data in the directory */
 };
 
 static int find(const struct io *io, int parent_fd, const char *name, struct found *found)
@@ -260,7 +260,7 @@ static int find(const struct io *io, int parent_fd, const char *name, struct fou
 
 /* Opens and locks the bytes behind a name, if there are any: *locked_fd, else -1. -EBUSY. */
 static int lock_found(const struct io *io, int parent_fd, const char *name, const struct found *found,
-		      const struct stat *held, int operation, int *locked_fd)
+                      const struct stat *held, int operation, int *locked_fd)
 {
 	bool waited;
 	cleanup_fd int dir_fd = -1, fd = -1;
@@ -297,7 +297,7 @@ static void cleanup_locked(struct locked *locked)
 
 /* Finds and locks; looks again under the lock. */
 static int find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
-		       struct locked *locked)
+                       struct locked *locked)
 {
 	struct found again;
 
@@ -310,7 +310,7 @@ static int find_locked(const struct io *io, int parent_fd, const char *name, con
 		return rc;
 	rc = find(io, parent_fd, name, &again);
 	if (rc == 0 && (again.exists != locked->found.exists || again.has_data != locked->found.has_data ||
-			!same_inode(&again.self, &locked->found.self) || !same_inode(&again.data, &locked->found.data)))
+	                !same_inode(&again.self, &locked->found.self) || !same_inode(&again.data, &locked->found.data)))
 		rc = -EBUSY;
 	return rc;
 }
@@ -326,7 +326,7 @@ struct cleaner {
 static int remove_entry(const struct cleaner *cleaner, const char *entry, const struct found *found)
 {
 	int rc = found->is_directory ? names_remove_bundle(cleaner->io, cleaner->parent_fd, entry)
-				     : cleaner->io->unlink(cleaner->io, cleaner->parent_fd, entry, 0);
+	                             : cleaner->io->unlink(cleaner->io, cleaner->parent_fd, entry, 0);
 
 	return rc == 0 ? cleaner->io->fsync(cleaner->io, cleaner->parent_fd) : rc;
 }
@@ -456,7 +456,7 @@ static int list_hidden(int parent_fd, const char *only_name, struct name_list *l
 }
 
 int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
-		unsigned int *removed, unsigned int *left)
+                unsigned int *removed, unsigned int *left)
 {
 	struct cleaner cleaner = {.io = io, .parent_fd = parent_fd, .held = held};
 	__attribute__((cleanup(cleanup_name_list))) struct name_list list = {0};
@@ -516,13 +516,14 @@ static int check_kinds(const struct io *io, const struct replacement *r)
 static int make_marker(struct replacement *r, const struct stat *old_status, const struct stat *new_status)
 {
 	int length = snprintf(r->marker, sizeof r->marker, ".%s" HIDDEN_MARK REPLACE_MARK "%" PRIx64 "-%" PRIx64,
-			      r->new_name, (uint64_t)old_status->st_ino, (uint64_t)new_status->st_ino);
+	                      r->new_name, (uint64_t)old_status->st_ino, (uint64_t)new_status->st_ino);
 
 	return length < 0 || (size_t)length >= sizeof r->marker ? -ENAMETOOLONG : 0;
 }
 
-/* First the replacement goes to a hidden name that says what it is for (from here on image_clean_stale goes forward), then it is
- * exchanged with what it replaces, then that is removed: each step leaves names from which the next one can be told. */
+/* First the replacement goes to a hidden name that says what it is for (from here on image_clean_stale goes forward),
+ * then it is exchanged with what it replaces, then that is removed: each step leaves names from which the next one can
+ * be told. */
 static int replace(const struct replacement *r, const struct found *victim)
 {
 	const struct io *io = r->io;
@@ -550,16 +551,17 @@ static int replace(const struct replacement *r, const struct found *victim)
 }
 
 int image_rename_replace(const struct io *io, int old_parent_fd, const char *old_name, int new_parent_fd,
-			 const char *new_name)
+                         const char *new_name)
 {
 	struct replacement r = {.io = io,
-				.old_parent_fd = old_parent_fd,
-				.new_parent_fd = new_parent_fd,
-				.old_name = old_name,
-				.new_name = new_name};
+	                        .old_parent_fd = old_parent_fd,
+	                        .new_parent_fd = new_parent_fd,
+	                        .old_name = old_name,
+	                        .new_name = new_name};
 	cleanup_lock struct locked replacement = {.fd = -1}, victim = {.fd = -1};
 
-	/* Shared locks: the daemon may have both open, image_clean_stale stays away, and a tool at work must not lose the name. */
+	/* Shared locks: the daemon may have both open, image_clean_stale stays away, and a tool at work must not lose
+	 * the name. */
 	int rc = find_locked(io, old_parent_fd, old_name, NULL, LOCK_SH, &replacement);
 	if (rc == 0 && !replacement.found.exists)
 		rc = -ENOENT;

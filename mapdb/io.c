@@ -28,9 +28,9 @@
 static int posix_open(const struct io *io, int dir_fd, const char *path, int flags, mode_t mode)
 {
 	struct open_how how = {
-		.flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
-		.mode = flags & O_CREAT ? mode & 07777 : 0,
-		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+	        .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC),
+	        .mode = flags & O_CREAT ? mode & 07777 : 0,
+	        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
 	};
 	long fd = -EAGAIN;
 
@@ -80,8 +80,8 @@ static int posix_link(const struct io *io, int old_dir_fd, const char *old_name,
 	return RESTARTED(linkat(old_dir_fd, old_name, new_dir_fd, new_name, 0));
 }
 
-static int posix_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd,
-			const char *new_name, unsigned int flags)
+static int posix_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name,
+                        unsigned int flags)
 {
 	return RESTARTED(renameat2(old_dir_fd, old_name, new_dir_fd, new_name, flags));
 }
@@ -97,18 +97,18 @@ static int posix_mkdir(const struct io *io, int dir_fd, const char *name, mode_t
 }
 
 const struct io io_posix = {
-	.open = posix_open,
-	.close = posix_close,
-	.pread = posix_pread,
-	.pwrite = posix_pwrite,
-	.fdatasync = posix_fdatasync,
-	.fsync = posix_fsync,
-	.ftruncate = posix_ftruncate,
-	.fallocate = posix_fallocate_mode,
-	.link = posix_link,
-	.rename = posix_rename,
-	.unlink = posix_unlink,
-	.mkdir = posix_mkdir,
+        .open = posix_open,
+        .close = posix_close,
+        .pread = posix_pread,
+        .pwrite = posix_pwrite,
+        .fdatasync = posix_fdatasync,
+        .fsync = posix_fsync,
+        .ftruncate = posix_ftruncate,
+        .fallocate = posix_fallocate_mode,
+        .link = posix_link,
+        .rename = posix_rename,
+        .unlink = posix_unlink,
+        .mkdir = posix_mkdir,
 };
 
 int io_pread_full(const struct io *io, int fd, void *buffer, size_t length, uint64_t off)

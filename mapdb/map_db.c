@@ -15,10 +15,10 @@
 #include "mapdb/map_db_schema.h"
 #include "mapdb/vfs.h"
 
-#define BUSY_TIMEOUT_MS		2000
-#define PAGE_CACHE_KIB_READING	1024
+#define BUSY_TIMEOUT_MS         2000
+#define PAGE_CACHE_KIB_READING  1024
 #define PAGE_CACHE_KIB_CHANGING (64 * 1024) /* a change of a million extents is written without spilling */
-#define ROW_SIZE_MAX		(1024 * 1024)
+#define ROW_SIZE_MAX            (1024 * 1024)
 
 struct map_db {
 	const struct io *io;
@@ -27,7 +27,7 @@ struct map_db {
 	int bundle_fd; /* own descriptor */
 	bool read_only;
 	/* of the transaction under way */
-	bool changing;	/* the old state has been kept as undo */
+	bool changing;  /* the old state has been kept as undo */
 	int64_t run_id; /* 0: no run row yet */
 	sqlite3_stmt *put_redo, *put_undo, *put_file;
 };
@@ -104,9 +104,10 @@ static int configure(struct map_db *db)
 	static const struct {
 		int option, on;
 	} options[] = {
-		{SQLITE_DBCONFIG_DEFENSIVE, 1},	    {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0}, {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0},
-		{SQLITE_DBCONFIG_ENABLE_VIEW, 0},   {SQLITE_DBCONFIG_ENABLE_FKEY, 1},    {SQLITE_DBCONFIG_DQS_DML, 0},
-		{SQLITE_DBCONFIG_DQS_DDL, 0},
+	        {SQLITE_DBCONFIG_DEFENSIVE, 1},      {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
+	        {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0}, {SQLITE_DBCONFIG_ENABLE_VIEW, 0},
+	        {SQLITE_DBCONFIG_ENABLE_FKEY, 1},    {SQLITE_DBCONFIG_DQS_DML, 0},
+	        {SQLITE_DBCONFIG_DQS_DDL, 0},
 	};
 
 	for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
@@ -126,9 +127,9 @@ enum open_mode { OPEN_READ_ONLY, OPEN_READ_WRITE, OPEN_CREATE };
 static int connect_database(const struct io *io, int bundle_fd, enum open_mode mode, struct map_db **out)
 {
 	static const int flags[] = {
-		[OPEN_READ_ONLY] = SQLITE_OPEN_READONLY,
-		[OPEN_READ_WRITE] = SQLITE_OPEN_READWRITE,
-		[OPEN_CREATE] = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+	        [OPEN_READ_ONLY] = SQLITE_OPEN_READONLY,
+	        [OPEN_READ_WRITE] = SQLITE_OPEN_READWRITE,
+	        [OPEN_CREATE] = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
 	};
 	struct map_db *db = calloc(1, sizeof *db);
 
@@ -139,7 +140,7 @@ static int connect_database(const struct io *io, int bundle_fd, enum open_mode m
 	int rc = db->bundle_fd < 0 ? -errno : vfs_new(io, db->bundle_fd, mode == OPEN_CREATE, &db->vfs);
 	if (rc == 0)
 		rc = translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection, flags[mode] | SQLITE_OPEN_NOMUTEX,
-						   vfs_name(db->vfs)));
+		                                   vfs_name(db->vfs)));
 	if (rc == 0) {
 		sqlite3_extended_result_codes(db->connection, 1);
 		rc = configure(db);
@@ -259,7 +260,7 @@ static int fill_new_database(struct map_db *db, const struct image_map *map)
 		rc = translate(db, map_db_schema_create(db->connection));
 	if (rc == 0)
 		rc = execute_with(db, "INSERT INTO image(id, size, generation, redo_pending) VALUES (1, ?1, 1, 0)",
-				  image_map_size(map));
+		                  image_map_size(map));
 	if (rc == 0)
 		rc = insert_extents(db, map);
 	if (rc == 0)
@@ -316,9 +317,9 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	cleanup_statement sqlite3_stmt *select = NULL;
 	uint64_t pending, undo;
 	int rc = prepare(db,
-			 "SELECT size, generation, redo_pending OR EXISTS (SELECT 1 FROM redo), "
-			 "EXISTS (SELECT 1 FROM undo_stamp) FROM image WHERE id = 1",
-			 &select);
+	                 "SELECT size, generation, redo_pending OR EXISTS (SELECT 1 FROM redo), "
+	                 "EXISTS (SELECT 1 FROM undo_stamp) FROM image WHERE id = 1",
+	                 &select);
 
 	if (rc == 0)
 		rc = step_row(db, select);
@@ -376,7 +377,8 @@ int map_db_read_map(struct map_db *db, struct image_map **out)
 }
 
 /* Calls visit for every blob of pending redo, in order, until one fails. */
-static int for_each_redo(struct map_db *db, int (*visit)(void *context, const uint8_t *blob, size_t size), void *context)
+static int for_each_redo(struct map_db *db, int (*visit)(void *context, const uint8_t *blob, size_t size),
+                         void *context)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
 	int rc = prepare(db, "SELECT entries FROM redo NOT INDEXED ORDER BY seq", &select);
@@ -457,10 +459,9 @@ static int keep_undo(struct map_db *db)
 		return 0;
 	int rc = drop_undo_rows(db);
 	if (rc == 0)
-		rc = execute(db,
-			     "INSERT INTO undo_extent SELECT * FROM extent;"
-			     "UPDATE image SET generation = generation + 1, redo_pending = 1;"
-			     "INSERT INTO undo_stamp(id, generation, size) SELECT 1, generation, size FROM image");
+		rc = execute(db, "INSERT INTO undo_extent SELECT * FROM extent;"
+		                 "UPDATE image SET generation = generation + 1, redo_pending = 1;"
+		                 "INSERT INTO undo_stamp(id, generation, size) SELECT 1, generation, size FROM image");
 	db->changing = rc == 0;
 	return rc;
 }
@@ -542,10 +543,10 @@ int map_db_put_run(struct map_db *db, const struct run_record *run)
 {
 	db->run_id = 0;
 	int rc = write_run(db,
-			   "INSERT INTO run(operation, options, started_unix_s, duration_ms, volumes, files_moved,"
-			   " fragments_before, fragments_after, extents_before, extents_after, metadata_bytes, id)"
-			   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, nullif(?12, 0))",
-			   run);
+	                   "INSERT INTO run(operation, options, started_unix_s, duration_ms, volumes, files_moved,"
+	                   " fragments_before, fragments_after, extents_before, extents_after, metadata_bytes, id)"
+	                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, nullif(?12, 0))",
+	                   run);
 	if (rc == 0)
 		db->run_id = sqlite3_last_insert_rowid(db->connection);
 	return rc;
@@ -555,11 +556,12 @@ int map_db_update_run(struct map_db *db, const struct run_record *run)
 {
 	if (db->run_id == 0)
 		return -EINVAL;
-	return write_run(db,
-			 "UPDATE run SET operation = ?1, options = ?2, started_unix_s = ?3, duration_ms = ?4, volumes = ?5,"
-			 " files_moved = ?6, fragments_before = ?7, fragments_after = ?8, extents_before = ?9,"
-			 " extents_after = ?10, metadata_bytes = ?11 WHERE id = ?12",
-			 run);
+	return write_run(
+	        db,
+	        "UPDATE run SET operation = ?1, options = ?2, started_unix_s = ?3, duration_ms = ?4, volumes = ?5,"
+	        " files_moved = ?6, fragments_before = ?7, fragments_after = ?8, extents_before = ?9,"
+	        " extents_after = ?10, metadata_bytes = ?11 WHERE id = ?12",
+	        run);
 }
 
 int map_db_put_file(struct map_db *db, const struct file_record *file)
@@ -570,9 +572,9 @@ int map_db_put_file(struct map_db *db, const struct file_record *file)
 		return -EINVAL;
 	if (!db->put_file)
 		rc = prepare(db,
-			     "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
-			     " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-			     &db->put_file);
+		             "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
+		             " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+		             &db->put_file);
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_int64(db->put_file, 1, db->run_id);
@@ -625,7 +627,7 @@ static int reserve_gathered(struct reservation *reservation)
 	if (range.start == range.end)
 		return 0;
 	int rc = reservation->io->fallocate(reservation->io, reservation->data_fd, FALLOC_FL_KEEP_SIZE, range.start,
-					    range.end - range.start);
+	                                    range.end - range.start);
 	return rc == -EOPNOTSUPP || rc == -ENOSYS ? 0 : rc;
 }
 
@@ -765,8 +767,8 @@ int map_db_apply_redo(struct map_db *db, int data_fd)
 	application.data_size = (uint64_t)status.st_size;
 
 	rc = for_each_redo(db, visit_check, &application);
-	/* Whoever committed may have died between the journal's removal and its sync. If the journal came back after the
-	 * data has changed, it would bring back a map that does not fit. */
+	/* Whoever committed may have died between the journal's removal and its sync. If the journal came back after
+	 * the data has changed, it would bring back a map that does not fit. */
 	if (rc == 0)
 		rc = db->io->fsync(db->io, db->bundle_fd);
 	if (rc == 0)
@@ -792,9 +794,9 @@ int map_db_undo_valid(struct map_db *db, int data_fd, bool *valid)
 	if (fstat(data_fd, &status) < 0)
 		return -errno;
 	int rc = prepare(db,
-			 "SELECT 1 FROM undo_stamp JOIN image USING (generation)"
-			 " WHERE redo_pending = 0 AND data_size = ?1 AND ctime_ns = ?2",
-			 &select);
+	                 "SELECT 1 FROM undo_stamp JOIN image USING (generation)"
+	                 " WHERE redo_pending = 0 AND data_size = ?1 AND ctime_ns = ?2",
+	                 &select);
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_int64(select, 1, status.st_size);
@@ -813,12 +815,11 @@ int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run
 	if (rc == 0 && !valid)
 		rc = -ENODATA;
 	if (rc == 0)
-		rc = execute(db,
-			     "DELETE FROM extent;"
-			     "INSERT INTO extent SELECT * FROM undo_extent;"
-			     "INSERT INTO redo SELECT * FROM undo;"
-			     "UPDATE image SET generation = generation + 1, redo_pending = 1,"
-			     " size = (SELECT size FROM undo_stamp)");
+		rc = execute(db, "DELETE FROM extent;"
+		                 "INSERT INTO extent SELECT * FROM undo_extent;"
+		                 "INSERT INTO redo SELECT * FROM undo;"
+		                 "UPDATE image SET generation = generation + 1, redo_pending = 1,"
+		                 " size = (SELECT size FROM undo_stamp)");
 	if (rc == 0)
 		rc = drop_undo_rows(db);
 	db->changing = true; /* there is no undo of undo */
@@ -905,7 +906,7 @@ int map_db_copy(struct map_db *db, const struct io *io, int copy_fd)
 	if (rc < 0)
 		return rc;
 	int result = sqlite3_open_v2("copy.db", &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-				     vfs_name(vfs));
+	                             vfs_name(vfs));
 	if (result == SQLITE_OK)
 		result = copy_all_pages(db, to);
 	sqlite3_close(to);

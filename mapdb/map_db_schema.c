@@ -9,7 +9,8 @@
 #include <string.h>
 
 /* The CHECK constraints say what a row must be; what the rows must be together (no gap, no shared host byte) is checked
- * when they are loaded. extent and undo_extent are equal to the letter, so that SQLite copies one to the other page-wise. */
+ * when they are loaded. extent and undo_extent are equal to the letter, so that SQLite copies one to the other
+ * page-wise. */
 #define EXTENT_COLUMNS                                                                                                 \
 	"(\n"                                                                                                          \
 	"  guest_off INTEGER PRIMARY KEY CHECK (guest_off >= 0 AND guest_off % 512 = 0),\n"                            \
@@ -27,94 +28,98 @@ static const struct table {
 	const char *name;
 	const char *sql;
 } tables[] = {
-	/* One row. generation counts the changes of the map. redo_pending is 1 from the commit of a change until its redo has
-	 * reached the data file, also for a change whose redo is empty: while it is 1 nobody may write the image. */
-	{"image", "CREATE TABLE image(\n"
-		  "  id INTEGER PRIMARY KEY CHECK (id = 1),\n"
-		  "  size INTEGER NOT NULL CHECK (size >= 0),\n"
-		  "  generation INTEGER NOT NULL CHECK (generation >= 1),\n"
-		  "  redo_pending INTEGER NOT NULL CHECK (redo_pending IN (0, 1))\n"
-		  ") STRICT"},
-	/* The image map: the guest's [guest_off, guest_off + length) is the data file's [host_off, host_off + length). */
-	{"extent", "CREATE TABLE extent" EXTENT_COLUMNS},
-	/* Bytes of the data file that the last change replaces, in the form of mapdb/redo.h, in the order of seq. */
-	{"redo", "CREATE TABLE redo" BLOB_COLUMNS},
-	/* The map before the last change. */
-	{"undo_extent", "CREATE TABLE undo_extent" EXTENT_COLUMNS},
-	/* The bytes that redo replaced, in the form of mapdb/redo.h. */
-	{"undo", "CREATE TABLE undo" BLOB_COLUMNS},
-	/* At most one row: what undo goes back to, and what must not have changed since. generation: after the change.
-	 * size: the image's before it. data_size, ctime_ns: the data file's when redo had been applied, NULL until then. */
-	{"undo_stamp", "CREATE TABLE undo_stamp(\n"
-		       "  id INTEGER PRIMARY KEY CHECK (id = 1),\n"
-		       "  generation INTEGER NOT NULL,\n"
-		       "  size INTEGER NOT NULL CHECK (size >= 0),\n"
-		       "  run INTEGER REFERENCES run(id),\n"
-		       "  data_size INTEGER,\n"
-		       "  ctime_ns INTEGER\n"
-		       ") STRICT"},
-	/* The history: one row for each pass. fragments_*: pieces of all non-resident attributes. extents_*: of the image map. */
-	{"run", "CREATE TABLE run(\n"
-		"  id INTEGER PRIMARY KEY,\n"
-		"  operation TEXT NOT NULL,\n"
-		"  options TEXT NOT NULL,\n"
-		"  started_unix_s INTEGER NOT NULL,\n"
-		"  duration_ms INTEGER NOT NULL,\n"
-		"  volumes INTEGER NOT NULL,\n"
-		"  files_moved INTEGER NOT NULL,\n"
-		"  fragments_before INTEGER NOT NULL,\n"
-		"  fragments_after INTEGER NOT NULL,\n"
-		"  extents_before INTEGER NOT NULL,\n"
-		"  extents_after INTEGER NOT NULL,\n"
-		"  metadata_bytes INTEGER NOT NULL\n"
-		") STRICT"},
-	/* What a run did to one attribute of one file. record: number of the base MFT record. */
-	{"file", "CREATE TABLE file(\n"
-		 "  id INTEGER PRIMARY KEY,\n"
-		 "  run INTEGER NOT NULL REFERENCES run(id),\n"
-		 "  volume INTEGER NOT NULL,\n"
-		 "  record INTEGER NOT NULL,\n"
-		 "  path TEXT NOT NULL,\n"
-		 "  attribute TEXT NOT NULL,\n"
-		 "  bytes INTEGER NOT NULL,\n"
-		 "  fragments_before INTEGER NOT NULL,\n"
-		 "  fragments_after INTEGER NOT NULL\n"
-		 ") STRICT"},
+        /* One row. generation counts the changes of the map. redo_pending is 1 from the commit of a change until its
+         * redo has reached the data file, also for a change whose redo is empty: while it is 1 nobody may write the
+         * image. */
+        {"image", "CREATE TABLE image(\n"
+                  "  id INTEGER PRIMARY KEY CHECK (id = 1),\n"
+                  "  size INTEGER NOT NULL CHECK (size >= 0),\n"
+                  "  generation INTEGER NOT NULL CHECK (generation >= 1),\n"
+                  "  redo_pending INTEGER NOT NULL CHECK (redo_pending IN (0, 1))\n"
+                  ") STRICT"},
+        /* The image map: the guest's [guest_off, guest_off + length) is the data file's [host_off, host_off + length).
+         */
+        {"extent", "CREATE TABLE extent" EXTENT_COLUMNS},
+        /* Bytes of the data file that the last change replaces, in the form of mapdb/redo.h, in the order of seq. */
+        {"redo", "CREATE TABLE redo" BLOB_COLUMNS},
+        /* The map before the last change. */
+        {"undo_extent", "CREATE TABLE undo_extent" EXTENT_COLUMNS},
+        /* The bytes that redo replaced, in the form of mapdb/redo.h. */
+        {"undo", "CREATE TABLE undo" BLOB_COLUMNS},
+        /* At most one row: what undo goes back to, and what must not have changed since. generation: after the change.
+         * size: the image's before it. data_size, ctime_ns: the data file's when redo had been applied, NULL until
+         * then. */
+        {"undo_stamp", "CREATE TABLE undo_stamp(\n"
+                       "  id INTEGER PRIMARY KEY CHECK (id = 1),\n"
+                       "  generation INTEGER NOT NULL,\n"
+                       "  size INTEGER NOT NULL CHECK (size >= 0),\n"
+                       "  run INTEGER REFERENCES run(id),\n"
+                       "  data_size INTEGER,\n"
+                       "  ctime_ns INTEGER\n"
+                       ") STRICT"},
+        /* The history: one row for each pass. fragments_*: pieces of all non-resident attributes. extents_*: of the
+           image map. */
+        {"run", "CREATE TABLE run(\n"
+                "  id INTEGER PRIMARY KEY,\n"
+                "  operation TEXT NOT NULL,\n"
+                "  options TEXT NOT NULL,\n"
+                "  started_unix_s INTEGER NOT NULL,\n"
+                "  duration_ms INTEGER NOT NULL,\n"
+                "  volumes INTEGER NOT NULL,\n"
+                "  files_moved INTEGER NOT NULL,\n"
+                "  fragments_before INTEGER NOT NULL,\n"
+                "  fragments_after INTEGER NOT NULL,\n"
+                "  extents_before INTEGER NOT NULL,\n"
+                "  extents_after INTEGER NOT NULL,\n"
+                "  metadata_bytes INTEGER NOT NULL\n"
+                ") STRICT"},
+        /* What a run did to one attribute of one file. record: number of the base MFT record. */
+        {"file", "CREATE TABLE file(\n"
+                 "  id INTEGER PRIMARY KEY,\n"
+                 "  run INTEGER NOT NULL REFERENCES run(id),\n"
+                 "  volume INTEGER NOT NULL,\n"
+                 "  record INTEGER NOT NULL,\n"
+                 "  path TEXT NOT NULL,\n"
+                 "  attribute TEXT NOT NULL,\n"
+                 "  bytes INTEGER NOT NULL,\n"
+                 "  fragments_before INTEGER NOT NULL,\n"
+                 "  fragments_after INTEGER NOT NULL\n"
+                 ") STRICT"},
 };
 
 /* For people with the sqlite3 command; nothing here reads them. */
 static const char *const views[] = {
-	"CREATE VIEW summary AS\n"
-	"SELECT image.size AS size,\n"
-	"       image.generation AS generation,\n"
-	"       (SELECT count(*) FROM extent) AS extents,\n"
-	"       (SELECT coalesce(max(host_off + length), 0) FROM extent) AS host_end,\n"
-	"       NOT EXISTS (SELECT 1 FROM extent WHERE guest_off <> host_off) AS identity,\n"
-	"       image.redo_pending AS redo_pending,\n"
-	"       EXISTS (SELECT 1 FROM undo_stamp WHERE ctime_ns IS NOT NULL) AS undo_recorded,\n"
-	"       (SELECT count(*) FROM run) AS runs,\n"
-	"       (SELECT datetime(max(started_unix_s), 'unixepoch') FROM run) AS last_run_utc\n"
-	"FROM image",
-	/* How long the extents are. */
-	"CREATE VIEW fragmentation AS\n"
-	"SELECT CASE WHEN length < 4096 THEN 'below 4 KiB'\n"
-	"            WHEN length < 65536 THEN '4 KiB to 64 KiB'\n"
-	"            WHEN length < 1048576 THEN '64 KiB to 1 MiB'\n"
-	"            WHEN length < 16777216 THEN '1 MiB to 16 MiB'\n"
-	"            WHEN length < 268435456 THEN '16 MiB to 256 MiB'\n"
-	"            ELSE '256 MiB and more' END AS extent_length,\n"
-	"       count(*) AS extents, sum(length) AS bytes\n"
-	"FROM extent GROUP BY 1 ORDER BY min(length)",
-	"CREATE VIEW run_history AS\n"
-	"SELECT id AS run, operation, options, datetime(started_unix_s, 'unixepoch') AS started_utc,\n"
-	"       duration_ms / 1000.0 AS seconds, volumes, files_moved, fragments_before, fragments_after,\n"
-	"       extents_before, extents_after, metadata_bytes\n"
-	"FROM run ORDER BY id",
-	/* Of the last run: the files that were in most pieces, and what became of them. */
-	"CREATE VIEW worst_files AS\n"
-	"SELECT volume, path, attribute, bytes, fragments_before, fragments_after\n"
-	"FROM file WHERE run = (SELECT max(id) FROM run)\n"
-	"ORDER BY fragments_before DESC, path LIMIT 100",
+        "CREATE VIEW summary AS\n"
+        "SELECT image.size AS size,\n"
+        "       image.generation AS generation,\n"
+        "       (SELECT count(*) FROM extent) AS extents,\n"
+        "       (SELECT coalesce(max(host_off + length), 0) FROM extent) AS host_end,\n"
+        "       NOT EXISTS (SELECT 1 FROM extent WHERE guest_off <> host_off) AS identity,\n"
+        "       image.redo_pending AS redo_pending,\n"
+        "       EXISTS (SELECT 1 FROM undo_stamp WHERE ctime_ns IS NOT NULL) AS undo_recorded,\n"
+        "       (SELECT count(*) FROM run) AS runs,\n"
+        "       (SELECT datetime(max(started_unix_s), 'unixepoch') FROM run) AS last_run_utc\n"
+        "FROM image",
+        /* How long the extents are. */
+        "CREATE VIEW fragmentation AS\n"
+        "SELECT CASE WHEN length < 4096 THEN 'below 4 KiB'\n"
+        "            WHEN length < 65536 THEN '4 KiB to 64 KiB'\n"
+        "            WHEN length < 1048576 THEN '64 KiB to 1 MiB'\n"
+        "            WHEN length < 16777216 THEN '1 MiB to 16 MiB'\n"
+        "            WHEN length < 268435456 THEN '16 MiB to 256 MiB'\n"
+        "            ELSE '256 MiB and more' END AS extent_length,\n"
+        "       count(*) AS extents, sum(length) AS bytes\n"
+        "FROM extent GROUP BY 1 ORDER BY min(length)",
+        "CREATE VIEW run_history AS\n"
+        "SELECT id AS run, operation, options, datetime(started_unix_s, 'unixepoch') AS started_utc,\n"
+        "       duration_ms / 1000.0 AS seconds, volumes, files_moved, fragments_before, fragments_after,\n"
+        "       extents_before, extents_after, metadata_bytes\n"
+        "FROM run ORDER BY id",
+        /* Of the last run: the files that were in most pieces, and what became of them. */
+        "CREATE VIEW worst_files AS\n"
+        "SELECT volume, path, attribute, bytes, fragments_before, fragments_after\n"
+        "FROM file WHERE run = (SELECT max(id) FROM run)\n"
+        "ORDER BY fragments_before DESC, path LIMIT 100",
 };
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
@@ -124,8 +129,8 @@ int map_db_schema_create(sqlite3 *connection)
 	char pragmas[96];
 	int result;
 
-	snprintf(pragmas, sizeof pragmas, "PRAGMA application_id = %d; PRAGMA user_version = %d",
-		 MAP_DB_APPLICATION_ID, MAP_DB_USER_VERSION);
+	snprintf(pragmas, sizeof pragmas, "PRAGMA application_id = %d; PRAGMA user_version = %d", MAP_DB_APPLICATION_ID,
+	         MAP_DB_USER_VERSION);
 	result = sqlite3_exec(connection, pragmas, NULL, NULL, NULL);
 	for (size_t i = 0; i < COUNT(tables) && result == SQLITE_OK; i++)
 		result = sqlite3_exec(connection, tables[i].sql, NULL, NULL, NULL);
@@ -158,7 +163,8 @@ static bool is_table(sqlite3_stmt *row, const struct table *table)
 	return type && name && sql && !strcmp(type, "table") && !strcmp(name, table->name) && !strcmp(sql, table->sql);
 }
 
-/* Each of our tables is there to the letter, so none is a view, a virtual table or has columns that compute something. */
+/* Each of our tables is there to the letter, so none is a view, a virtual table or has columns that compute something.
+ */
 static int check_tables(sqlite3 *connection)
 {
 	sqlite3_stmt *statement = NULL;

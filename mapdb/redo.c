@@ -55,7 +55,7 @@ int redo_next(const uint8_t *blob, size_t size, size_t *pos, struct redo_entry *
 	memcpy(&length_le, blob + *pos + 8, sizeof length_le);
 	memcpy(&fill_le, blob + *pos + 12, sizeof fill_le);
 	*entry = (struct redo_entry){
-		.host_off = le64toh(off_le), .length = le32toh(length_le), .fill = le32toh(fill_le)};
+	        .host_off = le64toh(off_le), .length = le32toh(length_le), .fill = le32toh(fill_le)};
 
 	size_t start = *pos + REDO_ENTRY_HEADER_SIZE;
 	if (entry->length == 0 || entry->host_off > IMAGE_MAP_OFF_MAX - entry->length)
@@ -72,16 +72,17 @@ int redo_next(const uint8_t *blob, size_t size, size_t *pos, struct redo_entry *
 	return 1;
 }
 
-/* Entries are small and often neighbours (the records of one MFT fragment), so they are patched into a window that is read
- * once and written once. The window grows page by page and never spans a page without a change: such a page may be a hole. */
+/* Entries are small and often neighbours (the records of one MFT fragment), so they are patched into a window that is
+ * read once and written once. The window grows page by page and never spans a page without a change: such a page may be
+ * a hole. */
 #define WINDOW_SIZE (256u * 1024)
 #define WINDOW_PAGE 4096u
 
 struct window {
 	const struct io *io;
 	int fd;
-	uint64_t off;	/* first byte */
-	size_t length;	/* bytes in use; 0: empty */
+	uint64_t off;   /* first byte */
+	size_t length;  /* bytes in use; 0: empty */
 	uint8_t *bytes; /* WINDOW_SIZE */
 };
 
@@ -225,7 +226,7 @@ static int overlay_append(struct redo_overlay *overlay, const struct redo_entry 
 		overlay->capacity = capacity;
 	}
 	overlay->entries[overlay->count++] = (struct overlay_entry){
-		.host_off = entry->host_off, .length = entry->length, .fill = entry->fill, .bytes = entry->bytes};
+	        .host_off = entry->host_off, .length = entry->length, .fill = entry->fill, .bytes = entry->bytes};
 	overlay->total += entry->length;
 	return 0;
 }
@@ -291,7 +292,8 @@ void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, u
 
 		if (into >= length)
 			break;
-		size_t n = entry->length - skip < length - into ? (size_t)(entry->length - skip) : length - (size_t)into;
+		size_t n =
+		        entry->length - skip < length - into ? (size_t)(entry->length - skip) : length - (size_t)into;
 		if (entry->bytes)
 			memcpy(buffer + into, entry->bytes + skip, n);
 		else

@@ -37,9 +37,9 @@ struct vfs_file {
 	sqlite3_file base;
 	struct vfs *vfs;
 	int fd;
-	int lock;	     /* SQLITE_LOCK_* */
+	int lock;            /* SQLITE_LOCK_* */
 	bool sync_directory; /* made by this open: its name is not durable yet */
-	bool borrowed;	     /* vfs_new_for_file's descriptor: leave it open */
+	bool borrowed;       /* vfs_new_for_file's descriptor: leave it open */
 };
 
 /* Keeps the errno for whoever translates the result. */
@@ -227,19 +227,19 @@ static int file_device_characteristics(sqlite3_file *base)
 }
 
 static const sqlite3_io_methods file_methods = {
-	.iVersion = 1, /* without shared memory (2) and memory mapping (3) */
-	.xClose = file_close,
-	.xRead = file_read,
-	.xWrite = file_write,
-	.xTruncate = file_truncate,
-	.xSync = file_sync,
-	.xFileSize = file_size,
-	.xLock = file_lock,
-	.xUnlock = file_unlock,
-	.xCheckReservedLock = file_check_reserved_lock,
-	.xFileControl = file_control,
-	.xSectorSize = file_sector_size,
-	.xDeviceCharacteristics = file_device_characteristics,
+        .iVersion = 1, /* without shared memory (2) and memory mapping (3) */
+        .xClose = file_close,
+        .xRead = file_read,
+        .xWrite = file_write,
+        .xTruncate = file_truncate,
+        .xSync = file_sync,
+        .xFileSize = file_size,
+        .xLock = file_lock,
+        .xUnlock = file_unlock,
+        .xCheckReservedLock = file_check_reserved_lock,
+        .xFileControl = file_control,
+        .xSectorSize = file_sector_size,
+        .xDeviceCharacteristics = file_device_characteristics,
 };
 
 static bool regular(int fd)
@@ -382,27 +382,28 @@ static int vfs_make(const struct io *io, int dir_fd, int file_fd, bool create_ne
 		return -ENOMEM;
 	}
 	*vfs = (struct vfs){
-		.io = io,
-		.host = host,
-		.dir_fd = dir_fd,
-		.file_fd = file_fd,
-		.create_new = create_new,
-		.base = {
-			.iVersion = 2,
-			.szOsFile = sizeof(struct vfs_file),
-			.mxPathname = NAME_MAX_SIZE,
-			.zName = vfs->name,
-			.pAppData = vfs,
-			.xOpen = vfs_open,
-			.xDelete = vfs_delete,
-			.xAccess = vfs_access,
-			.xFullPathname = vfs_full_pathname,
-			.xRandomness = vfs_randomness,
-			.xSleep = vfs_sleep,
-			.xCurrentTime = vfs_current_time,
-			.xGetLastError = vfs_get_last_error,
-			.xCurrentTimeInt64 = vfs_current_time_int64,
-		},
+	        .io = io,
+	        .host = host,
+	        .dir_fd = dir_fd,
+	        .file_fd = file_fd,
+	        .create_new = create_new,
+	        .base =
+	                {
+	                        .iVersion = 2,
+	                        .szOsFile = sizeof(struct vfs_file),
+	                        .mxPathname = NAME_MAX_SIZE,
+	                        .zName = vfs->name,
+	                        .pAppData = vfs,
+	                        .xOpen = vfs_open,
+	                        .xDelete = vfs_delete,
+	                        .xAccess = vfs_access,
+	                        .xFullPathname = vfs_full_pathname,
+	                        .xRandomness = vfs_randomness,
+	                        .xSleep = vfs_sleep,
+	                        .xCurrentTime = vfs_current_time,
+	                        .xGetLastError = vfs_get_last_error,
+	                        .xCurrentTimeInt64 = vfs_current_time_int64,
+	                },
 	};
 	snprintf(vfs->name, sizeof vfs->name, "zcfs-%u", atomic_fetch_add(&instances, 1));
 	if (sqlite3_vfs_register(&vfs->base, 0) != SQLITE_OK) {

@@ -37,7 +37,7 @@ uint64_t random_u64(void);
 uint64_t random_below(uint64_t limit); /* limit > 0 */
 void random_bytes(void *buffer, size_t length);
 
-/* A new empty directory below TMPDIR; removed at exit. The descriptor. */
+/* A new empty directory below TMPDIR (default: in memory, else /tmp); removed at exit. The descriptor. */
 int scratch_directory(void);
 /* Empties a directory that is nested as deep as a store. */
 void empty_directory(int dir_fd);

@@ -85,7 +85,7 @@ static int fault_link(const struct io *io, int old_dir_fd, const char *old_name,
 }
 
 static int fault_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name,
-			unsigned int flags)
+                        unsigned int flags)
 {
 	PASS(io, rename(base, old_dir_fd, old_name, new_dir_fd, new_name, flags));
 }
@@ -103,23 +103,24 @@ static int fault_mkdir(const struct io *io, int dir_fd, const char *name, mode_t
 void io_fault_init(struct io_fault *fault, const struct io *base, size_t k, enum fault_mode mode, int error)
 {
 	*fault = (struct io_fault){
-		.base = base,
-		.countdown = k,
-		.mode = mode,
-		.error = error,
-		.io = {
-			.open = fault_open,
-			.close = fault_close,
-			.pread = fault_pread,
-			.pwrite = fault_pwrite,
-			.fdatasync = fault_fdatasync,
-			.fsync = fault_fsync,
-			.ftruncate = fault_ftruncate,
-			.fallocate = fault_fallocate,
-			.link = fault_link,
-			.rename = fault_rename,
-			.unlink = fault_unlink,
-			.mkdir = fault_mkdir,
-		},
+	        .base = base,
+	        .countdown = k,
+	        .mode = mode,
+	        .error = error,
+	        .io =
+	                {
+	                        .open = fault_open,
+	                        .close = fault_close,
+	                        .pread = fault_pread,
+	                        .pwrite = fault_pwrite,
+	                        .fdatasync = fault_fdatasync,
+	                        .fsync = fault_fsync,
+	                        .ftruncate = fault_ftruncate,
+	                        .fallocate = fault_fallocate,
+	                        .link = fault_link,
+	                        .rename = fault_rename,
+	                        .unlink = fault_unlink,
+	                        .mkdir = fault_mkdir,
+	                },
 	};
 }

@@ -15,9 +15,9 @@ enum kind { CREATE, WRITE, TRUNCATE, ALLOCATE, SYNC_DATA, SYNC, LINK, RENAME, UN
 
 struct operation {
 	enum kind kind;
-	ino_t inode;	 /* file written, or directory of name */
+	ino_t inode;     /* file written, or directory of name */
 	ino_t new_inode; /* directory of new_name */
-	ino_t made;	 /* CREATE, MKDIR */
+	ino_t made;      /* CREATE, MKDIR */
 	uint64_t off, length;
 	int flags;
 	char name[64], new_name[64];
@@ -25,7 +25,7 @@ struct operation {
 };
 
 struct io_record {
-	struct io io; /* first: a struct io is a struct io_record */
+	struct io io;   /* first: a struct io is a struct io_record */
 	int initial_fd; /* a copy of the directory as it was */
 	size_t count, capacity;
 	struct operation *operations;
@@ -155,7 +155,7 @@ static int record_link(const struct io *io, int old_dir_fd, const char *old_name
 }
 
 static int record_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd,
-			 const char *new_name, unsigned int flags)
+                         const char *new_name, unsigned int flags)
 {
 	int rc = io_posix.rename(&io_posix, old_dir_fd, old_name, new_dir_fd, new_name, flags);
 
@@ -296,18 +296,18 @@ struct io_record *io_record_new(int root_fd)
 
 	CHECK(record);
 	record->io = (struct io){
-		.open = record_open,
-		.close = record_close,
-		.pread = record_pread,
-		.pwrite = record_pwrite,
-		.fdatasync = record_fdatasync,
-		.fsync = record_fsync,
-		.ftruncate = record_ftruncate,
-		.fallocate = record_fallocate,
-		.link = record_link,
-		.rename = record_rename,
-		.unlink = record_unlink,
-		.mkdir = record_mkdir,
+	        .open = record_open,
+	        .close = record_close,
+	        .pread = record_pread,
+	        .pwrite = record_pwrite,
+	        .fdatasync = record_fdatasync,
+	        .fsync = record_fsync,
+	        .ftruncate = record_ftruncate,
+	        .fallocate = record_fallocate,
+	        .link = record_link,
+	        .rename = record_rename,
+	        .unlink = record_unlink,
+	        .mkdir = record_mkdir,
 	};
 	record->initial_fd = scratch_directory();
 	copy_directory(root_fd, record->initial_fd);
@@ -352,8 +352,10 @@ static bool synced(const struct io_record *record, size_t index, size_t count)
 	for (size_t i = index + 1; i < count; i++) {
 		const struct operation *later = &record->operations[i];
 
-		if (is_data_operation(operation->kind) ? (later->kind == SYNC || later->kind == SYNC_DATA) : later->kind == SYNC)
-			if (later->inode == operation->inode || (operation->new_inode && later->inode == operation->new_inode))
+		if (is_data_operation(operation->kind) ? (later->kind == SYNC || later->kind == SYNC_DATA)
+		                                       : later->kind == SYNC)
+			if (later->inode == operation->inode ||
+			    (operation->new_inode && later->inode == operation->new_inode))
 				return true;
 	}
 	return false;
@@ -478,13 +480,13 @@ void io_record_replay(const struct io_record *record, size_t count, enum io_loss
 const char *io_record_describe(const struct io_record *record, size_t index)
 {
 	static const char *const names[] = {"create", "write", "truncate", "allocate", "fdatasync",
-					    "fsync",  "link",  "rename",   "unlink",   "mkdir"};
+	                                    "fsync",  "link",  "rename",   "unlink",   "mkdir"};
 	static char text[200];
 
 	if (index >= record->count)
 		return "the end";
 	const struct operation *operation = &record->operations[index];
 	snprintf(text, sizeof text, "%s %s %s off %llu length %llu", names[operation->kind], operation->name,
-		 operation->new_name, (unsigned long long)operation->off, (unsigned long long)operation->length);
+	         operation->new_name, (unsigned long long)operation->off, (unsigned long long)operation->length);
 	return text;
 }

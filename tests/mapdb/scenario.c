@@ -155,7 +155,8 @@ static int resize_a(const struct io *io, int dir_fd, uint64_t size)
 	uint64_t host_off = (image_map_host_end(image->map) + 511) / 512 * 512;
 	rc = image->overlay ? -EROFS : image_map_resize(image->map, size, host_off, &map);
 	if (rc == 0)
-		rc = io->ftruncate(io, image->data_fd, image_map_host_end(map) > IMAGE_SIZE ? image_map_host_end(map) : IMAGE_SIZE);
+		rc = io->ftruncate(io, image->data_fd,
+		                   image_map_host_end(map) > IMAGE_SIZE ? image_map_host_end(map) : IMAGE_SIZE);
 	if (rc == 0)
 		rc = map_db_resize(image->db, map);
 	image_map_unref(map);
@@ -232,23 +233,23 @@ static const struct step {
 	int (*run)(const struct io *io, int dir_fd);
 	bool exact;
 } steps[] = {
-	{"adopt", adopt_a, true},
-	{"change", change_a, true},
-	{"undo", undo_a, true},
-	{"change again", change_a, true},
-	{"grow", grow_a, false},
-	{"shrink", shrink_a, false},
-	{"identity", identity_a, true},
-	{"make plain", make_plain_a, false},
-	{"adopt the other", adopt_b, true},
-	{"bundle over file", replace_a_by_b, false},
-	{"new file", copy_a, false},
-	{"file over bundle", replace_a_by_b, false},
-	{"adopt once more", adopt_a, true},
-	{"another new file", copy_a, false},
-	{"adopt that", adopt_b, true},
-	{"bundle over bundle", replace_a_by_b, false},
-	{"unlink", unlink_a, false},
+        {"adopt", adopt_a, true},
+        {"change", change_a, true},
+        {"undo", undo_a, true},
+        {"change again", change_a, true},
+        {"grow", grow_a, false},
+        {"shrink", shrink_a, false},
+        {"identity", identity_a, true},
+        {"make plain", make_plain_a, false},
+        {"adopt the other", adopt_b, true},
+        {"bundle over file", replace_a_by_b, false},
+        {"new file", copy_a, false},
+        {"file over bundle", replace_a_by_b, false},
+        {"adopt once more", adopt_a, true},
+        {"another new file", copy_a, false},
+        {"adopt that", adopt_b, true},
+        {"bundle over bundle", replace_a_by_b, false},
+        {"unlink", unlink_a, false},
 };
 
 const size_t scenario_steps = sizeof steps / sizeof steps[0];
@@ -353,7 +354,7 @@ static int fast_link(const struct io *io, int old_dir_fd, const char *old_name, 
 }
 
 static int fast_rename(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name,
-		       unsigned int flags)
+                       unsigned int flags)
 {
 	return io_posix.rename(io, old_dir_fd, old_name, new_dir_fd, new_name, flags);
 }
@@ -369,16 +370,16 @@ static int fast_mkdir(const struct io *io, int dir_fd, const char *name, mode_t 
 }
 
 const struct io io_fast = {
-	.open = fast_open,
-	.close = fast_close,
-	.pread = fast_pread,
-	.pwrite = fast_pwrite,
-	.fdatasync = fast_sync,
-	.fsync = fast_sync,
-	.ftruncate = fast_ftruncate,
-	.fallocate = fast_fallocate,
-	.link = fast_link,
-	.rename = fast_rename,
-	.unlink = fast_unlink,
-	.mkdir = fast_mkdir,
+        .open = fast_open,
+        .close = fast_close,
+        .pread = fast_pread,
+        .pwrite = fast_pwrite,
+        .fdatasync = fast_sync,
+        .fsync = fast_sync,
+        .ftruncate = fast_ftruncate,
+        .fallocate = fast_fallocate,
+        .link = fast_link,
+        .rename = fast_rename,
+        .unlink = fast_unlink,
+        .mkdir = fast_mkdir,
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: a crash at any operation of any change leaves what guests saw before it or what they see after it, and once the change
- * has been reported done, what they see after it; also if the crash loses everything that was not synced; also if there
- * is another crash during recovery, or if the process is killed first and the power fails later.
+ * Promise: a crash at any operation of any change leaves what guests saw before it or what they see after it, and once
+ * the change has been reported done, what they see after it; also if the crash loses everything that was not synced;
+ * also if there is another crash during recovery, or if the process is killed first and the power fails later.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +15,12 @@
 #include "io_record.h"
 #include "scenario.h"
 
-#define STEPS_MAX 32
+#define STEPS_MAX    32
 /* Crashes during recovery are tried for every n-th crash. */
 #define NESTED_EVERY 5
 
 static struct view views[STEPS_MAX + 1]; /* before step i; after the last one */
-static size_t marks[STEPS_MAX + 1];	 /* operations recorded until then */
+static size_t marks[STEPS_MAX + 1];      /* operations recorded until then */
 static unsigned long states;
 
 static void check_view(int dir_fd, size_t step, bool done)
@@ -56,7 +56,7 @@ static void crash_everywhere(const struct io_record *record, size_t step, int di
 
 		for (int loss = IO_LOSS_NONE; loss < IO_LOSS_COUNT; loss++) {
 			check_context("%s: crash before operation %zu (%s), loss %d", scenario_name(step), count,
-				      io_record_describe(record, count), loss);
+			              io_record_describe(record, count), loss);
 			empty_directory(dir_fd);
 			io_record_replay(record, count, (enum io_loss)loss, dir_fd);
 			check_view(dir_fd, step, done);
@@ -69,8 +69,8 @@ static void crash_everywhere(const struct io_record *record, size_t step, int di
 	}
 }
 
-/* The process is killed before operation k (so the kernel has everything up to there), somebody else opens the images, and
- * then the power fails: what nobody synced is lost, from before the kill too. False if the step ended before k. */
+/* The process is killed before operation k (so the kernel has everything up to there), somebody else opens the images,
+ * and then the power fails: what nobody synced is lost, from before the kill too. False if the step ended before k. */
 static bool kill_then_crash(const struct io_record *record, size_t step, size_t k, int live_fd, int dir_fd)
 {
 	static struct view found;
@@ -87,8 +87,8 @@ static bool kill_then_crash(const struct io_record *record, size_t step, size_t 
 	CHECK(view_same(&found, &views[step]) || view_same(&found, &views[step + 1]));
 	for (size_t count = first; count <= io_record_count(after); count++) {
 		for (int loss = IO_LOSS_NAMES; loss < IO_LOSS_COUNT; loss++) {
-			check_context("%s: killed at call %zu, crash before operation %zu (%s), loss %d", scenario_name(step), k,
-				      count, io_record_describe(after, count), loss);
+			check_context("%s: killed at call %zu, crash before operation %zu (%s), loss %d",
+			              scenario_name(step), k, count, io_record_describe(after, count), loss);
 			empty_directory(dir_fd);
 			io_record_replay(after, count, (enum io_loss)loss, dir_fd);
 			check_view(dir_fd, step, false);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: whichever call to the host fails, in whichever way, guests see the old state or the new one: the new one if success or
- * -EINPROGRESS was reported, the old one after any other error of a change of the map; and no descriptor is leaked.
+ * Promise: whichever call to the host fails, in whichever way, guests see the old state or the new one: the new one if
+ * success or -EINPROGRESS was reported, the old one after any other error of a change of the map; and no descriptor is
+ * leaked.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -85,7 +86,7 @@ static void make_pending(int base_fd, int dir_fd, struct view *view)
 
 /* Whatever fails while an image with pending redo is opened: if it opens, it shows what redo makes of it. */
 static bool try_open(int base_fd, int dir_fd, const struct view *view, enum image_access access, size_t k,
-		     enum fault_mode mode)
+                     enum fault_mode mode)
 {
 	static uint8_t bytes[VIEW_SIZE];
 	struct io_fault fault;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promises of mapdb/image.h that need no crash: who gets an image when, what is refused, and that what a name is gets decided
- * under the lock.
+ * Promises of mapdb/image.h that need no crash: who gets an image when, what is refused, and that what a name is gets
+ * decided under the lock.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -188,8 +188,8 @@ static void check_links(void)
 /* Bundles that zcfs cannot have made. Each is built from the good one, and refused. */
 static void check_forged(void)
 {
-	static const char *const ways[] = {"no data", "data a link", "data a directory", "data linked", "map.db a FIFO",
-					   "map.db a link", "map.db empty"};
+	static const char *const ways[] = {"no data",       "data a link",   "data a directory", "data linked",
+	                                   "map.db a FIFO", "map.db a link", "map.db empty"};
 
 	for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
 		struct image *image;
@@ -206,13 +206,26 @@ static void check_forged(void)
 		if (way >= 4)
 			CHECK_IS(unlinkat(to, "map.db", 0), 0);
 		switch (way) {
-		case 1: CHECK_IS(symlinkat("../b.img", to, "data"), 0); break;
-		case 2: CHECK_IS(mkdirat(to, "data", 0700), 0); break;
-		case 3: CHECK_IS(linkat(to, "data", dir_fd, "outside", 0), 0); break;
-		case 4: CHECK_IS(mkfifoat(to, "map.db", 0600), 0); break;
-		case 5: CHECK_IS(symlinkat("../a.img/map.db", to, "map.db"), 0); break;
-		case 6: write_file(to, "map.db", "", 0); break;
-		default: break;
+		case 1:
+			CHECK_IS(symlinkat("../b.img", to, "data"), 0);
+			break;
+		case 2:
+			CHECK_IS(mkdirat(to, "data", 0700), 0);
+			break;
+		case 3:
+			CHECK_IS(linkat(to, "data", dir_fd, "outside", 0), 0);
+			break;
+		case 4:
+			CHECK_IS(mkfifoat(to, "map.db", 0600), 0);
+			break;
+		case 5:
+			CHECK_IS(symlinkat("../a.img/map.db", to, "map.db"), 0);
+			break;
+		case 6:
+			write_file(to, "map.db", "", 0);
+			break;
+		default:
+			break;
 		}
 		CHECK(image_classify(&io_fast, dir_fd, "forged", &kind, &status) < 0);
 		CHECK(open_image("forged", IMAGE_SHARED, 0, &image) < 0);

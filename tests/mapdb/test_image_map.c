@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: an image map answers every lookup, permutation, resize and inverse lookup as an array with one host unit for each
- * guest unit would; and maps that break an invariant are refused.
+ * Promise: an image map answers every lookup, permutation, resize and inverse lookup as an array with one host unit for
+ * each guest unit would; and maps that break an invariant are refused.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,14 +11,14 @@
 #include "mapdb/image_map.h"
 #include "mapdb/image_map_internal.h"
 
-#define UNITS_MAX   48 /* small, so that every special case comes up often */
-#define HOST_UNITS  96
-#define ROUNDS	    6000
-#define UNMAPPED    UINT64_MAX
+#define UNITS_MAX  48 /* small, so that every special case comes up often */
+#define HOST_UNITS 96
+#define ROUNDS     6000
+#define UNMAPPED   UINT64_MAX
 
 /* The naive map: host byte of each guest byte, by unit. */
 struct model {
-	uint64_t size; /* bytes; the last unit may be partial */
+	uint64_t size;            /* bytes; the last unit may be partial */
 	uint64_t host[UNITS_MAX]; /* unit numbers */
 };
 
@@ -183,7 +183,8 @@ static void check_permute(struct image_map *map, const struct model *model)
 		return;
 
 	size_t i = random_below(count);
-	moves[i].old_off = moves[(i + 1) % count].old_off; /* two from one place (or, if there is only one, none at all) */
+	moves[i].old_off =
+	        moves[(i + 1) % count].old_off; /* two from one place (or, if there is only one, none at all) */
 	if (count > 1)
 		CHECK_IS(image_map_permute(map, moves, count, &permuted), -EINVAL);
 	moves[i].old_off = model->size;
@@ -233,14 +234,32 @@ static void check_refusals(const struct model *model)
 
 		memcpy(bad, extents, sizeof bad);
 		switch (way) {
-		case 0: bad[i].length += 512; break;
-		case 1: bad[i].host_off += 1; break;
-		case 2: bad[i].length -= 1; break;
-		case 3: bad[i].host_off = bad[i + 1].host_off; break;
-		case 4: n--; break;
-		case 5: size += 512; break;
-		case 6: bad[i].host_off = (uint64_t)INT64_MAX - 511; bad[i].length = 512; bad[i].guest_off = UINT64_MAX - 511; break;
-		case 7: bad[0].guest_off = 512; break;
+		case 0:
+			bad[i].length += 512;
+			break;
+		case 1:
+			bad[i].host_off += 1;
+			break;
+		case 2:
+			bad[i].length -= 1;
+			break;
+		case 3:
+			bad[i].host_off = bad[i + 1].host_off;
+			break;
+		case 4:
+			n--;
+			break;
+		case 5:
+			size += 512;
+			break;
+		case 6:
+			bad[i].host_off = (uint64_t)INT64_MAX - 511;
+			bad[i].length = 512;
+			bad[i].guest_off = UINT64_MAX - 511;
+			break;
+		case 7:
+			bad[0].guest_off = 512;
+			break;
 		}
 		check_context("way %d", way);
 		CHECK_IS(image_map_new(bad, n, size, &map), -EUCLEAN);

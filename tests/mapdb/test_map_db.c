@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: a map database gives back what was put into it, and one that is damaged, foreign or hostile is refused with the right
- * error, whatever was done to it.
+ * Promise: a map database gives back what was put into it, and one that is damaged, foreign or hostile is refused with
+ * the right error, whatever was done to it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,8 +15,8 @@
 #include "mapdb/map_db.h"
 #include "scenario.h"
 
-#define EXTENTS	  2000u
-#define EXTENT	  4096u
+#define EXTENTS   2000u
+#define EXTENT    4096u
 #define BIT_FLIPS 3000
 
 static struct image_map *shuffled_map(size_t count)
@@ -78,8 +78,13 @@ static void change(struct map_db *db, const struct image_map *map)
 {
 	static struct redo_blob redo, undo;
 	struct run_record run = {.operation = "defrag", .options = "--pack", .started_unix_s = 1000, .files_moved = 3};
-	struct file_record file = {.volume = 1, .record = 30, .path = "/Windows/a \xc3\xa4", .attribute = "$DATA",
-				   .bytes = 8192, .fragments_before = 9, .fragments_after = 1};
+	struct file_record file = {.volume = 1,
+	                           .record = 30,
+	                           .path = "/Windows/a \xc3\xa4",
+	                           .attribute = "$DATA",
+	                           .bytes = 8192,
+	                           .fragments_before = 9,
+	                           .fragments_after = 1};
 
 	redo.size = undo.size = 0;
 	redo_blob_put(&redo, 1024, (const uint8_t *)"new", 0, 3);
@@ -199,7 +204,9 @@ static void edit(int dir_fd, const char *sql)
 
 	snprintf(path, sizeof path, "/proc/self/fd/%d/" MAP_DB_NAME, dir_fd);
 	CHECK_IS(sqlite3_open(path, &connection), SQLITE_OK);
-	CHECK_IS(sqlite3_exec(connection, "PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = OFF", NULL, NULL, NULL), 0);
+	CHECK_IS(sqlite3_exec(connection, "PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = OFF", NULL, NULL,
+	                      NULL),
+	         0);
 	CHECK_IS(sqlite3_exec(connection, sql, NULL, NULL, NULL), SQLITE_OK);
 	CHECK_IS(sqlite3_close(connection), SQLITE_OK);
 }
@@ -210,40 +217,43 @@ static void check_refused(int good_fd, int dir_fd)
 		const char *sql;
 		int error;
 	} cases[] = {
-		{"PRAGMA application_id = 1", -EMEDIUMTYPE},
-		{"PRAGMA user_version = 2", -EMEDIUMTYPE},
-		{"PRAGMA user_version = 0", -EMEDIUMTYPE},
-		{"UPDATE extent SET host_off = (SELECT host_off FROM extent WHERE guest_off = 4096) WHERE guest_off = 0", -EUCLEAN},
-		{"UPDATE extent SET length = length + 512 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET length = length - 512 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET length = -4096 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET length = 0 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET host_off = -4096 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET host_off = host_off + 1 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET host_off = 9223372036854775296 WHERE guest_off = 4096", -EUCLEAN},
-		{"UPDATE extent SET guest_off = -4096 WHERE guest_off = 0", -EUCLEAN},
-		{"DELETE FROM extent WHERE guest_off = 4096", -EUCLEAN},
-		{"DELETE FROM extent", -EUCLEAN},
-		{"UPDATE image SET size = size + 512", -EUCLEAN},
-		{"UPDATE image SET size = -1", -EUCLEAN},
-		{"UPDATE image SET generation = 0", -EUCLEAN},
-		{"DELETE FROM image", -EUCLEAN},
-		{"UPDATE redo SET entries = zeroblob(10)", -EUCLEAN},
-		{"UPDATE redo SET entries = zeroblob(100000)", -EUCLEAN},
-		{"UPDATE redo SET entries = zeroblob(2000000)", -EUCLEAN},
-		{"UPDATE redo SET entries = zeroblob(0)", -EUCLEAN},
-		{"INSERT INTO redo SELECT seq + 1, entries FROM redo", -EUCLEAN}, /* overlapping entries */
-		{"DROP TABLE undo", -EUCLEAN},
-		{"ALTER TABLE extent ADD COLUMN more INTEGER", -EUCLEAN},
-		{"ALTER TABLE extent RENAME TO kept; CREATE VIEW extent AS SELECT * FROM kept", -EUCLEAN},
-		{"DROP VIEW summary; DROP VIEW fragmentation; DROP TABLE extent;"
-		 " CREATE TABLE extent(guest_off INTEGER PRIMARY KEY, length, host_off)", -EUCLEAN},
-		{"PRAGMA journal_mode = WAL", -EUCLEAN},
-		/* These are the owner's business. */
-		{"CREATE INDEX by_host ON extent(host_off); ANALYZE", 0},
-		{"CREATE VIEW mine AS SELECT 1", 0},
-		{"DROP VIEW worst_files", 0},
-		{"VACUUM", 0},
+	        {"PRAGMA application_id = 1", -EMEDIUMTYPE},
+	        {"PRAGMA user_version = 2", -EMEDIUMTYPE},
+	        {"PRAGMA user_version = 0", -EMEDIUMTYPE},
+	        {"UPDATE extent SET host_off = (SELECT host_off FROM extent WHERE guest_off = 4096) WHERE guest_off = "
+	         "0",
+	         -EUCLEAN},
+	        {"UPDATE extent SET length = length + 512 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET length = length - 512 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET length = -4096 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET length = 0 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET host_off = -4096 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET host_off = host_off + 1 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET host_off = 9223372036854775296 WHERE guest_off = 4096", -EUCLEAN},
+	        {"UPDATE extent SET guest_off = -4096 WHERE guest_off = 0", -EUCLEAN},
+	        {"DELETE FROM extent WHERE guest_off = 4096", -EUCLEAN},
+	        {"DELETE FROM extent", -EUCLEAN},
+	        {"UPDATE image SET size = size + 512", -EUCLEAN},
+	        {"UPDATE image SET size = -1", -EUCLEAN},
+	        {"UPDATE image SET generation = 0", -EUCLEAN},
+	        {"DELETE FROM image", -EUCLEAN},
+	        {"UPDATE redo SET entries = zeroblob(10)", -EUCLEAN},
+	        {"UPDATE redo SET entries = zeroblob(100000)", -EUCLEAN},
+	        {"UPDATE redo SET entries = zeroblob(2000000)", -EUCLEAN},
+	        {"UPDATE redo SET entries = zeroblob(0)", -EUCLEAN},
+	        {"INSERT INTO redo SELECT seq + 1, entries FROM redo", -EUCLEAN}, /* overlapping entries */
+	        {"DROP TABLE undo", -EUCLEAN},
+	        {"ALTER TABLE extent ADD COLUMN more INTEGER", -EUCLEAN},
+	        {"ALTER TABLE extent RENAME TO kept; CREATE VIEW extent AS SELECT * FROM kept", -EUCLEAN},
+	        {"DROP VIEW summary; DROP VIEW fragmentation; DROP TABLE extent;"
+	         " CREATE TABLE extent(guest_off INTEGER PRIMARY KEY, length, host_off)",
+	         -EUCLEAN},
+	        {"PRAGMA journal_mode = WAL", -EUCLEAN},
+	        /* These are the owner's business. */
+	        {"CREATE INDEX by_host ON extent(host_off); ANALYZE", 0},
+	        {"CREATE VIEW mine AS SELECT 1", 0},
+	        {"DROP VIEW worst_files", 0},
+	        {"VACUUM", 0},
 	};
 
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -266,7 +276,7 @@ static void check_trigger(int good_fd, int dir_fd)
 	empty_directory(dir_fd);
 	copy_directory(good_fd, dir_fd);
 	edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0;"
-		     "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END");
+	             "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END");
 	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
 	CHECK_IS(image_map_identity(3 * EXTENT, &map), 0);
 	CHECK_IS(map_db_resize(db, map), 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: what goes into blobs comes out of them; applied to a file and seen through an overlay it gives the same bytes as a
- * plain array does; no sequence of bytes makes the reader leave the blob or the file.
+ * Promise: what goes into blobs comes out of them; applied to a file and seen through an overlay it gives the same
+ * bytes as a plain array does; no sequence of bytes makes the reader leave the blob or the file.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,8 +13,8 @@
 #include "mapdb/redo.h"
 
 #define FILE_SIZE (1024u * 1024)
-#define ROUNDS	  60
-#define FUZZ	  20000
+#define ROUNDS    60
+#define FUZZ      20000
 
 static uint8_t model[FILE_SIZE], before[FILE_SIZE], got[FILE_SIZE], bytes[FILE_SIZE];
 
@@ -133,7 +133,8 @@ static void check_fuzz(int dir_fd)
 
 		blob.size = 0;
 		for (int n = 1 + (int)random_below(5); n > 0; n--)
-			redo_blob_put(&blob, random_below(FILE_SIZE), random_below(2) ? bytes : NULL, 5, 1 + random_below(200));
+			redo_blob_put(&blob, random_below(FILE_SIZE), random_below(2) ? bytes : NULL, 5,
+			              1 + random_below(200));
 		size_t size = blob.size - random_below(blob.size);
 		uint8_t *copy = malloc(size);
 		memcpy(copy, blob.data, size);

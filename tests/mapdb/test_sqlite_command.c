@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: the database of a bundle is an ordinary one for the sqlite3 command: it finds nothing wrong with it, its views
- * work, and it and we keep out of each other's transactions.
+ * Promise: the database of a bundle is an ordinary one for the sqlite3 command: it finds nothing wrong with it, its
+ * views work, and it and we keep out of each other's transactions.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@ static void sqlite_command(const char *sql, char *text, size_t size)
 	char command[512];
 
 	snprintf(command, sizeof command, "sqlite3 -batch /proc/%d/fd/%d/" MAP_DB_NAME " \"%s\" 2>&1", getpid(),
-		 bundle_fd, sql);
+	         bundle_fd, sql);
 	FILE *pipe = popen(command, "r");
 	CHECK(pipe);
 	size_t length = fread(text, 1, size - 1, pipe);
@@ -48,7 +48,8 @@ static FILE *start_transaction(const char *sql)
 {
 	char command[256], path[32];
 
-	snprintf(command, sizeof command, "sqlite3 -batch /proc/%d/fd/%d/" MAP_DB_NAME " > /dev/null", getpid(), bundle_fd);
+	snprintf(command, sizeof command, "sqlite3 -batch /proc/%d/fd/%d/" MAP_DB_NAME " > /dev/null", getpid(),
+	         bundle_fd);
 	FILE *pipe = popen(command, "w");
 	CHECK(pipe);
 	snprintf(path, sizeof path, "started");
