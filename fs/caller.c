@@ -2,7 +2,10 @@
 #include "fs/caller.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/capability.h>
+#include <signal.h>
+#include <stdio.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -53,4 +56,50 @@ void caller_leave(void)
 	/* Back to 0 also brings the capabilities back. */
 	setfsuid(0);
 	setfsgid(0);
+}
+
+#define SIGNAL_BIT(number) (UINT64_C(1) << ((number)-1))
+
+/* The masks of proc_pid_status(5). */
+struct signals {
+	uint64_t thread_pending, process_pending, blocked, ignored, caught;
+};
+
+static bool read_signals(pid_t thread, struct signals *signals)
+{
+	char path[64], line[256];
+	FILE *status;
+
+	*signals = (struct signals){0};
+	snprintf(path, sizeof(path), "/proc/%ld/status", (long)thread);
+	status = fopen(path, "re");
+	if (!status)
+		return false;
+	while (fgets(line, sizeof(line), status)) {
+		(void)sscanf(line, "SigPnd: %" SCNx64, &signals->thread_pending);
+		(void)sscanf(line, "ShdPnd: %" SCNx64, &signals->process_pending);
+		(void)sscanf(line, "SigBlk: %" SCNx64, &signals->blocked);
+		(void)sscanf(line, "SigIgn: %" SCNx64, &signals->ignored);
+		(void)sscanf(line, "SigCgt: %" SCNx64, &signals->caught);
+	}
+	fclose(status);
+	return true;
+}
+
+bool caller_gives_up(fuse_req_t req)
+{
+	/* What does nothing, or only stops the process, unless it is caught. */
+	const uint64_t harmless = SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) |
+	                          SIGNAL_BIT(SIGWINCH) | SIGNAL_BIT(SIGSTOP) | SIGNAL_BIT(SIGTSTP) |
+	                          SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU);
+	struct signals signals;
+	uint64_t pending;
+
+	if (!fuse_req_interrupted(req))
+		return false;
+	/* Gone, or in a world that we do not see: then nobody can be kept waiting. */
+	if (!read_signals(fuse_req_ctx(req)->pid, &signals))
+		return true;
+	pending = (signals.thread_pending | signals.process_pending) & ~signals.blocked & ~signals.ignored;
+	return pending & (signals.caught | ~harmless);
 }

@@ -7,10 +7,18 @@
 #ifndef ZCFS_CALLER_H
 #define ZCFS_CALLER_H
 
+#include <stdbool.h>
+
 #include "fs/fuse_api.h"
 
 /* 0, or -EPERM if the daemon may not become that user. Always followed by caller_leave() in the same thread. */
 int caller_become(fuse_req_t req);
 void caller_leave(void);
+
+/* True if a request that waits should end with EINTR: the kernel has reported a signal, and it is one that the caller
+ * must act upon: it kills him or he catches it. The kernel reports any signal, and each request only once; to a child's
+ * end that nobody asked to be told of, rename(2) must not answer with an error that no other file system gives. Any
+ * thread. */
+bool caller_gives_up(fuse_req_t req);
 
 #endif

@@ -19,6 +19,7 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <dirent.h>
@@ -39,6 +40,10 @@
 
 /* How long the first answer of a mount may take. */
 #define FIRST_ANSWER_SECONDS 30
+
+/* How long to wait for another daemon to let go of the store: 3 s. */
+#define LOCK_PAUSE_MS 20
+#define LOCK_ATTEMPTS 150
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -99,6 +104,17 @@ static bool check_paths(const char *store_path, const char *mount_path)
 	return true;
 }
 
+/* A daemon whose mount has just been removed may need a moment to end. -1 with errno, as flock(). */
+static int lock_store(int fd)
+{
+	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (errno != EWOULDBLOCK || i == LOCK_ATTEMPTS)
+			return -1;
+		nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_MS * 1000000L}, NULL);
+	}
+	return 0;
+}
+
 static bool open_store(const char *path)
 {
 	store.dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -106,7 +122,7 @@ static bool open_store(const char *path)
 		fprintf(stderr, "zcfs: %s: cannot be opened: %s\n", path, strerror(errno));
 		return false;
 	}
-	if (flock(store.dir_fd, LOCK_EX | LOCK_NB) == 0)
+	if (lock_store(store.dir_fd) == 0)
 		return true;
 	if (errno == EWOULDBLOCK)
 		fprintf(stderr,

@@ -182,7 +182,8 @@ int mount_table_clear_dead(const char *path)
 	for (int i = 0; i < DEAD_MAX; i++) {
 		int ret;
 
-		/* Not stat(): the kernel may still have the answer of the living. ECONNABORTED: it is dying just now. */
+		/* Not stat(): the kernel may still have the answer of the living. ECONNABORTED: it is dying just now.
+		 */
 		if (statfs(path, &status) == 0 || (errno != ENOTCONN && errno != ECONNABORTED))
 			return 0;
 		if (!mount_table_is_zcfs(path))

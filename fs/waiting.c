@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "fs/caller.h"
+
 #define POLL_MS 5 /* a pass takes about a second; this is lost in it */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -56,7 +58,7 @@ static struct waiting *attempt_all(struct waiting *list, bool stopping)
 		int ret;
 
 		list = self->next;
-		if (stopping || fuse_req_interrupted(self->req))
+		if (stopping || caller_gives_up(self->req))
 			ret = -EINTR;
 		else
 			ret = self->attempt(self);

@@ -2,14 +2,13 @@
  *
  * map-image: does to an image of a store what the tools do, through the same library, for the tests of the daemon.
  *
- *     map-image scatter DIR NAME SEED BLOCK   exchanges blocks of BLOCK bytes at random (makes a bundle of a plain image)
- *     map-image hold DIR NAME SEED BLOCK      the same, but says "held" once it has the lock and waits for a line on standard input;
- *                                             without a lease, as on a file system that has none
- *     map-image lease DIR NAME SEED BLOCK     the same with a lease, which the first attempt to open the file breaks
- *     map-image print DIR NAME                the map: guest offset, length, host offset, a line each
- *     map-image plain DIR NAME                sorts the map and makes the image plain again
- *     map-image redo DIR NAME GUEST_OFF TEXT  commits a change of the guest's bytes and "crashes" before applying it
- *     map-image undo DIR NAME                 tells whether an undo is recorded and valid: none, stale or valid
+ *     map-image scatter DIR NAME SEED BLOCK   exchanges blocks of BLOCK bytes at random (makes a bundle of a plain
+ * image) map-image hold DIR NAME SEED BLOCK      the same, but says "held" once it has the lock and waits for a line on
+ * standard input; without a lease, as on a file system that has none map-image lease DIR NAME SEED BLOCK     the same
+ * with a lease, which the first attempt to open the file breaks map-image print DIR NAME                the map: guest
+ * offset, length, host offset, a line each map-image plain DIR NAME                sorts the map and makes the image
+ * plain again map-image redo DIR NAME GUEST_OFF TEXT  commits a change of the guest's bytes and "crashes" before
+ * applying it map-image undo DIR NAME                 tells whether an undo is recorded and valid: none, stale or valid
  *
  * Exit status 0; 1 with a message; 3 if the image is in use.
  */
@@ -22,7 +21,7 @@
 
 #include "mapdb/image.h"
 
-#define EXIT_IN_USE	  3
+#define EXIT_IN_USE       3
 #define LEASE_PATIENCE_MS 3000
 
 static int failed(const char *what, int ret)
@@ -158,8 +157,8 @@ static int commit_redo(struct image *image, const char *guest_off, const char *t
 
 static int print_undo(struct image *image)
 {
-	bool valid;
-	int ret = map_db_undo_valid(image->db, image->data_fd, &valid);
+	bool valid = false;
+	int ret = image->db ? map_db_undo_valid(image->db, image->data_fd, &valid) : 0;
 
 	if (ret == 0)
 		printf("%s\n", valid ? "valid" : image->state.undo_recorded ? "stale" : "none");
@@ -197,8 +196,8 @@ int main(int argc, char **argv)
 	dir_fd = open(argv[2], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir_fd < 0)
 		return failed(argv[2], -errno);
-	ret = image_open(&io_posix, dir_fd, argv[3], strcmp(argv[1], "print") == 0 ? IMAGE_UNLOCKED : IMAGE_EXCLUSIVE, 0,
-			 LEASE_PATIENCE_MS, &image);
+	ret = image_open(&io_posix, dir_fd, argv[3], strcmp(argv[1], "print") == 0 ? IMAGE_UNLOCKED : IMAGE_EXCLUSIVE,
+	                 0, LEASE_PATIENCE_MS, &image);
 	if (ret < 0)
 		return failed(argv[3], ret);
 	ret = run(image, argc, argv);

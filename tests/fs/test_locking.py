@@ -115,6 +115,38 @@ def test_waiting_open_can_be_killed(store):
     assert read_file(store.path('a.img')) == store.expected('a.img')
 
 
+SIGNALLED = """
+import os, signal, sys
+class Caught(Exception): pass
+def handler(number, frame): raise Caught
+signal.signal(signal.SIGUSR1, handler)
+try:
+    os.rename(sys.argv[1], sys.argv[2])
+except Caught:
+    print('caught')
+except OSError as error:
+    print(error)
+else:
+    print('renamed')
+"""
+
+
+def test_signals_while_waiting(store):
+    """a signal that the caller catches ends the wait, one that does nothing to him does not"""
+    write_file(store.host('a.img'), noise(65536))
+    for number, said in ((signal.SIGUSR1, 'caught'), (signal.SIGWINCH, 'renamed')):
+        tool = store.hold('a.img')
+        process = subprocess.Popen([sys.executable, '-c', SIGNALLED, store.path('a.img'), store.path('b.img')],
+                                   stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        process.send_signal(number)
+        time.sleep(0.2)
+        assert (process.poll() is None) == (said == 'renamed')
+        let_go(tool)
+        assert process.communicate(timeout=WAIT_SECONDS)[0].strip() == said
+    assert read_file(store.path('b.img')) == store.expected('b.img')
+
+
 def test_unmount_while_waiting(store):
     """the daemon ends although a request waits for a tool"""
     write_file(store.host('a.img'), noise(65536))
