@@ -364,11 +364,13 @@ static ntfs_inode *open_filler(struct state *s, ntfs_inode *top, unsigned no)
 /* As many large writes as fit, then single clusters; the library gives up on a write that does not fit. */
 static void fill_file(struct state *s, ntfs_inode *ni, unsigned no)
 {
-	uint64_t cs = s->vol->cluster_size, rng = s->o.seed + no, pos = 0;
 	ntfs_attr *na = ntfs_attr_open(ni, AT_DATA, AT_UNNAMED, 0);
+	uint64_t cs = s->vol->cluster_size, pos, rng;
 
 	if (!na)
 		die("opening $DATA: %s", strerror(errno));
+	pos = (uint64_t)na->data_size; /* not 0 if the volume is filled once more */
+	rng = s->o.seed + no + pos;
 	for (uint64_t step = BLOCK > cs ? BLOCK : cs;; step = cs) {
 		while (free_clusters(s) * cs >= step && write_data(s, na, pos, step, &rng, false))
 			pos += step;
