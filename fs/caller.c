@@ -86,6 +86,16 @@ static bool read_signals(pid_t thread, struct signals *signals)
 	return true;
 }
 
+/* Of requests that come by a ring, libfuse does not pass interrupts on: then only looking at the caller helps. */
+static bool may_be_interrupted(fuse_req_t req)
+{
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+	if (fuse_req_is_uring(req))
+		return true;
+#endif
+	return fuse_req_interrupted(req);
+}
+
 bool caller_gives_up(fuse_req_t req)
 {
 	/* What does nothing, or only stops the process, unless it is caught. */
@@ -95,7 +105,7 @@ bool caller_gives_up(fuse_req_t req)
 	struct signals signals;
 	uint64_t pending;
 
-	if (!fuse_req_interrupted(req))
+	if (!may_be_interrupted(req))
 		return false;
 	/* Gone, or in a world that we do not see: then nobody can be kept waiting. */
 	if (!read_signals(fuse_req_ctx(req)->pid, &signals))

@@ -100,7 +100,8 @@ static int open_attempt(struct waiting *waiting)
 		open_image_put(image);
 		return ret;
 	}
-	if ((flags & O_TRUNC) && kills_privileges(&call->info))
+	/* Where the kernel does not say so, it has left O_TRUNC entirely to us. */
+	if ((flags & O_TRUNC) && (kills_privileges(&call->info) || fuse_req_ctx(waiting->req)->uid != 0))
 		open_image_drop_privileges(image);
 	if (call->create)
 		call->entry.attr.st_size = flags & O_TRUNC ? 0 : call->entry.attr.st_size;
