@@ -13,6 +13,7 @@ ZCFS_DEFRAG = os.environ.get('ZCFS_DEFRAG', 'zcfs-defrag')
 NTFS_CHECK = os.environ.get('NTFS_CHECK', 'ntfs-check')
 NTFS_POPULATE = os.environ.get('NTFS_POPULATE', 'ntfs-populate')
 NTFS_SCATTER = os.environ.get('NTFS_SCATTER', 'ntfs-scatter')
+MAKERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'ntfs')  # make-corpus and make-refused
 
 DONE, FAILED, USAGE, REFUSED, IN_USE, DAMAGED = range(6)  # exit statuses of zcfs-defrag
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Images that must not be changed are not: exit status, words, and not one byte of the store. Those that only look alike are
+defragmented as ever."""
+import os
+
+from commands import DONE, MAKERS, REFUSED, check_ntfs, defrag, unmount_on_termination, workspace
+from guest import run
+from host import read_extents, state_of, write_view
+from tap import Cases, equal, holds
+
+OPTIONS = [[], ['--dry-run'], ['--pack']]
+
+
+def prove_refused(cases, name, image, status):
+    store = os.path.dirname(image)
+    before = state_of(store)
+    # Another volume's state counts, too; its damage is looked for only if it is to be changed.
+    attempts = OPTIONS + ([['--volume=1']] if status == REFUSED else [])
+    with cases.case(f'{name}: exit status {status} with a cause and a remedy'):
+        for options in attempts:
+            result = defrag(*options, image)
+            equal(result.status, status, f'the exit status with {options}')
+            lines = result.err.splitlines()
+            holds(lines and os.path.basename(image) in lines[0], result.err)
+            holds(any(line.startswith('  what to do: ') for line in lines), f'no remedy in: {result.err}')
+    with cases.case(f'{name}: not one byte of the store changed'):
+        equal(state_of(store), before, 'the store')
+
+
+def prove_accepted(cases, name, image, offsets, scratch):
+    with cases.case(f'{name}: not refused, consistent afterwards'):
+        equal(defrag(image).status, DONE, 'the exit status')
+        view = os.path.join(scratch, 'view')
+        holds(read_extents(image), 'there is no map')
+        write_view(image, view)
+        for off in filter(str.isdigit, offsets.split(',')):
+            equal(check_ntfs(view, off), '', 'what ntfs-check finds')
+        os.unlink(view)
+
+
+def main():
+    unmount_on_termination()
+    cases = Cases()
+    with workspace() as directory:
+        made = os.path.join(directory, 'made')
+        lines = run(os.path.join(MAKERS, 'make-refused'), made).splitlines()
+        for number, line in enumerate(lines):
+            name, path, offsets, status = line.split('\t')
+            store = os.path.join(directory, str(number)) # each alone: the whole store is compared
+            os.mkdir(store)
+            image = os.path.join(store, os.path.basename(path))
+            os.rename(path, image)
+            if status == '0':
+                prove_accepted(cases, name, image, offsets, directory)
+            else:
+                prove_refused(cases, name, image, int(status))
+            run('rm', '-r', store)
+    cases.finish()
+
+
+main()
