@@ -279,9 +279,18 @@ def hole_illegal(volume):
 @breaks('cross-link', 'two files share a cluster')
 def cross_link(volume):
     record, data = plain_file(volume)
-    runs = data.runs()
-    data.put_runs([runs[0], (runs[1][0], runs[0][1], 1), (0, runs[1][1] + 1, runs[1][2] - 1)][:2 + (runs[1][2] > 1)] + runs[2:])
-    record.save()
+    lcn = data.runs()[0][1]
+    for other in volume.base_records(record.number + 1):
+        data = other.find(ntfs.DATA, nonresident=1)
+        if data and not data.get('H', 12) and len(data.runs()) > 1:
+            runs = data.runs()
+            try:
+                data.put_runs([(0, lcn, 1), (1, runs[0][1] + 1, runs[0][2] - 1)][:1 + (runs[0][2] > 1)] + runs[1:])
+            except ValueError:
+                continue  # no room for the longer run list
+            other.save()
+            return
+    raise LookupError('no such file')
 
 
 @breaks('bitmap', 'a cluster of a file is marked as free')
