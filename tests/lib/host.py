@@ -75,15 +75,18 @@ def digest(path):
 
 
 def state_of(directory):
-    """Everything there is to know about a directory tree: names, metadata, contents."""
+    """Everything there is to know about a directory tree but access times and when a directory last had a temporary entry."""
     state = {}
     for parent, directories, files in os.walk(directory):
         for name in ['.', *directories, *files]:
             path = os.path.join(parent, name)
             status = os.lstat(path)
-            state[os.path.relpath(path, directory)] = (
-                stat.filemode(status.st_mode), status.st_ino, status.st_nlink, status.st_uid, status.st_size,
-                status.st_mtime_ns, status.st_ctime_ns, digest(path) if stat.S_ISREG(status.st_mode) else '')
+            known = [stat.filemode(status.st_mode), status.st_ino, status.st_uid, status.st_gid]
+            if not stat.S_ISDIR(status.st_mode):
+                known += [status.st_nlink, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            if stat.S_ISREG(status.st_mode):
+                known.append(digest(path))
+            state[os.path.normpath(os.path.relpath(path, directory))] = known
     return state
 
 
