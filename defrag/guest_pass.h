@@ -108,6 +108,7 @@ struct pass_options {
 	bool analyze;        /* scan and count only; allowed on an image opened IMAGE_UNLOCKED */
 	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
 	bool pack;           /* lay everything out anew: directories and metadata first, one free extent at the end */
+	bool verify_data;    /* read and compare the ends of every moved stream, not only of a few hundred */
 	unsigned int volume; /* 0: all */
 	const char *options_text; /* for the history; may be NULL */
 	/* Called from the calling thread, often; done and total in units of the phase. NULL: none.

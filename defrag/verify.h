@@ -13,10 +13,18 @@
 #include "defrag/changes.h"
 #include "defrag/scan.h"
 
+/* What the pass says that it has done, and how much of the data to look at. */
+struct verify_expectation {
+	uint64_t records_freed;
+	uint64_t streams_moved;
+	bool all_data; /* the first and the last cluster of every moved stream are read and compared; else of a few
+	                  hundred */
+};
+
 /* Returns 0 and the new scan in *out; -errno; or 1 and VOLUME_FAILED in the report, with what is not as it should be.
  */
 int verify_volume(const struct scan *before, const struct image_map *new_map, const struct changes *changes,
-                  uint64_t records_freed, struct volume_report *report, scan_progress progress, void *context,
-                  struct scan **out);
+                  const struct verify_expectation *expected, struct volume_report *report, scan_progress progress,
+                  void *context, struct scan **out);
 
 #endif

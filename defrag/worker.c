@@ -250,6 +250,11 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 	struct image_map *new_map = NULL;
 	struct scan *after = NULL;
 	size_t count = l->permutation.count;
+	struct verify_expectation expected = {
+	        .records_freed = records_freed,
+	        .streams_moved = w->current->attributes_moved,
+	        .all_data = w->options->verify_data,
+	};
 	int r = moves_in_image(&l->permutation, w->current, &moves);
 	layout_free(l);
 	if (r == 0)
@@ -263,7 +268,7 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 		r = image_map_permute(w->image->map, moves, count, &new_map);
 	free(steal_pointer(&moves));
 	if (r == 0)
-		r = verify_volume(s, new_map, changes, records_freed, w->current, send_progress, w, &after);
+		r = verify_volume(s, new_map, changes, &expected, w->current, send_progress, w, &after);
 	image_map_unref(new_map);
 	if (r == 0)
 		report_after(after, w->current);
