@@ -38,6 +38,7 @@ struct pass {
 	int64_t started_unix_s;
 	struct map_move *moves;
 	size_t move_count, move_capacity;
+	uint64_t bytes_moved; /* by them */
 	struct host_index *host_index; /* of the map before the pass */
 	uint8_t *window;               /* of the data file, for undo */
 	uint64_t window_off, window_length;
@@ -67,11 +68,11 @@ static double seconds_since(const struct timespec *start)
 
 /* ---- the child ---- */
 
-static void run_child(struct pass *p, int write_fd)
+static void run_child(struct pass *p, int write_fd, pid_t parent)
 {
 	/* A killed parent takes its child along; the parent may be gone already. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() == 1)
+	if (getppid() != parent)
 		_exit(1);
 	signal(SIGINT, SIG_IGN); /* the parent decides */
 	signal(SIGTERM, SIG_DFL);
@@ -89,10 +90,11 @@ static int start_child(struct pass *p, pid_t *pid)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
 	fcntl(ends[0], F_SETPIPE_SZ, 1 << 20);
+	pid_t parent = getpid();
 	*pid = fork();
 	if (*pid == 0) {
 		close(ends[0]);
-		run_child(p, ends[1]);
+		run_child(p, ends[1], parent);
 	}
 	int r = *pid < 0 ? -errno : 0;
 	close(ends[1]);
@@ -103,15 +105,14 @@ static int start_child(struct pass *p, pid_t *pid)
 	return r;
 }
 
-static int stop_child(pid_t pid, bool done)
+/* Also after MESSAGE_END, when it has nothing left to do or to say: it is not trusted to end by itself. */
+static int stop_child(pid_t pid)
 {
-	int status;
-	if (!done)
-		kill(pid, SIGKILL);
-	while (waitpid(pid, &status, 0) < 0)
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0)
 		if (errno != EINTR)
 			return -errno;
-	return done && !(WIFEXITED(status) && WEXITSTATUS(status) == 0) ? -ECHILD : 0;
+	return 0;
 }
 
 /* ---- history ---- */
@@ -277,6 +278,10 @@ static int take_moves(struct pass *p, const uint8_t *payload, size_t size)
 		const struct map_move *move = &p->moves[p->move_count];
 		if (!in_a_volume(p, move->new_off, move->length) || !in_a_volume(p, move->old_off, move->length))
 			return -EBADMSG;
+		/* No byte moves twice, so an endless stream of moves is noticed before it fills the memory. */
+		p->bytes_moved += move->length;
+		if (move->length < IMAGE_MAP_UNIT || p->bytes_moved > image_map_size(p->image->map))
+			return -EBADMSG;
 	}
 	return begin(p);
 }
@@ -354,6 +359,8 @@ static int take_redo(struct pass *p, const uint8_t *payload, size_t size)
 	while (r == 0 && (r = redo_next(payload, size, &pos, &entry)) == 1) {
 		r = entry_is_allowed(p, &entry) ? 0 : -EBADMSG;
 		p->report->metadata_bytes += entry.length;
+		if (r == 0 && p->report->metadata_bytes > image_map_size(p->image->map))
+			r = -EBADMSG;
 		for (uint32_t done = 0; r == 0 && !p->options->dry_run && done < entry.length;) {
 			uint32_t here = entry.length - done < UNDO_PIECE ? entry.length - done : UNDO_PIECE;
 			r = put_change(p, entry.host_off + done, entry.bytes ? entry.bytes + done : NULL,
@@ -496,15 +503,16 @@ static int run_pass(struct pass *p)
 	if (r < 0)
 		return r;
 	r = listen_to_child(p);
-	int stopped = stop_child(pid, r == 0);
+	int stopped = stop_child(pid);
 	close(p->reader->fd);
 	if (r == 0)
 		r = stopped;
 	gather_result(p->report);
-	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count)
+	/* Moves without changes of run lists, and changes without moves, make no sense. */
+	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count && p->report->metadata_bytes)
 		r = commit(p);
-	else if (r == 0 && p->report->result == VOLUME_DONE && p->report->metadata_bytes)
-		r = -ECHILD; /* changes without moves make no sense */
+	else if (r == 0 && p->report->result == VOLUME_DONE && (p->move_count || p->report->metadata_bytes))
+		r = -ECHILD;
 	return r;
 }
 
