@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What meson install puts where. The argument: the build directory."""
+import os
+import subprocess
+import sys
+import tempfile
+
+from guest import run
+from tap import Cases, Skip, equal, holds
+
+WANTED = {'bin/zcfs', 'bin/zcfs-defrag', 'share/man/man8/zcfs.8', 'share/man/man8/zcfs-defrag.8', 'share/man/man7/zcfs-ntfs.7',
+          'share/doc/zcfs/LICENSE', 'share/doc/zcfs/README.md'}
+
+
+def main():
+    build = sys.argv[1]
+    cases = Cases()
+    with tempfile.TemporaryDirectory(prefix='zcfs-test-') as root:
+        with cases.case('meson install with a DESTDIR puts everything below it, and nothing of the subprojects'):
+            run('meson', 'install', '-C', build, '--no-rebuild', '--skip-subprojects', '--destdir', root)
+            found = {os.path.relpath(os.path.join(directory, name), root)
+                     for directory, _, names in os.walk(root) for name in names}
+            prefix = os.path.commonpath(found)
+            equal({os.path.relpath(path, prefix) for path in found} ^ WANTED, set(), 'what differs')
+        for page in sorted(path for path in WANTED if '/man/' in path):
+            with cases.case(f'{os.path.basename(page)} is sound mdoc'):
+                try:
+                    done = subprocess.run(['mandoc', '-T', 'lint', '-W', 'warning', os.path.join(root, prefix, page)],
+                                          stdout=subprocess.PIPE, timeout=60, check=False)
+                except FileNotFoundError as error:
+                    raise Skip('mandoc is not installed') from error
+                holds(done.returncode == 0, done.stdout.decode())
+    cases.finish()
+
+
+main()
