@@ -116,6 +116,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	}
 	uint64_t backup_off = geometry->sectors * geometry->sector_size;
 	if (backup_off > view->length || view->length - backup_off < geometry->sector_size) {
+		*geometry = (struct geometry){0};
 		report_result(
 		        report, VOLUME_REFUSED, "check the partition table; finish or undo a resize that was cut short",
 		        "the volume (%llu bytes and its backup boot sector) is longer than its partition (%llu bytes)",

@@ -127,6 +127,8 @@ static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
 	if (r < 0)
 		return r;
 	uint64_t clusters = run_index_clusters(&s->mft);
+	if (clusters > s->geometry.clusters) /* the same clusters again and again */
+		return -EUCLEAN;
 	s->record_count = clusters * s->geometry.cluster_size / s->geometry.record_size;
 	return clusters == (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ? 0 : -EUCLEAN;
 }
@@ -196,7 +198,7 @@ static int open_mft(struct scan *s, struct volume_report *report)
 		has_list |= attr->type == AT_ATTRIBUTE_LIST;
 	}
 	r = data ? add_mft_extent(s, data) : -EUCLEAN;
-	if (r == 0 && (s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
+	if (r == 0 && (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
 		r = -EUCLEAN;
 	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
 	if (r == 0 && has_list)
