@@ -104,6 +104,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	if (!is_ntfs(sector, report))
 		return 0;
 	if (!parse((const NTFS_BOOT_SECTOR *)sector, geometry)) {
+		*geometry = (struct geometry){0}; /* nothing to look at any further */
 		report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "the boot sector's fields make no sense");
 		return 0;
 	}
