@@ -13,8 +13,14 @@
 #define MAX_INDEX (1ULL << 30)
 #define FOUND     (1ULL << 63)
 
-enum { COLLATE_BINARY = 0, COLLATE_FILE_NAME = 1, COLLATE_ULONG = 0x10, COLLATE_SID = 0x11, COLLATE_SECURITY_HASH = 0x12,
-       COLLATE_ULONGS = 0x13 };
+enum {
+	COLLATE_BINARY = 0,
+	COLLATE_FILE_NAME = 1,
+	COLLATE_ULONG = 0x10,
+	COLLATE_SID = 0x11,
+	COLLATE_SECURITY_HASH = 0x12,
+	COLLATE_ULONGS = 0x13
+};
 
 struct index {
 	struct check *c;
@@ -31,7 +37,8 @@ static void bad(struct index *ix, const char *kind, const char *text, uint64_t v
 {
 	char name[64];
 
-	finding(ix->c, ix->base, kind, "index %s: %s 0x%" PRIx64, name_text(ix->c, ix->name, name, sizeof(name)), text, value);
+	finding(ix->c, ix->base, kind, "index %s: %s 0x%" PRIx64, name_text(ix->c, ix->name, name, sizeof(name)), text,
+	        value);
 }
 
 static int compare_ulongs(const uint8_t *a, uint32_t alen, const uint8_t *b, uint32_t blen)
@@ -126,8 +133,8 @@ static void walk_node(struct index *ix, const uint8_t *header, uint32_t size, un
 	uint32_t ofs = get32(header + IH_ENTRIES), used = get32(header + IH_USED), len;
 	bool has_children = header[IH_FLAGS] & 1;
 
-	if (ofs < IH_SIZE || ofs % 8 || used > size || get32(header + IH_ALLOCATED) > size || used > get32(header + IH_ALLOCATED)
-	    || ofs > used) {
+	if (ofs < IH_SIZE || ofs % 8 || used > size || get32(header + IH_ALLOCATED) > size ||
+	    used > get32(header + IH_ALLOCATED) || ofs > used) {
 		bad(ix, "index", "malformed index header, entries at", ofs);
 		return;
 	}
@@ -198,7 +205,8 @@ static bool load_index(struct index *ix, const struct value *root, const uint8_t
 	ix->collation = get32(value + IR_COLLATION);
 	ix->block = get32(value + IR_BLOCK);
 	ix->unit = ix->block >= cs ? cs : NTFS_STRIDE;
-	if (ix->block < 512 || ix->block > 65536 || !ntfs_power_of_two(ix->block) || value[IR_CLUSTERS] != ix->block / ix->unit) {
+	if (ix->block < 512 || ix->block > 65536 || !ntfs_power_of_two(ix->block) ||
+	    value[IR_CLUSTERS] != ix->block / ix->unit) {
 		bad(ix, "index", "impossible index block size", ix->block);
 		return false;
 	}

@@ -44,7 +44,7 @@ static void check_entry_order(struct check *c, uint64_t base, const uint8_t *pre
 	}
 	if (cmp > 0)
 		finding(c, base, "list-order", "attribute list: 0x%x at VCN 0x%" PRIx64 " is out of order", get32(e),
-			get64(e + L_LOWEST));
+		        get64(e + L_LOWEST));
 }
 
 static void check_entry(struct check *c, uint64_t base, const uint8_t *e)
@@ -55,17 +55,20 @@ static void check_entry(struct check *c, uint64_t base, const uint8_t *e)
 	const char *label = attr_label(c, get32(e), name);
 
 	if (rec >= c->nr_recs || (c->recs[rec].state != RS_BASE && c->recs[rec].state != RS_EXTENSION)) {
-		finding(c, base, "list-entry", "attribute list: %s is said to be in record %" PRIu64 ", which is not in use",
-			label, rec);
+		finding(c, base, "list-entry",
+		        "attribute list: %s is said to be in record %" PRIu64 ", which is not in use", label, rec);
 	} else if (c->recs[rec].seq != REF_SEQ(ref)) {
-		finding(c, base, "list-entry", "attribute list: %s: sequence number %u of record %" PRIu64 " should be %u",
-			label, REF_SEQ(ref), rec, c->recs[rec].seq);
+		finding(c, base, "list-entry",
+		        "attribute list: %s: sequence number %u of record %" PRIu64 " should be %u", label,
+		        REF_SEQ(ref), rec, c->recs[rec].seq);
 	} else if (!l || l->base != base) {
 		finding(c, base, "list-entry", "attribute list: %s instance %u is not in record %" PRIu64, label,
-			get16(e + L_INSTANCE), rec);
+		        get16(e + L_INSTANCE), rec);
 	} else if (l->type != get32(e) || l->name != name || l->lowest != (int64_t)get64(e + L_LOWEST)) {
-		finding(c, base, "list-entry", "attribute list: %s at VCN 0x%" PRIx64 ": record %" PRIu64 " has type 0x%x at "
-			"VCN 0x%" PRIx64 " there", label, get64(e + L_LOWEST), rec, l->type, (uint64_t)l->lowest);
+		finding(c, base, "list-entry",
+		        "attribute list: %s at VCN 0x%" PRIx64 ": record %" PRIu64 " has type 0x%x at "
+		        "VCN 0x%" PRIx64 " there",
+		        label, get64(e + L_LOWEST), rec, l->type, (uint64_t)l->lowest);
 	} else if (l->seen) {
 		finding(c, base, "list-entry", "attribute list: %s is listed twice", label);
 	} else {
@@ -83,7 +86,8 @@ static void check_list(struct check *c, uint64_t base)
 		finding(c, base, "attribute-list", "the attribute list cannot be read or is too long");
 	for (uint64_t ofs = 0; list && ofs < len; ofs += get16(list + ofs + L_LENGTH)) {
 		if (!entry_fits(list + ofs, len - ofs)) {
-			finding(c, base, "attribute-list", "malformed entry at byte %" PRIu64 " of the attribute list", ofs);
+			finding(c, base, "attribute-list", "malformed entry at byte %" PRIu64 " of the attribute list",
+			        ofs);
 			break;
 		}
 		if (prev)
@@ -103,10 +107,11 @@ static void check_unlisted(struct check *c)
 			continue; /* a bad base reference is reported once, with the record */
 		if (!c->recs[l[i].base].has_list)
 			finding(c, l[i].rec, "list-missing", "%s: base record %" PRIu64 " has no attribute list",
-				attr_label(c, l[i].type, l[i].name), l[i].base);
+			        attr_label(c, l[i].type, l[i].name), l[i].base);
 		else
-			finding(c, l[i].rec, "list-missing", "%s at VCN 0x%" PRIx64 " is not in the attribute list of record %"
-				PRIu64, attr_label(c, l[i].type, l[i].name), (uint64_t)l[i].lowest, l[i].base);
+			finding(c, l[i].rec, "list-missing",
+			        "%s at VCN 0x%" PRIx64 " is not in the attribute list of record %" PRIu64,
+			        attr_label(c, l[i].type, l[i].name), (uint64_t)l[i].lowest, l[i].base);
 	}
 }
 

@@ -170,7 +170,7 @@ static void check_resident(struct check *c, uint64_t no, uint64_t base, const ui
 	if (ofs % 8 || ofs < A_RES_HEADER || ofs > len || size > len - ofs ||
 	    (a[A_NAME_LEN] && ofs < get16(a + A_NAME_OFS) + 2u * a[A_NAME_LEN])) {
 		finding(c, no, "attribute", "%s: value at %u of %u bytes does not fit its %u bytes",
-			attr_label(c, type, name), ofs, size, len);
+		        attr_label(c, type, name), ofs, size, len);
 		return;
 	}
 	if (type == AT_INDEX_ALLOC)
@@ -197,12 +197,14 @@ static bool decode_runs(struct check *c, struct extent *e, const uint8_t *p, con
 		run.vcn = vcn;
 		vcn += run.len;
 		if (run.lcn == LCN_IS_HOLE && !holes_allowed)
-			finding(c, e->rec, "hole", "%s: a hole at VCN 0x%" PRIx64 " and it is neither sparse nor compressed",
-				attr_label(c, e->type, e->name), run.vcn);
+			finding(c, e->rec, "hole",
+			        "%s: a hole at VCN 0x%" PRIx64 " and it is neither sparse nor compressed",
+			        attr_label(c, e->type, e->name), run.vcn);
 		if (run.lcn != LCN_IS_HOLE &&
 		    (run.len > c->boot.nr_clusters || (uint64_t)run.lcn > c->boot.nr_clusters - run.len)) {
-			finding(c, e->rec, "run-outside", "%s: run at VCN 0x%" PRIx64 ", LCN 0x%" PRIx64 "+0x%" PRIx64
-				" leaves the volume", attr_label(c, e->type, e->name), run.vcn, run.lcn, run.len);
+			finding(c, e->rec, "run-outside",
+			        "%s: run at VCN 0x%" PRIx64 ", LCN 0x%" PRIx64 "+0x%" PRIx64 " leaves the volume",
+			        attr_label(c, e->type, e->name), run.vcn, run.lcn, run.len);
 			return false;
 		}
 		*(struct ntfs_run *)vec_add(&c->runs, 1) = run;
@@ -212,7 +214,7 @@ static bool decode_runs(struct check *c, struct extent *e, const uint8_t *p, con
 		finding(c, e->rec, "runlist", "%s: malformed mapping pairs", attr_label(c, e->type, e->name));
 	else if (vcn != (uint64_t)e->highest + 1)
 		finding(c, e->rec, "runlist", "%s: runs end at VCN 0x%" PRIx64 ", highest VCN is 0x%" PRIx64,
-			attr_label(c, e->type, e->name), vcn - 1, (uint64_t)e->highest);
+		        attr_label(c, e->type, e->name), vcn - 1, (uint64_t)e->highest);
 	return !rc && vcn == (uint64_t)e->highest + 1;
 }
 
@@ -222,13 +224,20 @@ static bool never_nonresident(uint32_t type)
 	       type == AT_INDEX_ROOT || type == AT_OBJECT_ID;
 }
 
-static void check_nonresident(struct check *c, uint64_t no, uint64_t base, const uint8_t *a, uint32_t len, uint32_t name)
+static void check_nonresident(struct check *c, uint64_t no, uint64_t base, const uint8_t *a, uint32_t len,
+                              uint32_t name)
 {
 	uint32_t pairs = get16(a + A_PAIRS_OFS), need = A_NONRES_HEADER;
-	struct extent e = {.base = base, .rec = no, .type = get32(a), .name = name, .flags = get16(a + A_FLAGS),
-			   .instance = get16(a + A_INSTANCE), .unit = a[A_UNIT],
-			   .lowest = (int64_t)get64(a + A_LOWEST), .highest = (int64_t)get64(a + A_HIGHEST),
-			   .first_run = c->runs.nr};
+	struct extent e = {.base = base,
+	                   .rec = no,
+	                   .type = get32(a),
+	                   .name = name,
+	                   .flags = get16(a + A_FLAGS),
+	                   .instance = get16(a + A_INSTANCE),
+	                   .unit = a[A_UNIT],
+	                   .lowest = (int64_t)get64(a + A_LOWEST),
+	                   .highest = (int64_t)get64(a + A_HIGHEST),
+	                   .first_run = c->runs.nr};
 	bool has_comp = e.flags & (AF_SPARSE | AF_COMPRESSION_MASK) && !e.lowest;
 	bool bad_clusters = base == 8 && e.type == AT_DATA && name; /* $BadClus:$Bad: holes without the flag */
 
@@ -263,7 +272,7 @@ static void check_order(struct check *c, uint64_t no, const uint8_t *prev, const
 		return;
 	}
 	cmp = compare_names(c, prev + get16(prev + A_NAME_OFS), prev[A_NAME_LEN], a + get16(a + A_NAME_OFS),
-			    a[A_NAME_LEN]);
+	                    a[A_NAME_LEN]);
 	if (cmp > 0)
 		finding(c, no, "order", "%s comes after a greater name", attr_label(c, get32(a), name));
 	if (cmp)
@@ -288,9 +297,13 @@ static void note_attribute(struct check *c, uint64_t no, uint64_t base, const ui
 	if (r->state == RS_EXTENSION && get32(a) == AT_LIST)
 		finding(c, no, "attribute-list", "an attribute list in an extension record");
 	if (get32(a) != AT_LIST && (r->state == RS_EXTENSION || r->has_list))
-		*(struct listed *)vec_add(&c->listed, 1) = (struct listed){
-			.base = base, .rec = no, .type = get32(a), .name = name, .instance = get16(a + A_INSTANCE),
-			.lowest = a[A_NONRES] ? (int64_t)get64(a + A_LOWEST) : 0};
+		*(struct listed *)vec_add(&c->listed, 1) =
+		        (struct listed){.base = base,
+		                        .rec = no,
+		                        .type = get32(a),
+		                        .name = name,
+		                        .instance = get16(a + A_INSTANCE),
+		                        .lowest = a[A_NONRES] ? (int64_t)get64(a + A_LOWEST) : 0};
 }
 
 /* The attribute at @ofs of a record of @used bytes; its length, or 0 if the rest of the record makes no sense. */
@@ -299,14 +312,14 @@ static uint32_t check_attribute_header(struct check *c, uint64_t no, const uint8
 	const uint8_t *a = buf + ofs;
 	uint32_t len = used - ofs >= 16 ? get32(a + A_LENGTH) : 0;
 	bool fits = len >= A_RES_HEADER && len % 8 == 0 && len <= used - ofs && a[A_NONRES] <= 1 &&
-		    (!a[A_NONRES] || len >= A_NONRES_HEADER);
+	            (!a[A_NONRES] || len >= A_NONRES_HEADER);
 
 	if (!fits) {
 		finding(c, no, "attribute", "attribute 0x%x at offset %u has impossible length %u", get32(a), ofs, len);
 		return 0;
 	}
 	if (a[A_NAME_LEN] && (get16(a + A_NAME_OFS) < (a[A_NONRES] ? A_NONRES_HEADER : A_RES_HEADER) ||
-			      get16(a + A_NAME_OFS) + 2u * a[A_NAME_LEN] > len)) {
+	                      get16(a + A_NAME_OFS) + 2u * a[A_NAME_LEN] > len)) {
 		finding(c, no, "attribute", "attribute 0x%x at offset %u: its name does not fit", get32(a), ofs);
 		return 0;
 	}
@@ -380,7 +393,8 @@ static bool check_header(struct check *c, uint64_t no, const uint8_t *buf)
 		finding(c, no, "header", "%u bytes allocated, records have %u", get32(buf + REC_ALLOCATED), rs);
 	if (used > rs || used % 8 || attrs % 8 || attrs < usa_end || attrs > rs - 8 || used < attrs + 8 ||
 	    get16(buf + REC_USA_OFS) < 42) {
-		finding(c, no, "header", "%u bytes in use, attributes at %u, fixups to %u of %u", used, attrs, usa_end, rs);
+		finding(c, no, "header", "%u bytes in use, attributes at %u, fixups to %u of %u", used, attrs, usa_end,
+		        rs);
 		return false;
 	}
 	if (get16(buf + REC_USA_OFS) >= REC_HEADER && get32(buf + REC_NUMBER) != (uint32_t)no)

@@ -193,8 +193,9 @@ static void check_compression_units(struct check *c, const struct group *g, unsi
 			if (r->lcn == LCN_IS_HOLE) {
 				hole_in = (r->vcn + r->len) % size ? (r->vcn + r->len) / size : UINT64_MAX;
 			} else if (r->vcn / size == hole_in) {
-				finding(c, e->rec, "compression", "%s: clusters after the hole of the unit at VCN 0x%" PRIx64,
-					attr_label(c, e->type, e->name), hole_in * size);
+				finding(c, e->rec, "compression",
+				        "%s: clusters after the hole of the unit at VCN 0x%" PRIx64,
+				        attr_label(c, e->type, e->name), hole_in * size);
 				return;
 			}
 		}
@@ -222,24 +223,25 @@ static void check_sizes(struct check *c, const struct group *g, const struct ext
 	unsigned compressed = e->flags & AF_COMPRESSION_MASK;
 
 	if (clusters > UINT64_MAX / cs || e->alloc != clusters * cs)
-		finding(c, e->rec, "sizes", "%s: allocated size %" PRIu64 ", but %" PRIu64 " clusters are mapped", label,
-			e->alloc, clusters);
+		finding(c, e->rec, "sizes", "%s: allocated size %" PRIu64 ", but %" PRIu64 " clusters are mapped",
+		        label, e->alloc, clusters);
 	if (e->data > e->alloc)
-		finding(c, e->rec, "sizes", "%s: data size %" PRIu64 " exceeds the allocated size %" PRIu64, label, e->data,
-			e->alloc);
+		finding(c, e->rec, "sizes", "%s: data size %" PRIu64 " exceeds the allocated size %" PRIu64, label,
+		        e->data, e->alloc);
 	if (e->init > e->data)
-		finding(c, e->rec, "sizes", "%s: initialised size %" PRIu64 " exceeds the data size %" PRIu64, label, e->init,
-			e->data);
+		finding(c, e->rec, "sizes", "%s: initialised size %" PRIu64 " exceeds the data size %" PRIu64, label,
+		        e->init, e->data);
 	if (e->flags & (AF_SPARSE | AF_COMPRESSION_MASK) && e->comp != real * cs)
-		finding(c, e->rec, "sizes", "%s: compressed size %" PRIu64 ", but %" PRIu64 " clusters are allocated", label,
-			e->comp, real);
+		finding(c, e->rec, "sizes", "%s: compressed size %" PRIu64 ", but %" PRIu64 " clusters are allocated",
+		        label, e->comp, real);
 	if (!compressed)
 		return;
 	if (compressed != 1 || e->unit != 4 || cs > 4096)
 		finding(c, e->rec, "compression", "%s: compression method %u, unit 2^%u clusters of %" PRIu64, label,
-			compressed, e->unit, cs);
+		        compressed, e->unit, cs);
 	else if (clusters % 16)
-		finding(c, e->rec, "compression", "%s: %" PRIu64 " clusters are no whole compression units", label, clusters);
+		finding(c, e->rec, "compression", "%s: %" PRIu64 " clusters are no whole compression units", label,
+		        clusters);
 	else
 		check_compression_units(c, g, e->unit);
 }
@@ -253,13 +255,14 @@ static void check_group(struct check *c, const struct group *g)
 		const struct extent *e = group_extent(c, g, i);
 
 		if (e->lowest != next) {
-			finding(c, e->rec, "extent-gap", "%s: an extent begins at VCN 0x%" PRIx64 " instead of 0x%" PRIx64,
-				attr_label(c, g->type, g->name), (uint64_t)e->lowest, (uint64_t)next);
+			finding(c, e->rec, "extent-gap",
+			        "%s: an extent begins at VCN 0x%" PRIx64 " instead of 0x%" PRIx64,
+			        attr_label(c, g->type, g->name), (uint64_t)e->lowest, (uint64_t)next);
 			return;
 		}
 		if (e->flags != group_extent(c, g, 0)->flags)
 			finding(c, e->rec, "extent-gap", "%s: its extents have different flags",
-				attr_label(c, g->type, g->name));
+			        attr_label(c, g->type, g->name));
 		next = e->highest + 1;
 		broken |= e->broken;
 	}
@@ -276,10 +279,12 @@ static void check_base_record(struct check *c, uint64_t no)
 	if (!r->names && no >= 24)
 		finding(c, no, "orphan", "a file without a name");
 	if (r->links != r->names && r->links != r->names - r->dos_names)
-		finding(c, no, "links", "link count %u, but %u names (%u of them DOS names)", r->links, r->names, r->dos_names);
+		finding(c, no, "links", "link count %u, but %u names (%u of them DOS names)", r->links, r->names,
+		        r->dos_names);
 	if (r->directory != r->has_root)
-		finding(c, no, "header", r->directory ? "a directory without $INDEX_ROOT:$I30" :
-							"$INDEX_ROOT:$I30 in a record that is no directory");
+		finding(c, no, "header",
+		        r->directory ? "a directory without $INDEX_ROOT:$I30"
+		                     : "$INDEX_ROOT:$I30 in a record that is no directory");
 }
 
 static void check_extension_record(struct check *c, uint64_t no)
@@ -291,7 +296,7 @@ static void check_extension_record(struct check *c, uint64_t no)
 		finding(c, no, "base-reference", "its base record %" PRIu64 " is no base record in use", base);
 	else if (c->recs[base].seq != REF_SEQ(r->base_ref))
 		finding(c, no, "base-reference", "sequence number %u of its base record %" PRIu64 " should be %u",
-			REF_SEQ(r->base_ref), base, c->recs[base].seq);
+		        REF_SEQ(r->base_ref), base, c->recs[base].seq);
 	else if (!r->referenced)
 		finding(c, no, "orphan-extension", "no attribute list names this extension record of %" PRIu64, base);
 }
@@ -329,8 +334,10 @@ void check_mft_bitmap(struct check *c)
 		}
 		if (set == used || (i >= 16 && i < 24)) /* 16-23 are reserved and marked or not, as the writer likes */
 			continue;
-		finding(c, i, "mft-bitmap", set ? i < c->nr_recs ? "marked as used, but is not" :
-					    "marked as used, but is beyond the end of $MFT" : "in use, but marked as free");
+		finding(c, i, "mft-bitmap",
+		        set ? i < c->nr_recs ? "marked as used, but is not"
+		                             : "marked as used, but is beyond the end of $MFT"
+		            : "in use, but marked as free");
 	}
 	free(bits);
 }
@@ -398,8 +405,9 @@ static void check_unowned(struct check *c, struct bitmap *b, uint64_t from, uint
 			break;
 		end = bitmap_scan(c, b, lost, to, true);
 		if (!tail)
-			warning(c, 6, "lost-clusters", "clusters 0x%" PRIx64 "+0x%" PRIx64 " are marked as used and nobody's",
-				lost, end - lost);
+			warning(c, 6, "lost-clusters",
+			        "clusters 0x%" PRIx64 "+0x%" PRIx64 " are marked as used and nobody's", lost,
+			        end - lost);
 		from = end;
 	}
 }
@@ -409,8 +417,8 @@ static void check_owned(struct check *c, struct bitmap *b, uint64_t from, uint64
 	uint64_t clear = bitmap_scan(c, b, from, to, true);
 
 	if (clear < to)
-		finding(c, e->rec, "bitmap", "%s: its cluster 0x%" PRIx64 " is marked as free", attr_label(c, e->type, e->name),
-			clear);
+		finding(c, e->rec, "bitmap", "%s: its cluster 0x%" PRIx64 " is marked as free",
+		        attr_label(c, e->type, e->name), clear);
 }
 
 static void check_bitmap_tail(struct check *c, struct bitmap *b)
@@ -418,7 +426,8 @@ static void check_bitmap_tail(struct check *c, struct bitmap *b)
 	uint64_t end = b->data * 8;
 
 	if (b->data < (c->boot.nr_clusters + 7) / 8) {
-		finding(c, 6, "bitmap", "$Bitmap has %" PRIu64 " bytes for %" PRIu64 " clusters", b->data, c->boot.nr_clusters);
+		finding(c, 6, "bitmap", "$Bitmap has %" PRIu64 " bytes for %" PRIu64 " clusters", b->data,
+		        c->boot.nr_clusters);
 		return;
 	}
 	if (end > c->boot.nr_clusters && bitmap_scan(c, b, c->boot.nr_clusters, end, true) != end)
@@ -446,8 +455,9 @@ static void sweep_owned(struct check *c, const struct owned *own, size_t nr, str
 
 		if (prev && from < next) {
 			snprintf(label, sizeof(label), "%s", attr_label(c, prev->type, prev->name));
-			finding(c, e->rec, "cross-link", "%s: cluster 0x%" PRIx64 " also belongs to %s of record %" PRIu64,
-				attr_label(c, e->type, e->name), from, label, prev->rec);
+			finding(c, e->rec, "cross-link",
+			        "%s: cluster 0x%" PRIx64 " also belongs to %s of record %" PRIu64,
+			        attr_label(c, e->type, e->name), from, label, prev->rec);
 			from = end < next ? end : next;
 		}
 		check_unowned(c, b, next, from, false);
@@ -496,8 +506,9 @@ static void for_merged_runs(struct check *c, const struct group *g, run_fn fn, v
 
 		for (size_t k = 0; k < e->nr_runs; k++, r++) {
 			bool follows = cur.len && r->vcn == cur.vcn + cur.len &&
-				       (r->lcn == LCN_IS_HOLE ? cur.lcn == LCN_IS_HOLE :
-								cur.lcn != LCN_IS_HOLE && r->lcn == cur.lcn + (int64_t)cur.len);
+			               (r->lcn == LCN_IS_HOLE
+			                        ? cur.lcn == LCN_IS_HOLE
+			                        : cur.lcn != LCN_IS_HOLE && r->lcn == cur.lcn + (int64_t)cur.len);
 
 			if (follows) {
 				cur.len += r->len;
@@ -514,8 +525,8 @@ static void for_merged_runs(struct check *c, const struct group *g, run_fn fn, v
 
 static void print_extent(struct check *c, const struct group *g, const struct ntfs_run *run, void *arg)
 {
-	printf("%" PRIu64 " 0x%x %s %" PRIu64 " %" PRId64 " %" PRIu64 "\n", g->base, g->type, (const char *)arg, run->vcn,
-	       run->lcn, run->len);
+	printf("%" PRIu64 " 0x%x %s %" PRIu64 " %" PRId64 " %" PRIu64 "\n", g->base, g->type, (const char *)arg,
+	       run->vcn, run->lcn, run->len);
 }
 
 void print_extents(struct check *c)

@@ -36,7 +36,8 @@ static int image_open(struct ntfs_device *dev, int flags)
 		return -1;
 	}
 	im->size = (uint64_t)end - im->offset;
-	im->map = mmap(NULL, (size_t)end, ro ? PROT_READ : PROT_READ | PROT_WRITE, ro ? MAP_PRIVATE : MAP_SHARED, im->fd, 0);
+	im->map = mmap(NULL, (size_t)end, ro ? PROT_READ : PROT_READ | PROT_WRITE, ro ? MAP_PRIVATE : MAP_SHARED,
+	               im->fd, 0);
 	if (im->map == MAP_FAILED)
 		im->map = NULL;
 	NDevSetOpen(dev);
@@ -142,8 +143,16 @@ static int image_ioctl(struct ntfs_device *dev, unsigned long request, void *arg
 }
 
 static struct ntfs_device_operations image_ops = {
-	.open = image_open, .close = image_close, .seek = image_seek, .read = image_read, .write = image_write,
-	.pread = image_pread, .pwrite = image_pwrite, .sync = image_sync, .stat = image_stat, .ioctl = image_ioctl,
+        .open = image_open,
+        .close = image_close,
+        .seek = image_seek,
+        .read = image_read,
+        .write = image_write,
+        .pread = image_pread,
+        .pwrite = image_pwrite,
+        .sync = image_sync,
+        .stat = image_stat,
+        .ioctl = image_ioctl,
 };
 
 ntfs_volume *image_mount(const char *image, uint64_t offset, ntfs_mount_flags flags)

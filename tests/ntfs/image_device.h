@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * libntfs-3g on a volume at an offset in an image file, for the test tools. The file is mapped: the library's many
- * small reads and writes are memory copies. One volume at a time, single-threaded. Nothing is durable before the process ends.
+ * small reads and writes are memory copies. One volume at a time, single-threaded. Nothing is durable before the
+ * process ends.
  */
 #ifndef IMAGE_DEVICE_H
 #define IMAGE_DEVICE_H

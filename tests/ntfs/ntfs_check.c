@@ -70,8 +70,8 @@ static void print_json_string(FILE *f, const char *s)
 	fputc('"', f);
 }
 
-__attribute__((format(printf, 5, 0)))
-static void report(struct check *c, uint64_t rec, bool is_warning, const char *kind, const char *fmt, va_list ap)
+__attribute__((format(printf, 5, 0))) static void report(struct check *c, uint64_t rec, bool is_warning,
+                                                         const char *kind, const char *fmt, va_list ap)
 {
 	FILE *f = c->quiet_stdout ? stderr : stdout;
 	char text[1024];
@@ -84,7 +84,8 @@ static void report(struct check *c, uint64_t rec, bool is_warning, const char *k
 		fputs(c->printed ? ",\n  {" : "\n  {", f);
 		if (rec != NO_RECORD)
 			fprintf(f, "\"record\": %" PRIu64 ", ", rec);
-		fprintf(f, "\"severity\": \"%s\", \"kind\": \"%s\", \"text\": ", is_warning ? "warning" : "error", kind);
+		fprintf(f, "\"severity\": \"%s\", \"kind\": \"%s\", \"text\": ", is_warning ? "warning" : "error",
+		        kind);
 		print_json_string(f, text);
 		fputc('}', f);
 	} else {
@@ -225,10 +226,10 @@ static bool check_boot(struct check *c)
 	size = c->boot.sector_size;
 	need = (c->boot.total_sectors + 1) * size;
 	if (need > volume)
-		finding(c, NO_RECORD, "volume-size", "%" PRIu64 " bytes with the backup boot sector, but only %" PRIu64
-			" are there", need, volume);
+		finding(c, NO_RECORD, "volume-size",
+		        "%" PRIu64 " bytes with the backup boot sector, but only %" PRIu64 " are there", need, volume);
 	else if (!read_volume(c, 0, first, size) || !read_volume(c, need - size, last, size) ||
-		 memcmp(first, last, size))
+	         memcmp(first, last, size))
 		finding(c, NO_RECORD, "boot-backup", "the last sector is no copy of the boot sector");
 	if (c->boot.nr_clusters * c->boot.cluster_size > volume) /* reads below stay within the image anyhow */
 		c->boot.nr_clusters = volume / c->boot.cluster_size;
@@ -320,8 +321,10 @@ static bool mft_extensions(struct check *c, const uint8_t *list, uint32_t size, 
 			     ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, &len)) &&
 			     mft_add_runs(c, a, len, next);
 			if (!ok)
-				finding(c, no, "mft", "$MFT's extent at VCN 0x%" PRIx64 " cannot be read through "
-					"those before it", get64(e + L_LOWEST));
+				finding(c, no, "mft",
+				        "$MFT's extent at VCN 0x%" PRIx64 " cannot be read through "
+				        "those before it",
+				        get64(e + L_LOWEST));
 		}
 	}
 	free(rec);
@@ -336,8 +339,8 @@ static bool open_mft(struct check *c)
 	const uint8_t *a;
 	uint64_t next = 0, init = 0;
 	bool ok = read_volume(c, c->boot.mft_lcn * c->boot.cluster_size, rec, rs) && !memcmp(rec, "FILE", 4) &&
-		  ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, &len)) &&
-		  mft_add_runs(c, a, len, &next);
+	          ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, &len)) &&
+	          mft_add_runs(c, a, len, &next);
 
 	if (ok) {
 		init = get64(a + A_INIT);
@@ -440,8 +443,8 @@ static void check_volume_info(struct check *c)
 	flags = get16(info + 10);
 	if (flags & 0x4017)
 		finding(c, 3, "volume-flags", "volume flags 0x%04x:%s%s%s%s%s", flags, flags & 1 ? " dirty" : "",
-			flags & 2 ? " resize-log" : "", flags & 4 ? " upgrade" : "", flags & 0x10 ? " usn-deletion" : "",
-			flags & 0x4000 ? " chkdsk-under-way" : "");
+		        flags & 2 ? " resize-log" : "", flags & 4 ? " upgrade" : "",
+		        flags & 0x10 ? " usn-deletion" : "", flags & 0x4000 ? " chkdsk-under-way" : "");
 }
 
 /* A restart page, fixups undone: its restart area, or NULL. *lsn is its age. */
@@ -498,7 +501,7 @@ static void check_logfile(struct check *c)
 			finding(c, 2, "log", "no restart page");
 		else if (get16((best == area[1] ? page + 65536 : page) + 28) != 1)
 			finding(c, 2, "log", "restart page version %u: not detached cleanly",
-				get16((best == area[1] ? page + 65536 : page) + 28));
+			        get16((best == area[1] ? page + 65536 : page) + 28));
 		else if (get16(best + 12) != 0xffff && !(get16(best + 14) & 2))
 			finding(c, 2, "log", "the log is in use (not unmounted cleanly)");
 	}
@@ -531,7 +534,8 @@ static void usage(FILE *f)
 	fputs("usage: ntfs-check [--offset BYTES] [--json] [--fragments | --extents] [--max-findings N] IMAGE\n"
 	      "  --fragments  print RECORD TYPE NAME FRAGMENTS CLUSTERS of each non-resident attribute, then totals\n"
 	      "  --extents    print RECORD TYPE NAME VCN LCN LENGTH of each run (LCN -1: hole; adjacent runs merged)\n"
-	      "With either, findings go to stderr. Exit status: 0 consistent, 1 not, 2 usage or I/O error.\n", f);
+	      "With either, findings go to stderr. Exit status: 0 consistent, 1 not, 2 usage or I/O error.\n",
+	      f);
 }
 
 static uint64_t number(const char *s)
@@ -562,26 +566,47 @@ static void free_all(struct check *c)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"offset", 1, NULL, 'o'}, {"json", 0, NULL, 'j'},
-						{"fragments", 0, NULL, 'f'}, {"extents", 0, NULL, 'e'},
-						{"max-findings", 1, NULL, 'm'}, {"help", 0, NULL, 'h'}, {0}};
+	static const struct option options[] = {{"offset", 1, NULL, 'o'},
+	                                        {"json", 0, NULL, 'j'},
+	                                        {"fragments", 0, NULL, 'f'},
+	                                        {"extents", 0, NULL, 'e'},
+	                                        {"max-findings", 1, NULL, 'm'},
+	                                        {"help", 0, NULL, 'h'},
+	                                        {0}};
 	struct check c = {.max_findings = 1000,
-			  .extents.item = sizeof(struct extent), .runs.item = sizeof(struct ntfs_run),
-			  .values.item = sizeof(struct value), .listed.item = sizeof(struct listed),
-			  .names.item = sizeof(struct name), .pool.item = 1,
-			  .mft_runs.item = sizeof(struct ntfs_run)};
+	                  .extents.item = sizeof(struct extent),
+	                  .runs.item = sizeof(struct ntfs_run),
+	                  .values.item = sizeof(struct value),
+	                  .listed.item = sizeof(struct listed),
+	                  .names.item = sizeof(struct name),
+	                  .pool.item = 1,
+	                  .mft_runs.item = sizeof(struct ntfs_run)};
 	static char out[1 << 16];
 	int opt, dump = 0;
 	off_t size;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (opt) {
-		case 'o': c.offset = number(optarg); break;
-		case 'j': c.json = true; break;
-		case 'f': case 'e': dump = opt; c.quiet_stdout = true; break;
-		case 'm': c.max_findings = number(optarg); break;
-		case 'h': usage(stdout); return 0;
-		default: usage(stderr); return 2;
+		case 'o':
+			c.offset = number(optarg);
+			break;
+		case 'j':
+			c.json = true;
+			break;
+		case 'f':
+		case 'e':
+			dump = opt;
+			c.quiet_stdout = true;
+			break;
+		case 'm':
+			c.max_findings = number(optarg);
+			break;
+		case 'h':
+			usage(stdout);
+			return 0;
+		default:
+			usage(stderr);
+			return 2;
 		}
 	}
 	if (optind != argc - 1 || (dump && c.json)) {
@@ -600,7 +625,8 @@ int main(int argc, char **argv)
 	check_volume(&c);
 	if (c.json)
 		printf("%s],\n \"errors\": %zu, \"warnings\": %zu, \"records\": %" PRIu64 ", \"attributes\": %zu, "
-		       "\"runs\": %zu}\n", c.printed ? "\n " : "", c.errors, c.warnings, c.nr_recs, c.nr_groups, c.runs.nr);
+		       "\"runs\": %zu}\n",
+		       c.printed ? "\n " : "", c.errors, c.warnings, c.nr_recs, c.nr_groups, c.runs.nr);
 	if (dump && c.groups)
 		dump == 'f' ? print_fragments(&c) : print_extents(&c);
 	free_all(&c);

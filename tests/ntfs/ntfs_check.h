@@ -13,10 +13,10 @@
 #include "ntfs_format.h"
 
 enum record_state {
-	RS_NONE,  /* no FILE signature */
-	RS_TORN,  /* fixups do not match */
-	RS_FREE,  /* not in use */
-	RS_BASE,  /* in use */
+	RS_NONE, /* no FILE signature */
+	RS_TORN, /* fixups do not match */
+	RS_FREE, /* not in use */
+	RS_BASE, /* in use */
 	RS_EXTENSION,
 };
 
@@ -102,9 +102,9 @@ struct check {
 
 /* ntfs_check.c */
 void finding(struct check *c, uint64_t rec, const char *kind, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
+        __attribute__((format(printf, 4, 5)));
 void warning(struct check *c, uint64_t rec, const char *kind, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
+        __attribute__((format(printf, 4, 5)));
 _Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void *xrealloc(void *p, size_t nr, size_t item);
 void *vec_add(struct vec *v, size_t nr); /* room for @nr more items; aborts the program without memory */

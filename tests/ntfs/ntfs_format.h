@@ -112,7 +112,16 @@ enum {
 };
 
 /* $ATTRIBUTE_LIST entry. */
-enum { L_TYPE = 0, L_LENGTH = 4, L_NAME_LEN = 6, L_NAME_OFS = 7, L_LOWEST = 8, L_REF = 16, L_INSTANCE = 24, L_HEADER = 26 };
+enum {
+	L_TYPE = 0,
+	L_LENGTH = 4,
+	L_NAME_LEN = 6,
+	L_NAME_OFS = 7,
+	L_LOWEST = 8,
+	L_REF = 16,
+	L_INSTANCE = 24,
+	L_HEADER = 26
+};
 
 /* $FILE_NAME. */
 enum { FN_PARENT = 0, FN_LENGTH = 64, FN_NAMESPACE = 65, FN_NAME = 66 };
@@ -125,8 +134,8 @@ enum { IB_VCN = 16, IB_HEADER = 24 };
 enum { IE_REF = 0, IE_LENGTH = 8, IE_KEY_LEN = 10, IE_FLAGS = 12, IE_KEY = 16 };
 enum { IEF_NODE = 1, IEF_END = 2 };
 
-#define NTFS_STRIDE 512u /* of update sequences, whatever the sector size */
-#define REF_RECORD(ref) ((ref) & 0xffffffffffffULL)
+#define NTFS_STRIDE     512u /* of update sequences, whatever the sector size */
+#define REF_RECORD(ref) ((ref)&0xffffffffffffULL)
 #define REF_SEQ(ref)    ((uint16_t)((ref) >> 48))
 #define LCN_IS_HOLE     (-1)
 

@@ -59,8 +59,8 @@ static char *to_utf8(const ntfschar *name, int len)
 	return text;
 }
 
-static int add_entry(void *arg, const ntfschar *name, const int len, const int name_type, const s64 pos, const MFT_REF ref,
-		     const unsigned type)
+static int add_entry(void *arg, const ntfschar *name, const int len, const int name_type, const s64 pos,
+                     const MFT_REF ref, const unsigned type)
 {
 	struct walk *w = arg;
 	char *text;

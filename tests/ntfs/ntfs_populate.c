@@ -114,8 +114,8 @@ static bool write_data(struct state *s, ntfs_attr *na, uint64_t pos, uint64_t le
 	return true;
 }
 
-static void write_attribute(struct state *s, ntfs_inode *ni, ntfschar *name, uint32_t name_len, enum kind kind, uint64_t len,
-			    uint64_t *rng)
+static void write_attribute(struct state *s, ntfs_inode *ni, ntfschar *name, uint32_t name_len, enum kind kind,
+                            uint64_t len, uint64_t *rng)
 {
 	ntfs_attr *na = ntfs_attr_open(ni, AT_DATA, name, name_len);
 	uint64_t pos = 0;
@@ -177,7 +177,7 @@ static void make_name(enum kind kind, uint64_t no, uint64_t *rng, char *name, si
 	used = (size_t)snprintf(name, size, "%" PRIu64 "ü", no);
 	for (uint64_t n = random_in(rng, 1, 60); n; n--) /* 255 UTF-16 units at most */
 		used += (size_t)snprintf(name + used, size - used, "%s",
-					 pieces[random_next(rng) % (sizeof(pieces) / sizeof(*pieces))]);
+		                         pieces[random_next(rng) % (sizeof(pieces) / sizeof(*pieces))]);
 	snprintf(name + used, size - used, "z");
 }
 
@@ -191,7 +191,8 @@ static void make_file(struct state *s, enum kind kind, uint64_t no)
 	ni = create(s, s->dir, name, S_IFREG);
 	if (!ni)
 		return;
-	len = kind == K_TINY || kind == K_NAME ? random_in(&rng, 0, 300) : random_in(&rng, s->o.min_size, s->o.max_size);
+	len = kind == K_TINY || kind == K_NAME ? random_in(&rng, 0, 300)
+	                                       : random_in(&rng, s->o.min_size, s->o.max_size);
 	if (len)
 		write_attribute(s, ni, AT_UNNAMED, 0, kind, len, &rng);
 	if (kind == K_STREAM)
@@ -513,33 +514,66 @@ static void usage(FILE *f)
 	      "  --delete-every N   then delete every Nth plain file\n"
 	      "  --spare N          leave N low MFT records free\n"
 	      "  --fill             then fill the volume to the last cluster\n"
-	      "  --quiet\n", f);
+	      "  --quiet\n",
+	      f);
 }
 
 static void parse_options(int argc, char **argv, struct options *o)
 {
 	enum { O_OFFSET = 1000, O_SEED, O_SIZE, O_DIRS, O_DELETE, O_SPARE, O_FILL, O_QUIET };
-	static const struct option options[] = {
-		{"files", 1, NULL, K_FILE}, {"tiny", 1, NULL, K_TINY}, {"streams", 1, NULL, K_STREAM},
-		{"sparse", 1, NULL, K_SPARSE}, {"compressed", 1, NULL, K_COMPRESSED}, {"links", 1, NULL, K_LINK},
-		{"names", 1, NULL, K_NAME}, {"offset", 1, NULL, O_OFFSET}, {"seed", 1, NULL, O_SEED},
-		{"file-size", 1, NULL, O_SIZE}, {"dirs", 1, NULL, O_DIRS}, {"delete-every", 1, NULL, O_DELETE},
-		{"spare", 1, NULL, O_SPARE}, {"fill", 0, NULL, O_FILL}, {"quiet", 0, NULL, O_QUIET}, {"help", 0, NULL, 'h'}, {0}};
+	static const struct option options[] = {{"files", 1, NULL, K_FILE},
+	                                        {"tiny", 1, NULL, K_TINY},
+	                                        {"streams", 1, NULL, K_STREAM},
+	                                        {"sparse", 1, NULL, K_SPARSE},
+	                                        {"compressed", 1, NULL, K_COMPRESSED},
+	                                        {"links", 1, NULL, K_LINK},
+	                                        {"names", 1, NULL, K_NAME},
+	                                        {"offset", 1, NULL, O_OFFSET},
+	                                        {"seed", 1, NULL, O_SEED},
+	                                        {"file-size", 1, NULL, O_SIZE},
+	                                        {"dirs", 1, NULL, O_DIRS},
+	                                        {"delete-every", 1, NULL, O_DELETE},
+	                                        {"spare", 1, NULL, O_SPARE},
+	                                        {"fill", 0, NULL, O_FILL},
+	                                        {"quiet", 0, NULL, O_QUIET},
+	                                        {"help", 0, NULL, 'h'},
+	                                        {0}};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (opt) {
-		case O_OFFSET: o->offset = number(optarg, NULL); break;
-		case O_SEED: o->seed = number(optarg, NULL); break;
-		case O_SIZE: size_range(optarg, o); break;
-		case O_DIRS: o->dirs = number(optarg, NULL); break;
-		case O_DELETE: o->delete_every = number(optarg, NULL); break;
-		case O_SPARE: o->spare = number(optarg, NULL); break;
-		case O_FILL: o->fill = true; break;
-		case O_QUIET: o->quiet = true; break;
-		case 'h': usage(stdout); exit(0);
-		case '?': usage(stderr); exit(2);
-		default: o->count[opt] = number(optarg, NULL);
+		case O_OFFSET:
+			o->offset = number(optarg, NULL);
+			break;
+		case O_SEED:
+			o->seed = number(optarg, NULL);
+			break;
+		case O_SIZE:
+			size_range(optarg, o);
+			break;
+		case O_DIRS:
+			o->dirs = number(optarg, NULL);
+			break;
+		case O_DELETE:
+			o->delete_every = number(optarg, NULL);
+			break;
+		case O_SPARE:
+			o->spare = number(optarg, NULL);
+			break;
+		case O_FILL:
+			o->fill = true;
+			break;
+		case O_QUIET:
+			o->quiet = true;
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		case '?':
+			usage(stderr);
+			exit(2);
+		default:
+			o->count[opt] = number(optarg, NULL);
 		}
 	}
 	if (optind != argc - 1 || !o->dirs) {
@@ -567,8 +601,8 @@ int main(int argc, char **argv)
 	populate(&s);
 	ntfs_volume_get_free_space(s.vol);
 	if (!s.o.quiet)
-		printf("%s: %" PRIu64 " files, %" PRIu64 " bytes, %" PRIu64 " clusters free%s\n", s.o.image, s.made, s.bytes,
-		       (uint64_t)s.vol->free_clusters, s.full ? ", full" : "");
+		printf("%s: %" PRIu64 " files, %" PRIu64 " bytes, %" PRIu64 " clusters free%s\n", s.o.image, s.made,
+		       s.bytes, (uint64_t)s.vol->free_clusters, s.full ? ", full" : "");
 	if (ntfs_umount(s.vol, FALSE))
 		die("unmounting: %s", strerror(errno));
 	free(s.data);

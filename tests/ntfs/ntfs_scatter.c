@@ -2,8 +2,9 @@
 /*
  * ntfs-scatter: fragments an existing consistent NTFS volume, quickly and by rule. It cuts the chosen attributes into
  * pieces, shuffles these together with pieces of the free space over all clusters that the chosen attributes and the
- * free space have, moves the clusters, and rewrites run lists (with attribute lists and extension records where needed),
- * $Bitmap, $MFT's bitmap and $MFTMirr. Needs no free space. Names, sizes and contents of files stay as they are.
+ * free space have, moves the clusters, and rewrites run lists (with attribute lists and extension records where
+ * needed), $Bitmap, $MFT's bitmap and $MFTMirr. Needs no free space. Names, sizes and contents of files stay as they
+ * are.
  */
 #include "ntfs_scatter.h"
 
@@ -21,7 +22,15 @@
 #include <unistd.h>
 
 enum what {
-	W_DATA = 1, W_STREAMS = 2, W_DIRS = 4, W_MFT = 8, W_MFTBMP = 16, W_BITMAP = 32, W_SECURE = 64, W_LISTS = 128, W_OTHER = 256,
+	W_DATA = 1,
+	W_STREAMS = 2,
+	W_DIRS = 4,
+	W_MFT = 8,
+	W_MFTBMP = 16,
+	W_BITMAP = 32,
+	W_SECURE = 64,
+	W_LISTS = 128,
+	W_OTHER = 256,
 };
 
 struct options {
@@ -103,7 +112,7 @@ static void put_bit(uint8_t *bits, uint64_t no, bool set)
 	if (set)
 		bits[no / 8] |= (uint8_t)(1u << (no % 8));
 	else
-		bits[no / 8] &= (uint8_t)~(1u << (no % 8));
+		bits[no / 8] &= (uint8_t) ~(1u << (no % 8));
 }
 
 /* ---- Loading ---- */
@@ -157,7 +166,8 @@ static void copy_runs(struct volume *v, const struct vec *runs, uint8_t *buf, ui
 		die("a system file is shorter than its size");
 }
 
-/* All runs of unnamed @type of record @base and its data size. $MFT's own are read through those that are known already. */
+/* All runs of unnamed @type of record @base and its data size. $MFT's own are read through those that are known
+ * already. */
 static uint64_t load_runs(struct volume *v, uint64_t base, uint8_t *base_rec, uint32_t type, struct vec *runs)
 {
 	const struct vec *mft_runs = type == AT_DATA && !base ? runs : &v->mft_runs;
@@ -254,11 +264,18 @@ static void load_volume(struct volume *v, const struct options *o)
 	const char *wrong;
 	struct stat st;
 
-	*v = (struct volume){.targets.item = sizeof(struct target), .runs.item = sizeof(struct ntfs_run),
-			     .pieces.item = sizeof(struct piece), .subs.item = sizeof(struct sub),
-			     .gaps.item = sizeof(struct ntfs_run), .mft_runs.item = sizeof(struct ntfs_run),
-			     .bitmap_runs.item = sizeof(struct ntfs_run), .mft_bitmap_runs.item = sizeof(struct ntfs_run),
-			     .offset = o->offset, .rng = o->seed, .next_free_rec = 24, .scatter_lists = o->what & W_LISTS};
+	*v = (struct volume){.targets.item = sizeof(struct target),
+	                     .runs.item = sizeof(struct ntfs_run),
+	                     .pieces.item = sizeof(struct piece),
+	                     .subs.item = sizeof(struct sub),
+	                     .gaps.item = sizeof(struct ntfs_run),
+	                     .mft_runs.item = sizeof(struct ntfs_run),
+	                     .bitmap_runs.item = sizeof(struct ntfs_run),
+	                     .mft_bitmap_runs.item = sizeof(struct ntfs_run),
+	                     .offset = o->offset,
+	                     .rng = o->seed,
+	                     .next_free_rec = 24,
+	                     .scatter_lists = o->what & W_LISTS};
 	v->fd = open(o->image, O_RDWR | O_CLOEXEC);
 	if (v->fd < 0 || fstat(v->fd, &st))
 		die("%s: %s", o->image, strerror(errno));
@@ -287,8 +304,8 @@ static void unload_volume(struct volume *v)
 		free(t[i].header);
 		free(t[i].new_runs);
 	}
-	struct vec *vecs[] = {&v->targets, &v->runs, &v->pieces, &v->subs, &v->gaps, &v->mft_runs, &v->bitmap_runs,
-			      &v->mft_bitmap_runs};
+	struct vec *vecs[] = {&v->targets, &v->runs,     &v->pieces,      &v->subs,
+	                      &v->gaps,    &v->mft_runs, &v->bitmap_runs, &v->mft_bitmap_runs};
 	for (size_t i = 0; i < sizeof(vecs) / sizeof(*vecs); i++)
 		free(vecs[i]->p);
 	free(v->mft);
@@ -313,7 +330,13 @@ static bool wanted(const struct options *o, uint64_t base, uint32_t type, bool n
 		return type == AT_DATA && !named && o->what & W_BITMAP;
 	case 9:
 		return o->what & W_SECURE && type != AT_LIST;
-	case 1: case 2: case 3: case 4: case 7: case 8: case 10:
+	case 1:
+	case 2:
+	case 3:
+	case 4:
+	case 7:
+	case 8:
+	case 10:
 		return false;
 	}
 	switch (type) {
@@ -347,13 +370,16 @@ static int compare_found(const void *pa, const void *pb)
 	cmp = memcmp(a->attr + get16(a->attr + A_NAME_OFS), b->attr + get16(b->attr + A_NAME_OFS), la < lb ? la : lb);
 	if (cmp || la != lb)
 		return cmp ? cmp : la < lb ? -1 : 1;
-	return get64(a->attr + A_LOWEST) < get64(b->attr + A_LOWEST) ? -1 : get64(a->attr + A_LOWEST) > get64(b->attr + A_LOWEST);
+	return get64(a->attr + A_LOWEST) < get64(b->attr + A_LOWEST)
+	               ? -1
+	               : get64(a->attr + A_LOWEST) > get64(b->attr + A_LOWEST);
 }
 
 static bool same_attr(const struct found *a, const struct found *b)
 {
 	return a->base == b->base && get32(a->attr) == get32(b->attr) && a->attr[A_NAME_LEN] == b->attr[A_NAME_LEN] &&
-	       !memcmp(a->attr + get16(a->attr + A_NAME_OFS), b->attr + get16(b->attr + A_NAME_OFS), 2u * a->attr[A_NAME_LEN]);
+	       !memcmp(a->attr + get16(a->attr + A_NAME_OFS), b->attr + get16(b->attr + A_NAME_OFS),
+	               2u * a->attr[A_NAME_LEN]);
 }
 
 static void add_target(struct volume *v, const struct found *f, bool multi)
@@ -362,8 +388,14 @@ static void add_target(struct volume *v, const struct found *f, bool multi)
 	uint8_t *name = xalloc(2u * a[A_NAME_LEN] + 1u, 1);
 	struct target *t = vec_add(&v->targets, 1);
 
-	*t = (struct target){.base = f->base, .type = get32(a), .name = name, .name_len = a[A_NAME_LEN], .multi = multi,
-			     .attr_ofs = f->ofs, .header = xalloc(A_COMP_HEADER, 1), .first_run = v->runs.nr};
+	*t = (struct target){.base = f->base,
+	                     .type = get32(a),
+	                     .name = name,
+	                     .name_len = a[A_NAME_LEN],
+	                     .multi = multi,
+	                     .attr_ofs = f->ofs,
+	                     .header = xalloc(A_COMP_HEADER, 1),
+	                     .first_run = v->runs.nr};
 	memcpy(name, a + get16(a + A_NAME_OFS), 2u * a[A_NAME_LEN]);
 	memcpy(t->header, a, A_COMP_HEADER);
 }
@@ -422,7 +454,7 @@ static void find_targets(struct volume *v, const struct options *o)
 			add_target(v, &f[i], multi);
 		decode(v, f[i].attr, &v->runs);
 		((struct target *)v->targets.p + v->targets.nr - 1)->nr_runs =
-			v->runs.nr - ((struct target *)v->targets.p + v->targets.nr - 1)->first_run;
+		        v->runs.nr - ((struct target *)v->targets.p + v->targets.nr - 1)->first_run;
 	}
 	free(found.p);
 }
@@ -487,9 +519,11 @@ static void cut_target(struct volume *v, uint32_t no, struct cutter *cut, bool e
 		for (uint64_t done = r.vcn < keep ? keep - r.vcn : 0; done < r.len;) {
 			uint64_t n = piece_length(v, cut, g, r.vcn + done, r.len - done, exact);
 
-			*(struct piece *)vec_add(&v->pieces, 1) = (struct piece){
-				.vcn = r.vcn + done, .old_lcn = (uint64_t)r.lcn + done, .len = n, .target = no,
-				.subs = UINT32_MAX};
+			*(struct piece *)vec_add(&v->pieces, 1) = (struct piece){.vcn = r.vcn + done,
+			                                                         .old_lcn = (uint64_t)r.lcn + done,
+			                                                         .len = n,
+			                                                         .target = no,
+			                                                         .subs = UINT32_MAX};
 			done += n;
 		}
 	}
@@ -543,7 +577,8 @@ static uint32_t *shuffle(struct volume *v)
 		order[k] = x;
 	}
 	for (size_t i = 1; i < nr && nr > 2; i++) { /* neighbours that would merge again */
-		for (int tries = 0; tries < 8 && order[i] == order[i - 1] + 1 && p[order[i]].target == p[order[i - 1]].target;
+		for (int tries = 0;
+		     tries < 8 && order[i] == order[i - 1] + 1 && p[order[i]].target == p[order[i - 1]].target;
 		     tries++) {
 			size_t k = random_below(v, nr);
 			uint32_t x = order[i];
@@ -668,8 +703,8 @@ static void add_run(struct target *t, struct ntfs_run r)
 {
 	struct ntfs_run *last = t->nr_new ? &t->new_runs[t->nr_new - 1] : NULL;
 
-	if (last && (r.lcn == LCN_IS_HOLE ? last->lcn == LCN_IS_HOLE :
-					    last->lcn != LCN_IS_HOLE && last->lcn + (int64_t)last->len == r.lcn))
+	if (last && (r.lcn == LCN_IS_HOLE ? last->lcn == LCN_IS_HOLE
+	                                  : last->lcn != LCN_IS_HOLE && last->lcn + (int64_t)last->len == r.lcn))
 		last->len += r.len;
 	else
 		t->new_runs[t->nr_new++] = r;
@@ -815,7 +850,8 @@ static void write_metadata(struct volume *v)
 	uint64_t nr_mirror = v->boot.cluster_size / rs > 4 ? v->boot.cluster_size / rs : 4;
 	uint8_t *buf = xalloc(nr_mirror, rs);
 
-	write_bits(v, 0, AT_BITMAP, current_runs(v, 0, AT_BITMAP, v->mft_bitmap_runs), v->mft_bitmap, v->mft_bitmap_len);
+	write_bits(v, 0, AT_BITMAP, current_runs(v, 0, AT_BITMAP, v->mft_bitmap_runs), v->mft_bitmap,
+	           v->mft_bitmap_len);
 	write_bits(v, 6, AT_DATA, current_runs(v, 6, AT_DATA, v->bitmap_runs), v->bitmap, v->bitmap_len);
 	for (uint64_t i = 0; i < v->nr_recs; i++)
 		if (v->dirty[i])
@@ -875,7 +911,8 @@ static void scatter(const struct options *o)
 		if (image_spare_records(o->image, o->offset, missing))
 			die("making room in $MFT: %s", strerror(errno));
 	}
-	place_pieces(&v, &(struct options){.free_pieces = o->free_pieces == UINT64_MAX ? v.pieces.nr / 8 + 1 : o->free_pieces});
+	place_pieces(&v, &(struct options){.free_pieces = o->free_pieces == UINT64_MAX ? v.pieces.nr / 8 + 1
+	                                                                               : o->free_pieces});
 	move_clusters(&v);
 	rewrite_files(&v);
 	write_metadata(&v);
@@ -886,7 +923,8 @@ static void scatter(const struct options *o)
 			runs += ((struct target *)v.targets.p)[i].new_runs[k].lcn != LCN_IS_HOLE;
 	if (!o->quiet)
 		printf("%s: %zu attributes in %" PRIu64 " fragments, %" PRIu64 " attribute lists written, %" PRIu64
-		       " extension records added\n", o->image, v.targets.nr, runs, v.list_records, v.new_records);
+		       " extension records added\n",
+		       o->image, v.targets.nr, runs, v.list_records, v.new_records);
 	unload_volume(&v);
 }
 
@@ -904,9 +942,13 @@ static uint64_t number(const char *s)
 
 static unsigned parse_what(char *list)
 {
-	static const struct { const char *name; unsigned bits; } words[] = {
-		{"data", W_DATA}, {"streams", W_STREAMS}, {"dirs", W_DIRS}, {"mft", W_MFT}, {"mftbmp", W_MFTBMP},
-		{"bitmap", W_BITMAP}, {"secure", W_SECURE}, {"lists", W_LISTS}, {"other", W_OTHER}, {"all", 511}};
+	static const struct {
+		const char *name;
+		unsigned bits;
+	} words[] = {{"data", W_DATA},     {"streams", W_STREAMS}, {"dirs", W_DIRS},
+	             {"mft", W_MFT},       {"mftbmp", W_MFTBMP},   {"bitmap", W_BITMAP},
+	             {"secure", W_SECURE}, {"lists", W_LISTS},     {"other", W_OTHER},
+	             {"all", 511}};
 	unsigned what = 0;
 
 	for (char *w = strtok(list, ","); w; w = strtok(NULL, ",")) {
@@ -930,33 +972,60 @@ static void usage(FILE *f)
 	      "  --seed N\n"
 	      "  --what LIST        data,streams,dirs (these by default),mft,mftbmp,bitmap,secure,lists,other or all\n"
 	      "  --only RECORD      nothing but this record's attributes\n"
-	      "  --free-pieces N    cut the free space into N pieces (default an eighth as many as the others; 0: one)\n"
+	      "  --free-pieces N    cut the free space into N pieces (default an eighth as many as the others; 0: "
+	      "one)\n"
 	      "  --poison           fill free clusters with 0xdb\n"
-	      "  --quiet\n", f);
+	      "  --quiet\n",
+	      f);
 }
 
 static void parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option options[] = {
-		{"offset", 1, NULL, 'o'}, {"fragments", 1, NULL, 'n'}, {"min-run", 1, NULL, 'm'}, {"max-run", 1, NULL, 'x'},
-		{"seed", 1, NULL, 's'}, {"what", 1, NULL, 'w'}, {"only", 1, NULL, 'r'}, {"free-pieces", 1, NULL, 'f'},
-		{"poison", 0, NULL, 'p'}, {"quiet", 0, NULL, 'q'}, {"help", 0, NULL, 'h'}, {0}};
+	        {"offset", 1, NULL, 'o'},  {"fragments", 1, NULL, 'n'},   {"min-run", 1, NULL, 'm'},
+	        {"max-run", 1, NULL, 'x'}, {"seed", 1, NULL, 's'},        {"what", 1, NULL, 'w'},
+	        {"only", 1, NULL, 'r'},    {"free-pieces", 1, NULL, 'f'}, {"poison", 0, NULL, 'p'},
+	        {"quiet", 0, NULL, 'q'},   {"help", 0, NULL, 'h'},        {0}};
 	int opt;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (opt) {
-		case 'o': o->offset = number(optarg); break;
-		case 'n': o->fragments = number(optarg); break;
-		case 'm': o->min_run = number(optarg); break;
-		case 'x': o->max_run = number(optarg); break;
-		case 's': o->seed = number(optarg); break;
-		case 'w': o->what = parse_what(optarg); break;
-		case 'r': o->only = number(optarg); break;
-		case 'f': o->free_pieces = number(optarg); break;
-		case 'p': o->poison = true; break;
-		case 'q': o->quiet = true; break;
-		case 'h': usage(stdout); exit(0);
-		default: usage(stderr); exit(2);
+		case 'o':
+			o->offset = number(optarg);
+			break;
+		case 'n':
+			o->fragments = number(optarg);
+			break;
+		case 'm':
+			o->min_run = number(optarg);
+			break;
+		case 'x':
+			o->max_run = number(optarg);
+			break;
+		case 's':
+			o->seed = number(optarg);
+			break;
+		case 'w':
+			o->what = parse_what(optarg);
+			break;
+		case 'r':
+			o->only = number(optarg);
+			break;
+		case 'f':
+			o->free_pieces = number(optarg);
+			break;
+		case 'p':
+			o->poison = true;
+			break;
+		case 'q':
+			o->quiet = true;
+			break;
+		case 'h':
+			usage(stdout);
+			exit(0);
+		default:
+			usage(stderr);
+			exit(2);
 		}
 	}
 	if (!o->max_run)
@@ -970,8 +1039,11 @@ static void parse_options(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.seed = 1, .min_run = 1, .free_pieces = UINT64_MAX, .only = NO_ONLY,
-			    .what = W_DATA | W_STREAMS | W_DIRS};
+	struct options o = {.seed = 1,
+	                    .min_run = 1,
+	                    .free_pieces = UINT64_MAX,
+	                    .only = NO_ONLY,
+	                    .what = W_DATA | W_STREAMS | W_DIRS};
 
 	parse_options(argc, argv, &o);
 	scatter(&o);

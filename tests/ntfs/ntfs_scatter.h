@@ -27,9 +27,9 @@ struct target {
 	uint32_t type;
 	const uint8_t *name; /* UTF-16, in arena memory */
 	uint8_t name_len;
-	bool multi;	 /* the base record has an attribute list */
-	uint32_t attr_ofs; /* in the base record, if not multi */
-	uint8_t *header; /* copy of the first extent's header without name and mapping pairs */
+	bool multi;                /* the base record has an attribute list */
+	uint32_t attr_ofs;         /* in the base record, if not multi */
+	uint8_t *header;           /* copy of the first extent's header without name and mapping pairs */
 	size_t first_run, nr_runs; /* old runs, in struct volume.runs */
 	size_t first_piece, nr_pieces;
 	struct ntfs_run *new_runs;

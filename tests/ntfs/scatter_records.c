@@ -128,8 +128,12 @@ static void add_item(struct packing *p, uint64_t rec, const uint8_t *blob, uint3
 {
 	struct item *it = vec_add(&p->items, 1);
 
-	*it = (struct item){.type = get32(blob), .name_len = blob[A_NAME_LEN], .rec = rec, .len = len,
-			    .blob = xalloc(len, 1), .seq = p->items.nr};
+	*it = (struct item){.type = get32(blob),
+	                    .name_len = blob[A_NAME_LEN],
+	                    .rec = rec,
+	                    .len = len,
+	                    .blob = xalloc(len, 1),
+	                    .seq = p->items.nr};
 	memcpy(it->blob, blob, len);
 	it->name = it->blob + get16(blob + A_NAME_OFS);
 	it->lowest = blob[A_NONRES] ? get64(blob + A_LOWEST) : 0;
@@ -186,8 +190,8 @@ static bool mft_bit(const struct volume *v, uint64_t no)
 }
 
 /*
- * A free MFT record. $MFT's own must be readable through its extents so far (@limit records), hence the lowest; 16 to 23
- * are reserved for exactly this.
+ * A free MFT record. $MFT's own must be readable through its extents so far (@limit records), hence the lowest; 16 to
+ * 23 are reserved for exactly this.
  */
 static uint64_t take_record(struct volume *v, uint64_t base, uint64_t limit)
 {
@@ -202,8 +206,8 @@ static uint64_t take_record(struct volume *v, uint64_t base, uint64_t limit)
 		v->new_records++;
 		return no;
 	}
-	die("no free MFT record%s for an extension record of %" PRIu64, base ? "" : " that is low enough (see ntfs-populate --spare)",
-	    base);
+	die("no free MFT record%s for an extension record of %" PRIu64,
+	    base ? "" : " that is low enough (see ntfs-populate --spare)", base);
 }
 
 static void format_record(struct volume *v, uint64_t no, uint64_t base)
@@ -246,7 +250,7 @@ static void free_record(struct volume *v, uint64_t no)
 
 	put16(r + REC_SEQ, seq ? seq : 1);
 	put16(r + REC_FLAGS, 0);
-	v->mft_bitmap[no / 8] &= (uint8_t)~(1u << (no % 8));
+	v->mft_bitmap[no / 8] &= (uint8_t) ~(1u << (no % 8));
 	if (no < v->next_free_rec && no >= 24)
 		v->next_free_rec = no;
 	v->dirty[no] = true;
@@ -255,7 +259,8 @@ static void free_record(struct volume *v, uint64_t no)
 /* The header of an extent; returns its size up to the mapping pairs. */
 static uint32_t extent_header(const struct target *t, uint64_t lowest, uint8_t *out)
 {
-	uint32_t ofs = !lowest && get16(t->header + A_FLAGS) & (AF_SPARSE | AF_COMPRESSION_MASK) ? A_COMP_HEADER : A_NONRES_HEADER;
+	uint32_t ofs = !lowest && get16(t->header + A_FLAGS) & (AF_SPARSE | AF_COMPRESSION_MASK) ? A_COMP_HEADER
+	                                                                                         : A_NONRES_HEADER;
 	uint32_t pairs = ALIGN8(ofs + 2u * t->name_len);
 
 	if (!out)
@@ -348,8 +353,7 @@ static void evict(struct packing *p)
 
 	for (size_t i = 0; i < p->items.nr; i++)
 		if (it[i].rec == p->base && it[i].type != AT_SI &&
-		    (p->base || (it[i].type != AT_DATA && it[i].type != AT_BITMAP)) &&
-		    (!best || it[i].len > best->len))
+		    (p->base || (it[i].type != AT_DATA && it[i].type != AT_BITMAP)) && (!best || it[i].len > best->len))
 			best = &it[i];
 	if (!best || best->len > p->ext_room)
 		die("the attribute list of record %" PRIu64 " does not fit", p->base);
@@ -561,9 +565,13 @@ static size_t first_extension(const struct volume *v, uint64_t base)
 static void pack_file(struct volume *v, struct target *targets, size_t nr)
 {
 	uint32_t rs = v->boot.record_size;
-	struct packing p = {.v = v, .base = targets->base, .targets = targets, .nr_targets = nr,
-			    .items.item = sizeof(struct item), .bins.item = sizeof(struct bin),
-			    .spare.item = sizeof(uint64_t)};
+	struct packing p = {.v = v,
+	                    .base = targets->base,
+	                    .targets = targets,
+	                    .nr_targets = nr,
+	                    .items.item = sizeof(struct item),
+	                    .bins.item = sizeof(struct bin),
+	                    .spare.item = sizeof(uint64_t)};
 	struct bin *b;
 
 	p.ext_room = rs - ALIGN8(REC_HEADER + 2 * (rs / NTFS_STRIDE + 1)) - 8;
@@ -592,7 +600,8 @@ static bool rewrite_in_place(struct volume *v, struct target *t, uint32_t attr_o
 	uint8_t *r = record(v, t->base), *a = r + attr_ofs, pairs[4096];
 	uint32_t len = get32(a + A_LENGTH), ofs = get16(a + A_PAIRS_OFS), used_bytes = get32(r + REC_USED), used, want;
 
-	if (encode_runs(t->new_runs, t->nr_new, pairs, v->boot.record_size - used_bytes + len - ofs, &used) != t->nr_new)
+	if (encode_runs(t->new_runs, t->nr_new, pairs, v->boot.record_size - used_bytes + len - ofs, &used) !=
+	    t->nr_new)
 		return false;
 	want = ALIGN8(ofs + used);
 	if (used_bytes - len + want > v->boot.record_size)
@@ -612,7 +621,8 @@ void rewrite_file(struct volume *v, struct target *targets, size_t nr)
 	int total = 0, shift;
 
 	for (size_t i = 0; i < nr; i++) {
-		if (targets[i].multi || !rewrite_in_place(v, &targets[i], targets[i].attr_ofs + (uint32_t)total, &shift)) {
+		if (targets[i].multi ||
+		    !rewrite_in_place(v, &targets[i], targets[i].attr_ofs + (uint32_t)total, &shift)) {
 			pack_file(v, targets, nr);
 			return;
 		}

@@ -17,6 +17,7 @@ from guest import run
 from mutations import directory, listed_file, MUTATIONS
 from tap import Cases, equal, holds
 
+
 def check(image, *options):
     done = subprocess.run([commands.NTFS_CHECK, *options, image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, timeout=300, check=False)
@@ -26,7 +27,7 @@ def check(image, *options):
 def make_volume(image, options=()):
     """A volume with everything that the mutations look for."""
     with open(image, 'xb') as new:
-        new.truncate(24 << 20)
+        new.truncate(16 << 20)
     run('mkntfs', '--quiet', '--force', '--fast', '--cluster-size', '1024', *options, image)
     run(commands.NTFS_POPULATE, '--quiet', '--files', '150', '--dirs', '2', '--file-size', '3K..20K', '--compressed', '5',
         '--sparse', '5', '--streams', '5', '--links', '5', '--names', '20', '--tiny', '9', '--delete-every', '7', image)
@@ -35,7 +36,6 @@ def make_volume(image, options=()):
 
 
 def broken_copy(image, copy, mutation):
-    """None if the mutation does not apply to this volume."""
     run('cp', '--sparse=always', image, copy)
     with ntfs.Volume(copy) as volume:
         mutation(volume)
@@ -94,7 +94,7 @@ def test_garbage(cases, image, copy, seed):
             targets = metadata_ranges(volume)
         run('cp', '--sparse=always', image, copy)
         with open(copy, 'r+b', buffering=0) as file:
-            for turn in range(200):
+            for turn in range(120):
                 undo = damage(file.fileno(), source, targets)
                 status, _, err = check(copy, *source.choice(([], ['--json'], ['--extents'], ['--fragments'])))
                 holds(status in (0, 1) and 'runtime error' not in err and 'Sanitizer' not in err,
