@@ -198,7 +198,8 @@ static int open_mft(struct scan *s, struct volume_report *report)
 		has_list |= attr->type == AT_ATTRIBUTE_LIST;
 	}
 	r = data ? add_mft_extent(s, data) : -EUCLEAN;
-	if (r == 0 && (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
+	if (r == 0 &&
+	    (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
 		r = -EUCLEAN;
 	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
 	if (r == 0 && has_list)
@@ -507,35 +508,50 @@ size_t scan_stream_end(const struct scan *s, size_t first)
 	return end;
 }
 
-static uint64_t attr_vcns(const struct scan *s, const struct attr *attr)
+static uint64_t attr_vcns(const struct scan *s, const struct attr *attr, bool *has_hole)
 {
 	uint64_t vcns = 0;
-	for (uint32_t i = 0; i < attr->run_count; i++)
+	for (uint32_t i = 0; i < attr->run_count; i++) {
 		vcns += s->runs.runs[attr->first_run + i].length;
+		*has_hole |= s->runs.runs[attr->first_run + i].lcn == RUN_HOLE;
+	}
 	return vcns;
 }
 
-/* The extents of each stream follow one another without a gap, and their sum is the allocated size. */
+/* The extents follow one another without a gap, their sum is the allocated size, and only what may have holes has them.
+ */
+static int check_stream(struct scan *s, size_t first, size_t end, struct volume_report *report)
+{
+	const struct attr *head = &s->attrs[first];
+	const char *type = attr_type_name(head->type);
+	bool has_hole = false;
+	uint64_t vcn = 0;
+	for (size_t i = first; i < end; i++) {
+		if (s->attrs[i].lowest_vcn != vcn)
+			return report_damage(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
+			                     type, head->base, (unsigned long long)vcn);
+		vcn += attr_vcns(s, &s->attrs[i], &has_hole);
+	}
+	if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
+		return report_damage(report, "MFT record %u has an attribute twice", head->base);
+	if (head->base == FILE_BadClus) /* one hole as long as the volume, without a flag or a size to match */
+		return 0;
+	if (vcn != head->allocated_vcns)
+		return report_damage(report, "the %s of MFT record %u has %llu clusters, but its size says %llu", type,
+		                     head->base, (unsigned long long)vcn, (unsigned long long)head->allocated_vcns);
+	if (has_hole && !(head->flags & le16_to_cpu(ATTR_IS_SPARSE | ATTR_COMPRESSION_MASK)))
+		return report_damage(report, "the %s of MFT record %u has holes, but is neither sparse nor compressed",
+		                     type, head->base);
+	return 0;
+}
+
 static int check_streams(struct scan *s, struct volume_report *report)
 {
 	for (size_t first = 0, end; first < s->attr_count; first = end) {
-		uint64_t vcn = 0;
-		const struct attr *head = &s->attrs[first];
 		end = scan_stream_end(s, first);
-		for (size_t i = first; i < end; i++) {
-			if (s->attrs[i].lowest_vcn != vcn)
-				return report_damage(report,
-				                     "the %s of MFT record %u has a gap or an overlap at VCN %llu",
-				                     attr_type_name(head->type), head->base, (unsigned long long)vcn);
-			vcn += attr_vcns(s, &s->attrs[i]);
-		}
-		if (vcn != head->allocated_vcns && head->base != FILE_BadClus)
-			return report_damage(report,
-			                     "the %s of MFT record %u has %llu clusters, but its size says %llu",
-			                     attr_type_name(head->type), head->base, (unsigned long long)vcn,
-			                     (unsigned long long)head->allocated_vcns);
-		if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
-			return report_damage(report, "MFT record %u has an attribute twice", head->base);
+		int r = check_stream(s, first, end, report);
+		if (r)
+			return r;
 	}
 	return 0;
 }
