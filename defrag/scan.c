@@ -329,6 +329,16 @@ static void share_free_bytes(struct scan *s, const uint8_t *record, size_t first
 		s->attrs[i].room = (uint16_t)(s->attrs[i].room + share);
 }
 
+/* An attribute is found again by its type and instance number: among those that may move, no two in a record share both. */
+static bool has_twins(const struct scan *s, size_t first)
+{
+	for (size_t i = first; i < s->attr_count; i++)
+		for (size_t k = i + 1; k < s->attr_count; k++)
+			if (s->attrs[i].type == s->attrs[k].type && s->attrs[i].instance == s->attrs[k].instance)
+				return true;
+	return false;
+}
+
 static int note_special(struct scan *s, uint64_t number, ATTR_RECORD *attr)
 {
 	if (number == FILE_MFT && attr->type == AT_BITMAP && !attr->non_resident) {
@@ -366,6 +376,8 @@ static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8
 		fingerprint += attr_fingerprint(number, attr);
 		count++;
 	}
+	if (has_twins(s, first))
+		return -EUCLEAN;
 	share_free_bytes(s, record, first);
 	s->attr_counts[number] = (uint8_t)count;
 	s->fingerprint[base] += fingerprint;
@@ -556,6 +568,34 @@ static int check_streams(struct scan *s, struct volume_report *report)
 	return 0;
 }
 
+static int compare_entries(const void *a, const void *b)
+{
+	const struct list_entry *x = a, *y = b;
+	if (x->record != y->record)
+		return x->record < y->record ? -1 : 1;
+	if (x->type != y->type)
+		return x->type < y->type ? -1 : 1;
+	if (x->instance != y->instance)
+		return x->instance < y->instance ? -1 : 1;
+	if (x->name_hash != y->name_hash)
+		return x->name_hash < y->name_hash ? -1 : 1;
+	return x->lowest_vcn < y->lowest_vcn ? -1 : x->lowest_vcn > y->lowest_vcn;
+}
+
+/* An attribute that is named twice would make up in the count for one that is not named. 0, -EUCLEAN, -ENOMEM. */
+static int check_twins(const struct attr_list *list)
+{
+	cleanup_free struct list_entry *sorted = malloc((list->count + 1) * sizeof(*sorted));
+	if (!sorted)
+		return -ENOMEM;
+	memcpy(sorted, list->entries, list->count * sizeof(*sorted));
+	qsort(sorted, list->count, sizeof(*sorted), compare_entries);
+	for (size_t i = 1; i < list->count; i++)
+		if (compare_entries(&sorted[i - 1], &sorted[i]) == 0)
+			return -EUCLEAN;
+	return 0;
+}
+
 /* Every entry of a file's list names an attribute that is there, and every attribute has its entry. */
 static int check_list(struct scan *s, uint32_t base, uint8_t *record, uint8_t *other, struct volume_report *report)
 {
@@ -588,8 +628,8 @@ static int check_list(struct scan *s, uint32_t base, uint8_t *record, uint8_t *o
 			attributes += s->attr_counts[e->record];
 		}
 	}
-	if (r == 0 && attributes != list.count)
-		r = -EUCLEAN;
+	if (r == 0)
+		r = attributes == list.count ? check_twins(&list) : -EUCLEAN;
 	attr_list_free(&list);
 	if (r == -EUCLEAN)
 		return report_damage(report, "the attribute list of MFT record %u does not match its attributes", base);
