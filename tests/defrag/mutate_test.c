@@ -4,7 +4,7 @@
  * the image keeps every byte, and if it changes something, a volume that was consistent still is, by an independent checker.
  *
  * Volumes made by mkntfs, filled and scattered by the tools of tests/ntfs, are damaged at random in memory, behind the
- * fixups, so that the damage gets past them. Arguments: the paths of ntfs-check, ntfs-populate and ntfs-scatter. SECONDS in the
+ * fixups, so that the damage gets past them. Arguments: the paths of ntfs-check, ntfs-populate, ntfs-scatter and ntfs-hash. SECONDS in the
  * environment says how long to go on; every round has a seed of its own, which is printed if it fails, and SEED replays it
  * first. NO_SANDBOX lets sanitizers speak; KEEP names a file for the damaged image of a round that fails, or of the only one.
  */
@@ -65,7 +65,7 @@ int __wrap_sandbox_enter(int write_fd, int scratch_fd)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 	const struct rlimit limit = {MEMORY_MAX, MEMORY_MAX};
-	if (!sanitized) {
+	if (!sanitized && !getenv("NO_SANDBOX")) {
 		setrlimit(RLIMIT_AS, &limit);
 		for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 			signal(signals[i], note_signal);
@@ -85,18 +85,23 @@ int __wrap_worker_run(const struct image *image, const struct pass_options *opti
 
 /* ---- tools ---- */
 
-static const char *check_tool, *populate_tool, *scatter_tool;
+static const char *check_tool, *hash_tool, *populate_tool, *scatter_tool;
 
-/* The exit status; -1 if it was killed. Output goes nowhere. */
-static int run_tool(const char *const *arguments)
+/* Where output goes that nobody asks for. */
+static const char *log_path(void)
+{
+	return getenv("TOOL_OUTPUT") ? getenv("TOOL_OUTPUT") : "/dev/null";
+}
+
+/* The exit status; -1 if it was killed. */
+static int run_tool(const char *output, const char *const *arguments)
 {
 	posix_spawn_file_actions_t actions;
 	pid_t pid;
 	int status;
 	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, getenv("TOOL_OUTPUT") ? getenv("TOOL_OUTPUT") : "/dev/null",
-					 O_WRONLY | O_CREAT | O_APPEND, 0600);
-	posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_APPEND, 0600);
+	posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log_path(), O_WRONLY | O_CREAT | O_APPEND, 0600);
 	int r = posix_spawnp(&pid, arguments[0], &actions, NULL, (char *const *)(uintptr_t)arguments, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	if (r == ENOENT)
@@ -106,7 +111,7 @@ static int run_tool(const char *const *arguments)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-#define RUN_TOOL(...) run_tool((const char *const[]){__VA_ARGS__, NULL})
+#define RUN_TOOL(...) run_tool(log_path(), (const char *const[]){__VA_ARGS__, NULL})
 
 /* ---- the volumes to start from ---- */
 
@@ -490,6 +495,22 @@ static bool is_consistent(const uint8_t *bytes)
 	return RUN_TOOL(check_tool, path) == 0;
 }
 
+/* What libntfs-3g reads of the image that was checked last: a hash for each file and stream. */
+static char *hash_files(int *status)
+{
+	char path[64], output[64];
+	static const size_t most = 1 << 20;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d/check.img", getpid(), work_fd);
+	snprintf(output, sizeof(output), "/proc/%d/fd/%d/hashes", getpid(), work_fd);
+	write_file(work_fd, "hashes", "", 0);
+	*status = run_tool(output, (const char *const[]){hash_tool, path, NULL});
+	char *text = calloc(1, most);
+	int fd = openat(work_fd, "hashes", O_RDONLY);
+	CHECK(text && fd >= 0 && read(fd, text, most - 1) >= 0);
+	close(fd);
+	return text;
+}
+
 /* Only ever what changed is written: most rounds leave the file as it was. */
 static void put_image(void)
 {
@@ -521,7 +542,14 @@ static void check_committed(void)
 		if (getenv("VERBOSE"))
 			printf("committed though ntfs-check objects: SEED=%s\n", getenv("SEED"));
 	} else {
+		int status_before, status_after;
+		char *before = hash_files(&status_before);
 		EXPECT(is_consistent(seen));
+		char *after = hash_files(&status_after);
+		EXPECT(status_before == status_after && !strcmp(before, after));
+		EXPECT(status_before || strlen(before) > 1000);
+		free(before);
+		free(after);
 		counts.consistent++;
 	}
 	empty_directory(dir_fd);
@@ -765,11 +793,16 @@ static void lists_with_twins(void)
 	}
 }
 
+static void none(void)
+{
+}
+
 static const struct attack {
 	const char *name;
 	void (*make)(void);
 	enum volume_result at_least;
 } attacks[] = {
+	{"no damage", none, VOLUME_DONE},
 	{"a volume of 2^62 sectors", boot_of_eternity, VOLUME_REFUSED},
 	{"a volume of a terabyte", boot_of_terabytes, VOLUME_REFUSED},
 	{"$MFT below the volume", boot_mft_nowhere, VOLUME_REFUSED},
@@ -798,6 +831,7 @@ static void check_attacks(void)
 			attacks[i].make();
 			CHECK_IS(run_pass(options, &report), 0);
 			CHECK(report.result >= attacks[i].at_least);
+			CHECK(attacks[i].make != none || report.changed != options.analyze);
 			CHECK(report.result != VOLUME_FAILED);
 			pass_report_free(&report);
 		}
@@ -810,12 +844,14 @@ int main(int argc, char **argv)
 	time_t start = time(NULL), end;
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)start << 20;
 	char text[32];
-	CHECK_IS(argc, 4);
+	CHECK_IS(argc, 5);
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	seconds = limit ? atoi(limit) : SECONDS;
 	end = start + seconds;
 	check_tool = argv[1];
 	populate_tool = argv[2];
 	scatter_tool = argv[3];
+	hash_tool = argv[4];
 	outcome = mmap(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(outcome != MAP_FAILED);
 	dir_fd = scratch_directory();
