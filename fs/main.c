@@ -411,6 +411,8 @@ int main(int argc, char **argv)
 	struct options options;
 	int ret = EXIT_SUCCESS;
 
+	if (io_fill_standard_fds() < 0)
+		return EXIT_FAILURE;
 	if (!options_parse(argc, argv, &options)) {
 		fprintf(stderr, "usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]; zcfs --help tells more\n");
 		options_free(&options);

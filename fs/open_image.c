@@ -135,8 +135,10 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 	if (denied(ret) && !store.read_only)
 		ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, IMAGE_READ_ONLY, 0, &image);
 	if (ret == -EUCLEAN)
-		log_message(LOG_ERR, "%s: not opened: the bundle or its map database is damaged; zcfs-check tells more",
-		            name);
+		log_message(
+		        LOG_ERR,
+		        "%s: not opened: the bundle or its map database is damaged; zcfs-defrag(8) on it tells more",
+		        name);
 	/* Not there, or a directory now. */
 	if (ret == -ENOENT || ret == -EISDIR || ret == -EWOULDBLOCK)
 		return ret == -EWOULDBLOCK ? -EBUSY : -ESTALE;

@@ -140,7 +140,8 @@ static int image_size_of(struct node *node, int parent_fd, const char *name, con
 		return 0;
 	ret = classify_size(parent_fd, name, &resolved->status, size);
 	if (ret == -EUCLEAN)
-		log_message(LOG_ERR, "%s: the map database of this bundle is damaged; zcfs-check tells more", name);
+		log_message(LOG_ERR, "%s: the map database of this bundle is damaged; zcfs-defrag(8) on it tells more",
+		            name);
 	if (ret == 0 && node)
 		node_bundle_size_set(node, &resolved->db, *size);
 	return ret;

@@ -103,6 +103,16 @@ static int posix_mkdir(const struct io *io, int dir_fd, const char *name, mode_t
 	return RESTARTED(mkdirat(dir_fd, name, mode));
 }
 
+int io_fill_standard_fds(void)
+{
+	/* Each gets the lowest number that is free, which is its own; not O_CLOEXEC, they are for children, too. */
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 const struct io io_posix = {
         .open = posix_open,
         .close = posix_close,

@@ -42,6 +42,10 @@ struct io {
 /* The system calls themselves. Restarts calls that a signal interrupted (EINTR). */
 extern const struct io io_posix;
 
+/* For the beginning of main(): opens /dev/null for those of the descriptors 0, 1 and 2 that are closed. Otherwise files
+ * of ours would get these numbers, and messages be written into them. 0 or -errno. */
+int io_fill_standard_fds(void);
+
 /* Reads exactly length bytes; bytes past the end of the file read as zeros. 0 or -errno. */
 int io_pread_full(const struct io *io, int fd, void *buffer, size_t length, uint64_t off);
 

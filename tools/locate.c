@@ -173,7 +173,7 @@ static int open_store(const struct mount *whole, struct location *location)
 		return -errno;
 	/* Another mount may cover this one; and what is found must be below the mount, not in it. */
 	if (status.st_dev == makedev(whole->major, whole->minor))
-		return -ELOOP;
+		return -EXDEV;
 	return steal_fd(&store);
 }
 

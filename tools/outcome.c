@@ -44,7 +44,9 @@ static const struct {
         {STEP_LOCATE, ENOTUNIQ, EXIT_FAILED, "is a part of a bundle, not an image", ""},
         {STEP_LOCATE, ENOTCONN, EXIT_FAILED, "the zcfs that served this mount is gone",
          "unmount what it left (fusermount3 -u), or start zcfs again"},
-        {STEP_LOCATE, ELOOP, EXIT_FAILED, "the store below this mount cannot be reached",
+        {STEP_LOCATE, ELOOP, EXIT_FAILED, "is a symbolic link that leads back to itself", ""},
+        {STEP_LOCATE, ENOTDIR, EXIT_FAILED, "no such image: a part of its path is no directory", ""},
+        {STEP_LOCATE, EXDEV, EXIT_FAILED, "the store below this mount cannot be reached",
          "give the path in the store itself"},
 
         {STEP_OPEN, EBUSY, EXIT_IN_USE, "is in use (through the mount, or by another program)",
@@ -76,6 +78,12 @@ static const struct {
         {ANY_STEP, EOPNOTSUPP, EXIT_FAILED,
          "its file system cannot hold a bundle (a network file system, or one without RENAME_EXCHANGE)",
          "move it to a local file system such as ext4, XFS or btrfs"},
+        {ANY_STEP, ENAMETOOLONG, EXIT_FAILED, "its name is too long: a pass needs 13 bytes more beside it",
+         "give it a name of at most 242 bytes"},
+        {STEP_OPEN, EINPROGRESS, EXIT_FAILED,
+         "the last step of the pass before this one still cannot be carried out; nothing has been changed",
+         "make room on the host's file system or see to its disk (df, dmesg), and try again: the next open carries it "
+         "out"},
         {ANY_STEP, EROFS, EXIT_FAILED, "its file system is mounted read-only",
          "remount it read-write; --analyze and --dry-run work"},
         {ANY_STEP, ENOSPC, EXIT_FAILED, "no space left on the host's file system; nothing has been changed",

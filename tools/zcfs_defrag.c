@@ -60,7 +60,11 @@ static int open_exclusive(const struct location *location, const struct defrag_o
 		return error;
 	if (dry_run)
 		return opened_elsewhere(*image) ? -EBUSY : 0;
-	return (*image)->read_only ? -EROFS : 0;
+	if (!(*image)->read_only)
+		return 0;
+	/* Opened for writing, but redo could not be applied. */
+	bool writable = (fcntl((*image)->data_fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+	return writable && (*image)->overlay ? -EINPROGRESS : -EROFS;
 }
 
 static int undo(struct image *image, const struct defrag_options *options, struct outcome *outcome)
@@ -227,6 +231,8 @@ int main(int argc, char **argv)
 {
 	struct defrag_options options;
 	int exit_code;
+	if (io_fill_standard_fds() < 0)
+		return EXIT_FAILED;
 	if (defrag_options_parse(argc, argv, &options, &exit_code))
 		return exit_code;
 	stop_on_signals();
