@@ -151,10 +151,11 @@ static void process_located(const struct location *location, const struct defrag
 {
 	bool endless = options->wait && options->wait_seconds <= 0;
 	double deadline = monotonic_seconds() + (options->wait ? options->wait_seconds : GRACE_SECONDS);
+	bool changes = options->mode == MODE_DEFRAG || options->mode == MODE_UNDO;
+	unsigned int stale = 0;
 	enum step step;
-	if (options->mode == MODE_DEFRAG || options->mode == MODE_UNDO)
-		/* What a killed pass left may be a second link to this image, with which it would be refused. */
-		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
+	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
+		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
 	for (;;) {
 		int error = attempt(location, options, outcome, &step);
 		if (error && stop_requested())
@@ -162,12 +163,14 @@ static void process_located(const struct location *location, const struct defrag
 		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
 			if (error)
 				outcome_explain(outcome, step, error);
-			return;
+			break;
 		}
 		pass_report_free(&outcome->report);
 		outcome->report = (struct pass_report){0};
 		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
 	}
+	if (stale > 0) /* its owner may have been about to die */
+		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
 }
 
 static void process(const char *path, const struct defrag_options *options, struct outcome *outcome)
