@@ -51,7 +51,10 @@ static bool resident_is_sane(const ATTR_RECORD *attr, uint32_t length)
 
 static bool nonresident_is_sane(const ATTR_RECORD *attr, uint32_t length)
 {
-	uint32_t pairs = le16_to_cpu(attr->mapping_pairs_offset);
+	uint32_t pairs = le16_to_cpu(attr->mapping_pairs_offset), name_off = le16_to_cpu(attr->name_offset);
+	/* A name among the runs would change with them. */
+	if (attr->name_length && (name_off < ATTR_HEADER_NONRESIDENT || name_off + attr->name_length * 2u > pairs))
+		return false;
 	return length > ATTR_HEADER_NONRESIDENT && pairs >= ATTR_HEADER_NONRESIDENT && pairs < length &&
 	       sle64_to_cpu(attr->lowest_vcn) >= 0 &&
 	       sle64_to_cpu(attr->highest_vcn) >= sle64_to_cpu(attr->lowest_vcn) - 1;
