@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: the blobs of changes_diff, applied to the data file, turn what the guest saw into what it shall see, and change no other
- * byte; through an overlay it is seen beforehand. However scattered the map and the stream are.
+ * Promise: the blobs of changes_diff, applied to the data file, turn what the guest saw into what it shall see, and
+ * change no other byte; through an overlay it is seen beforehand. However scattered the map and the stream are.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,12 +12,12 @@
 #include "defrag/changes.h"
 #include "tests/mapdb/check.h"
 
-#define ROUNDS	      60
-#define UNITS	      3000u /* of the image */
-#define IMAGE_SIZE    (UNITS * IMAGE_MAP_UNIT)
-#define HOST_SIZE     (2 * IMAGE_SIZE)
-#define VOLUME_OFF    (63 * IMAGE_MAP_UNIT)
-#define CLUSTERS_MAX  2600u
+#define ROUNDS       60
+#define UNITS        3000u /* of the image */
+#define IMAGE_SIZE   (UNITS * IMAGE_MAP_UNIT)
+#define HOST_SIZE    (2 * IMAGE_SIZE)
+#define VOLUME_OFF   (63 * IMAGE_MAP_UNIT)
+#define CLUSTERS_MAX 2600u
 
 static uint8_t host[HOST_SIZE], expected[HOST_SIZE], got[HOST_SIZE];
 static uint8_t before[IMAGE_SIZE], after[IMAGE_SIZE], seen[IMAGE_SIZE];
@@ -39,8 +39,9 @@ static struct image_map *make_map(void)
 	for (uint32_t i = 0; i < UNITS; i++)
 		host_unit[i] = longest > 100 ? UNITS - 1 - i / longest * longest + i % longest : places[i];
 	for (uint32_t i = 0; i < UNITS; i++)
-		extents[i] = (struct extent){.guest_off = (uint64_t)i * IMAGE_MAP_UNIT, .length = IMAGE_MAP_UNIT,
-					     .host_off = (uint64_t)host_unit[i] * IMAGE_MAP_UNIT};
+		extents[i] = (struct extent){.guest_off = (uint64_t)i * IMAGE_MAP_UNIT,
+		                             .length = IMAGE_MAP_UNIT,
+		                             .host_off = (uint64_t)host_unit[i] * IMAGE_MAP_UNIT};
 	struct image_map *map;
 	CHECK_IS(image_map_new(extents, UNITS, IMAGE_SIZE, &map), 0);
 	return map;
@@ -54,7 +55,8 @@ static size_t host_place(uint64_t guest_off)
 /* A stream of clusters in random order and in runs of random length. */
 static void make_runs(struct run_list *runs, uint32_t cluster_size)
 {
-	uint64_t clusters = (IMAGE_SIZE - VOLUME_OFF) / cluster_size, most = clusters < CLUSTERS_MAX ? clusters : CLUSTERS_MAX;
+	uint64_t clusters = (IMAGE_SIZE - VOLUME_OFF) / cluster_size,
+	         most = clusters < CLUSTERS_MAX ? clusters : CLUSTERS_MAX;
 	bool used[CLUSTERS_MAX] = {0};
 	for (unsigned int tries = 0; tries < 200; tries++) {
 		uint64_t lcn = random_below(most), length = 1 + random_below(random_below(3) ? 4 : 60), free = 0;
@@ -98,7 +100,7 @@ static void apply(const struct changes *changes, int fd)
 }
 
 static void look_through_overlay(const struct changes *changes, struct view view, const struct run_index *index,
-				 uint32_t cluster_size, size_t size)
+                                 uint32_t cluster_size, size_t size)
 {
 	struct redo_overlay *overlay;
 	CHECK_IS(redo_overlay_new(&overlay), 0);
@@ -113,7 +115,7 @@ static void look_through_overlay(const struct changes *changes, struct view view
 
 /* In pieces of any size, as records and parts of bitmaps are. */
 static void diff_in_pieces(struct changes *changes, const struct view *view, const struct run_index *index,
-			   uint32_t cluster_size, size_t size)
+                           uint32_t cluster_size, size_t size)
 {
 	size_t piece = 1 + random_below(random_below(2) ? 1024 : size);
 	for (size_t off = 0; off < size; off += piece) {
@@ -130,7 +132,8 @@ static void check_round(int fd)
 	struct run_list runs = {0};
 	struct run_index index;
 	uint32_t cluster_size = 512u << random_below(4);
-	struct view view = {.io = &io_posix, .data_fd = fd, .map = map, .off = VOLUME_OFF, .length = IMAGE_SIZE - VOLUME_OFF};
+	struct view view = {
+	        .io = &io_posix, .data_fd = fd, .map = map, .off = VOLUME_OFF, .length = IMAGE_SIZE - VOLUME_OFF};
 	random_bytes(host, HOST_SIZE);
 	memset(host + random_below(HOST_SIZE / 2), 0, HOST_SIZE / 4); /* something to be changed to itself */
 	CHECK_IS(pwrite(fd, host, HOST_SIZE, 0), HOST_SIZE);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: every search in the gaps finds what a search through a plain array finds, however much was taken from them before.
+ * Promise: every search in the gaps finds what a search through a plain array finds, however much was taken from them
+ * before.
  */
 #include <string.h>
 
 #include "defrag/gaps.h"
 #include "tests/mapdb/check.h"
 
-#define ROUNDS	 400
+#define ROUNDS   400
 #define GAPS_MAX 600u
 
 static struct run model[GAPS_MAX];
@@ -35,7 +36,8 @@ static uint64_t model_tightest(uint64_t length)
 {
 	uint64_t tightest = 0;
 	for (size_t i = 0; i < count; i++)
-		if (model[i].length >= length && model[i].length < GAP_SHORT && (!tightest || model[i].length < tightest))
+		if (model[i].length >= length && model[i].length < GAP_SHORT &&
+		    (!tightest || model[i].length < tightest))
 			tightest = model[i].length;
 	return tightest;
 }

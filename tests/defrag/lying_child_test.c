@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: the parent of a guest pass believes nothing that its child says. Whatever a child sends that took orders from the
- * guest: an error comes back, the store has the bytes and names that it had before, and no process is left behind.
+ * Promise: the parent of a guest pass believes nothing that its child says. Whatever a child sends that took orders
+ * from the guest: an error comes back, the store has the bytes and names that it had before, and no process is left
+ * behind.
  *
  * The worker_run() below takes the place of the library's: it runs in the child, in the sandbox, and lies.
  */
@@ -24,7 +25,7 @@
 #define IMAGE_SIZE (4u << 20)
 #define VOLUME_OFF (63u * 512)
 #define VOLUME_END (3u << 20)
-#define TOLD	   1000 /* progress calls until a hanging child is given up */
+#define TOLD       1000 /* progress calls until a hanging child is given up */
 
 static struct message_writer writer;
 
@@ -43,8 +44,12 @@ static void tell_raw(const void *bytes, size_t size)
 
 static struct volume_report volume(void)
 {
-	return (struct volume_report){.number = 1, .off = VOLUME_OFF, .length = VOLUME_END - VOLUME_OFF,
-				      .scheme = "mbr", .file_system = "ntfs", .cluster_size = 512};
+	return (struct volume_report){.number = 1,
+	                              .off = VOLUME_OFF,
+	                              .length = VOLUME_END - VOLUME_OFF,
+	                              .scheme = "mbr",
+	                              .file_system = "ntfs",
+	                              .cluster_size = 512};
 }
 
 static void tell_volume(void)
@@ -55,7 +60,8 @@ static void tell_volume(void)
 	tell(MESSAGE_VOLUME, &report, sizeof(report));
 }
 
-static void tell_moves(uint64_t new_1, uint64_t old_1, uint64_t length_1, uint64_t new_2, uint64_t old_2, uint64_t length_2)
+static void tell_moves(uint64_t new_1, uint64_t old_1, uint64_t length_1, uint64_t new_2, uint64_t old_2,
+                       uint64_t length_2)
 {
 	struct map_move moves[] = {{new_1, old_1, length_1}, {new_2, old_2, length_2}};
 	tell(MESSAGE_MOVES, moves, sizeof(moves));
@@ -215,9 +221,10 @@ static unsigned int variant;
 
 static void wrong_size(void)
 {
-	static const size_t sizes[] = {sizeof(struct progress_message), sizeof(struct volume_report), sizeof(struct disk_message),
-				       sizeof(struct file_message), 3 * sizeof(struct map_move), REDO_ENTRY_HEADER_SIZE + 1,
-				       sizeof(struct end_message)};
+	static const size_t sizes[] = {sizeof(struct progress_message), sizeof(struct volume_report),
+	                               sizeof(struct disk_message),     sizeof(struct file_message),
+	                               3 * sizeof(struct map_move),     REDO_ENTRY_HEADER_SIZE + 1,
+	                               sizeof(struct end_message)};
 	static uint8_t zeros[sizeof(struct volume_report) + 1];
 	tell_volume();
 	tell((enum message_type)(1 + variant / 2), zeros, sizes[variant / 2] - 1 + variant % 2 * 2);
@@ -261,7 +268,7 @@ static void tell_false_volume(void)
 		memset(v.scheme, 'x', sizeof(v.scheme));
 		break;
 	default:
-		v.result = (enum volume_result)-1;
+		v.result = (enum volume_result) - 1;
 	}
 	tell(MESSAGE_VOLUME, &v, sizeof(v));
 	honest();
@@ -461,35 +468,35 @@ struct lie {
 };
 
 static const struct lie lies[] = {
-	{"says nothing", say_nothing, 1, -ECHILD},
-	{"does not come to an end", no_end, 1, -ECHILD},
-	{"crashes", crash, 1, -ECHILD},
-	{"hangs", hang, 1, -ECANCELED},
-	{"hangs in a message", hang_in_a_message, 1, -ECANCELED},
-	{"tells progress for ever", flood_of_progress, 1, -ECANCELED},
-	{"moves nothing for ever", flood_of_empty_moves, 1, -ECHILD},
-	{"moves for ever", flood_of_moves, 1, -ECHILD},
-	{"changes bytes for ever", flood_of_redo, 1, -ECHILD},
-	{"sends garbage", garbage, 20, -ECHILD},
-	{"sends garbage later", garbage_later, 20, -ECHILD},
-	{"sends half a header", half_a_header, 1, -ECHILD},
-	{"sends half a message", half_a_message, 1, -ECHILD},
-	{"sends too long a message", oversized, 1, -ECHILD},
-	{"sends a message of no type", unknown_type, 1, -ECHILD},
-	{"sends messages of the wrong size", wrong_size, WRONG_SIZES, -ECHILD},
-	{"invents volumes", tell_false_volume, FALSE_VOLUMES, -ECHILD},
-	{"changes a volume's bounds", bounds_change, 2, -ECHILD},
-	{"withdraws a refusal", refusal_withdrawn, 2, -ECHILD},
-	{"moves what it must not", tell_false_moves, FALSE_MOVES, -ECHILD},
-	{"moves without changes", moves_alone, 1, -ECHILD},
-	{"changes without moves", redo_alone, 1, -ECHILD},
-	{"changes what it must not", tell_false_redo, FALSE_REDO, -ECHILD},
-	{"sends texts without an end", false_texts, 3, -ECHILD},
-	{"sends paths without an end", false_file, 2, -ECHILD},
-	{"is in no phase", false_progress, 2, -ECHILD},
-	{"hangs after the end", end_and_hang, 1, 0},
-	{"refuses after all", refused_after_all, 3, 0},
-	{"finds nothing to do", nothing_to_do, 2, 0},
+        {"says nothing", say_nothing, 1, -ECHILD},
+        {"does not come to an end", no_end, 1, -ECHILD},
+        {"crashes", crash, 1, -ECHILD},
+        {"hangs", hang, 1, -ECANCELED},
+        {"hangs in a message", hang_in_a_message, 1, -ECANCELED},
+        {"tells progress for ever", flood_of_progress, 1, -ECANCELED},
+        {"moves nothing for ever", flood_of_empty_moves, 1, -ECHILD},
+        {"moves for ever", flood_of_moves, 1, -ECHILD},
+        {"changes bytes for ever", flood_of_redo, 1, -ECHILD},
+        {"sends garbage", garbage, 20, -ECHILD},
+        {"sends garbage later", garbage_later, 20, -ECHILD},
+        {"sends half a header", half_a_header, 1, -ECHILD},
+        {"sends half a message", half_a_message, 1, -ECHILD},
+        {"sends too long a message", oversized, 1, -ECHILD},
+        {"sends a message of no type", unknown_type, 1, -ECHILD},
+        {"sends messages of the wrong size", wrong_size, WRONG_SIZES, -ECHILD},
+        {"invents volumes", tell_false_volume, FALSE_VOLUMES, -ECHILD},
+        {"changes a volume's bounds", bounds_change, 2, -ECHILD},
+        {"withdraws a refusal", refusal_withdrawn, 2, -ECHILD},
+        {"moves what it must not", tell_false_moves, FALSE_MOVES, -ECHILD},
+        {"moves without changes", moves_alone, 1, -ECHILD},
+        {"changes without moves", redo_alone, 1, -ECHILD},
+        {"changes what it must not", tell_false_redo, FALSE_REDO, -ECHILD},
+        {"sends texts without an end", false_texts, 3, -ECHILD},
+        {"sends paths without an end", false_file, 2, -ECHILD},
+        {"is in no phase", false_progress, 2, -ECHILD},
+        {"hangs after the end", end_and_hang, 1, 0},
+        {"refuses after all", refused_after_all, 3, 0},
+        {"finds nothing to do", nothing_to_do, 2, 0},
 };
 
 static const struct lie *current;
@@ -603,7 +610,8 @@ static void check_lie(int dir_fd, const struct lie *lie, bool dry_run)
 		CHECK_IS(run(dir_fd, &report, dry_run), lie->result);
 		clock_gettime(CLOCK_MONOTONIC, &end);
 		if (getenv("VERBOSE"))
-			printf("%-40s %u %ld ms\n", lie->name, variant, (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000);
+			printf("%-40s %u %ld ms\n", lie->name, variant,
+			       (end.tv_sec - start.tv_sec) * 1000 + (end.tv_nsec - start.tv_nsec) / 1000000);
 		CHECK_IS(report.changed, false);
 		pass_report_free(&report);
 		take_snapshot(dir_fd, &after);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: whatever is wrong with a volume's metadata, a guest pass neither crashes nor hangs nor eats the memory; if it changes nothing,
- * the image keeps every byte, and if it changes something, a volume that was consistent still is, by an independent checker.
+ * Promise: whatever is wrong with a volume's metadata, a guest pass neither crashes nor hangs nor eats the memory; if
+ * it changes nothing, the image keeps every byte, and if it changes something, a volume that was consistent still is,
+ * by an independent checker.
  *
  * Volumes made by mkntfs, filled and scattered by the tools of tests/ntfs, are damaged at random in memory, behind the
- * fixups, so that the damage gets past them. Arguments: the paths of ntfs-check, ntfs-populate, ntfs-scatter and ntfs-hash. SECONDS in the
- * environment says how long to go on; every round has a seed of its own, which is printed if it fails, and SEED replays it
- * first. NO_SANDBOX lets sanitizers speak; KEEP names a file for the damaged image of a round that fails, or of the only one.
+ * fixups, so that the damage gets past them. Arguments: the paths of ntfs-check, ntfs-populate, ntfs-scatter and
+ * ntfs-hash. SECONDS in the environment says how long to go on; every round has a seed of its own, which is printed if
+ * it fails, and SEED replays it first. NO_SANDBOX lets sanitizers speak; KEEP names a file for the damaged image of a
+ * round that fails, or of the only one.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,11 +31,11 @@
 #include "defrag/worker.h"
 #include "tests/mapdb/check.h"
 
-#define SECONDS	       40
-#define SECONDS_ROUND  20		     /* longer is a hang */
+#define SECONDS        40
+#define SECONDS_ROUND  20                    /* longer is a hang */
 #define MEMORY_MAX     (UINT64_C(768) << 20) /* bytes of the child's address space */
 #define IMAGE_SIZE_MAX (7u << 20)
-#define BASES	       4u
+#define BASES          4u
 
 extern char **environ;
 
@@ -127,10 +129,13 @@ struct base {
 };
 
 static struct base bases[BASES] = {
-	{.cluster_size = "512", .large = "90K..100K", .size = 3u << 20},
-	{.cluster_size = "1024", .large = "180K..200K", .size = 4u << 20},
-	{.cluster_size = "4096", .large = "400K..420K", .size = 7u << 20},
-	{.cluster_size = "4096", .large = "100K", .record_option = "4096", .size = 7u << 20}, /* sectors as long as records */
+        {.cluster_size = "512", .large = "90K..100K", .size = 3u << 20},
+        {.cluster_size = "1024", .large = "180K..200K", .size = 4u << 20},
+        {.cluster_size = "4096", .large = "400K..420K", .size = 7u << 20},
+        {.cluster_size = "4096",
+         .large = "100K",
+         .record_option = "4096",
+         .size = 7u << 20}, /* sectors as long as records */
 };
 
 static uint8_t image_bytes[IMAGE_SIZE_MAX], seen[IMAGE_SIZE_MAX]; /* the damaged image, and what is in the store */
@@ -168,10 +173,10 @@ static void take_runs(struct base *b, uint32_t number, ATTR_TYPES type, struct r
 	uint64_t vcns;
 	load_record(b, b->bytes, number, record);
 	CHECK_IS(record_unprotect(record, b->record_size), 0);
-	record_for_each(attr, record)
-		if (attr->type == type && attr->non_resident && !attr->name_length)
-			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), UINT32_MAX, runs,
-						      &vcns), 0);
+	record_for_each(attr, record) if (attr->type == type && attr->non_resident && !attr->name_length)
+	        CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), UINT32_MAX,
+	                                      runs, &vcns),
+	                 0);
 }
 
 static void find_interesting(struct base *b)
@@ -185,8 +190,7 @@ static void find_interesting(struct base *b)
 		    record_unprotect(record, b->record_size) < 0 || record_check(record, b->record_size) < 0)
 			continue;
 		bool interesting = mft_record(record)->base_mft_record;
-		record_for_each(attr, record)
-			interesting |= attr->type == AT_ATTRIBUTE_LIST;
+		record_for_each(attr, record) interesting |= attr->type == AT_ATTRIBUTE_LIST;
 		if (interesting)
 			b->listed[b->listed_count++] = i;
 	}
@@ -198,7 +202,7 @@ static void understand(struct base *b)
 	uint32_t sector = le16_to_cpu(boot->bpb.bytes_per_sector);
 	b->cluster = sector * boot->bpb.sectors_per_cluster;
 	b->record_size = boot->clusters_per_mft_record < 0 ? 1u << -boot->clusters_per_mft_record
-							    : (uint32_t)boot->clusters_per_mft_record * b->cluster;
+	                                                   : (uint32_t)boot->clusters_per_mft_record * b->cluster;
 	b->mirror_off = (uint64_t)sle64_to_cpu(boot->mftmirr_lcn) * b->cluster;
 	for (uint64_t i = 0; i < 16; i++) /* to begin with, what holds the first record */
 		CHECK_IS(run_list_push_merged(&b->mft, 0, (uint64_t)sle64_to_cpu(boot->mft_lcn) + i, 1), 0);
@@ -222,10 +226,13 @@ static void make_base(struct base *b)
 	int fd = openat(work_fd, "base.img", O_RDWR | O_CREAT | O_TRUNC, 0600);
 	CHECK(fd >= 0 && ftruncate(fd, (off_t)b->size) == 0);
 	const char *sector = b->record_option ? b->record_option : "512";
-	CHECK_IS(RUN_TOOL("mkntfs", "-q", "-F", "-Q", "-s", sector, "-p", "0", "-H", "16", "-S", "63", "-c", b->cluster_size,
-			  "-L", "mutate", path), 0);
-	CHECK_IS(RUN_TOOL(populate_tool, "--seed", "1", "--files", "30", "--file-size", "1..24K", "--dirs", "3", "--tiny", "10",
-			  "--streams", "6", "--sparse", "5", "--compressed", "5", "--links", "3", "--names", "3", path), 0);
+	CHECK_IS(RUN_TOOL("mkntfs", "-q", "-F", "-Q", "-s", sector, "-p", "0", "-H", "16", "-S", "63", "-c",
+	                  b->cluster_size, "-L", "mutate", path),
+	         0);
+	CHECK_IS(RUN_TOOL(populate_tool, "--seed", "1", "--files", "30", "--file-size", "1..24K", "--dirs", "3",
+	                  "--tiny", "10", "--streams", "6", "--sparse", "5", "--compressed", "5", "--links", "3",
+	                  "--names", "3", path),
+	         0);
 	int r = RUN_TOOL(populate_tool, "--seed", "2", "--files", "3", "--file-size", b->large, "--streams", "2", path);
 	CHECK(r == 0 || r == 3); /* a full volume is as good */
 	CHECK_IS(RUN_TOOL(scatter_tool, "--what", "all", "--max-run", "2", path), 0);
@@ -240,9 +247,28 @@ static void make_base(struct base *b)
 
 static uint64_t telling_number(void)
 {
-	static const uint64_t numbers[] = {0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0x100, 0x1ff, 0x200, 0x7fff, 0x8000, 0xffff, 0x10000,
-					   INT32_MAX, UINT32_MAX, UINT64_C(1) << 32, UINT64_C(1) << 40, INT64_MAX,
-					   UINT64_C(1) << 63, UINT64_MAX};
+	static const uint64_t numbers[] = {0,
+	                                   1,
+	                                   2,
+	                                   7,
+	                                   8,
+	                                   0x7f,
+	                                   0x80,
+	                                   0xff,
+	                                   0x100,
+	                                   0x1ff,
+	                                   0x200,
+	                                   0x7fff,
+	                                   0x8000,
+	                                   0xffff,
+	                                   0x10000,
+	                                   INT32_MAX,
+	                                   UINT32_MAX,
+	                                   UINT64_C(1) << 32,
+	                                   UINT64_C(1) << 40,
+	                                   INT64_MAX,
+	                                   UINT64_C(1) << 63,
+	                                   UINT64_MAX};
 	return random_below(4) ? numbers[random_below(sizeof(numbers) / sizeof(*numbers))] : random_u64();
 }
 
@@ -279,13 +305,15 @@ static void damage_one_of(uint8_t *at, const struct field *fields, size_t count)
 #define DAMAGE_ONE_OF(at, fields) damage_one_of((at), (fields), sizeof(fields) / sizeof(*(fields)))
 
 /* Offsets are those of layout.h: header of a record, of an attribute, and of the two kinds of it. */
-static const struct field record_fields[] = {{4, 2}, {6, 2}, {8, 8}, {16, 2}, {18, 2}, {20, 2}, {22, 2}, {24, 4}, {28, 4},
-					     {32, 8}, {32, 2}, {38, 2}, {40, 2}, {44, 4}, {0, 4}};
+static const struct field record_fields[] = {{4, 2},  {6, 2},  {8, 8},  {16, 2}, {18, 2}, {20, 2}, {22, 2}, {24, 4},
+                                             {28, 4}, {32, 8}, {32, 2}, {38, 2}, {40, 2}, {44, 4}, {0, 4}};
 static const struct field attr_fields[] = {{0, 4}, {4, 4}, {8, 1}, {9, 1}, {10, 2}, {12, 2}, {14, 2}};
 static const struct field resident_fields[] = {{16, 4}, {20, 2}, {22, 1}};
-static const struct field nonresident_fields[] = {{16, 8}, {24, 8}, {32, 2}, {34, 1}, {40, 8}, {48, 8}, {56, 8}, {64, 8}};
+static const struct field nonresident_fields[] = {{16, 8}, {24, 8}, {32, 2}, {34, 1},
+                                                  {40, 8}, {48, 8}, {56, 8}, {64, 8}};
 static const struct field list_fields[] = {{0, 4}, {4, 2}, {6, 1}, {7, 1}, {8, 8}, {16, 4}, {16, 8}, {22, 2}, {24, 2}};
-static const struct field boot_fields[] = {{3, 8}, {11, 2}, {13, 1}, {21, 1}, {40, 8}, {48, 8}, {56, 8}, {64, 1}, {68, 1}, {72, 8}};
+static const struct field boot_fields[] = {{3, 8},  {11, 2}, {13, 1}, {21, 1}, {40, 8},
+                                           {48, 8}, {56, 8}, {64, 1}, {68, 1}, {72, 8}};
 
 static uint32_t pick_record(void)
 {
@@ -340,7 +368,8 @@ static void damage_value(ATTR_RECORD *attr, uint32_t room)
 	else if (attr->non_resident && random_below(3) == 0)
 		value[0] = (uint8_t)(random_below(5) | random_below(5) << 4);
 	else
-		damage_field(value + random_below(size > 8 ? (random_below(2) ? 8 : size - 7) : 1), size >= 8 ? 1 + (unsigned int)random_below(4) : 1);
+		damage_field(value + random_below(size > 8 ? (random_below(2) ? 8 : size - 7) : 1),
+		             size >= 8 ? 1 + (unsigned int)random_below(4) : 1);
 }
 
 static void damage_record_bytes(uint8_t *record)
@@ -423,15 +452,18 @@ static void damage_outside_list(void)
 		return;
 	load_record(base, base->bytes, base->listed[random_below(base->listed_count)], record);
 	CHECK_IS(record_unprotect(record, base->record_size), 0);
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		struct run_list runs = {0};
 		uint64_t vcns;
 		if (attr->type != AT_ATTRIBUTE_LIST || !attr->non_resident)
 			continue;
-		CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), UINT32_MAX, &runs, &vcns),
-			 0);
+		CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), UINT32_MAX,
+		                              &runs, &vcns),
+		         0);
 		damage_list_entries(image_bytes + runs.runs[0].lcn * base->cluster,
-				    random_below(2) ? (uint32_t)sle64_to_cpu(attr->data_size) % base->cluster : base->cluster);
+		                    random_below(2) ? (uint32_t)sle64_to_cpu(attr->data_size) % base->cluster
+		                                    : base->cluster);
 		run_list_free(&runs);
 	}
 }
@@ -448,7 +480,8 @@ static void damage(void)
 		else if (dice < 90)
 			damage_boot();
 		else if (dice < 95)
-			*random_byte_of(&base->bitmap, (uint32_t)(base->size / base->cluster / 8)) ^= (uint8_t)(1u << random_below(8));
+			*random_byte_of(&base->bitmap, (uint32_t)(base->size / base->cluster / 8)) ^=
+			        (uint8_t)(1u << random_below(8));
 		else
 			*random_byte_of(&base->mft_bitmap, base->records / 8) ^= (uint8_t)(1u << random_below(8));
 	}
@@ -457,7 +490,8 @@ static void damage(void)
 /* ---- rounds ---- */
 
 static struct {
-	unsigned int rounds, refused, damaged, unsupported, skipped, failed, unchanged, committed, consistent, inconsistent_before;
+	unsigned int rounds, refused, damaged, unsupported, skipped, failed, unchanged, committed, consistent,
+	        inconsistent_before;
 	unsigned int child_errors[200];
 } counts;
 
@@ -557,8 +591,8 @@ static void check_committed(void)
 
 static void count_result(const struct pass_report *report)
 {
-	unsigned int *by_result[] = {&counts.unchanged, &counts.skipped, &counts.unsupported, &counts.refused, &counts.damaged,
-				     &counts.failed};
+	unsigned int *by_result[] = {&counts.unchanged, &counts.skipped, &counts.unsupported,
+	                             &counts.refused,   &counts.damaged, &counts.failed};
 	++*by_result[report->result];
 	if (report->result == VOLUME_FAILED && getenv("VERBOSE"))
 		printf("SEED=%s: %s\n", getenv("SEED"), report->volumes[0].cause);
@@ -670,9 +704,8 @@ static ATTR_RECORD *open_mft(ATTR_TYPES type)
 {
 	load_record(base, image_bytes, 0, mft_itself);
 	CHECK_IS(record_unprotect(mft_itself, base->record_size), 0);
-	record_for_each(attr, mft_itself)
-		if (attr->type == type && attr->non_resident && !attr->name_length)
-			return attr;
+	record_for_each(attr,
+	                mft_itself) if (attr->type == type && attr->non_resident && !attr->name_length) return attr;
 	return NULL;
 }
 
@@ -685,7 +718,8 @@ static void close_mft(void)
 static void set_sizes(ATTR_RECORD *attr, uint64_t clusters)
 {
 	attr->highest_vcn = cpu_to_sle64((int64_t)clusters - 1);
-	attr->allocated_size = attr->data_size = attr->initialized_size = cpu_to_sle64((int64_t)(clusters * base->cluster));
+	attr->allocated_size = attr->data_size = attr->initialized_size =
+	        cpu_to_sle64((int64_t)(clusters * base->cluster));
 }
 
 static void mft_without_runs(void)
@@ -710,7 +744,8 @@ static void mft_of_one_hole(void)
 static void mft_over_and_over(void)
 {
 	ATTR_RECORD *attr = open_mft(AT_DATA);
-	uint64_t lcn = (uint64_t)sle64_to_cpu(boot_sector()->mft_lcn), length = base->size / base->cluster - 8 - lcn, clusters = 0;
+	uint64_t lcn = (uint64_t)sle64_to_cpu(boot_sector()->mft_lcn), length = base->size / base->cluster - 8 - lcn,
+	         clusters = 0;
 	uint8_t *p = (uint8_t *)attr + attr_pairs_off(attr), *end = (uint8_t *)attr + le32_to_cpu(attr->length);
 	struct run run = {lcn, length};
 	size_t used;
@@ -745,7 +780,7 @@ static void bitmap_of_the_mft_is_the_mft(void)
 static void shadows_for_ever(void)
 {
 	static const uint8_t guid[16] = {0x6b, 0x87, 0x08, 0x38, 0x76, 0xc1, 0x48, 0x4e,
-					 0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52};
+	                                 0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52};
 	uint64_t at = 1 << 20;
 	memcpy(image_bytes + 0x1e00, guid, sizeof(guid));
 	memcpy(image_bytes + 0x1e00 + 48, &at, sizeof(at));
@@ -762,9 +797,8 @@ static void directories_in_a_ring(void)
 		load_record(base, image_bytes, i, record);
 		if (mft_record(record)->magic != magic_FILE || record_unprotect(record, base->record_size) < 0)
 			continue;
-		record_for_each(attr, record)
-			if (attr->type == AT_FILE_NAME)
-				((FILE_NAME_ATTR *)attr_value(attr))->parent_directory = MK_LE_MREF(i, 1);
+		record_for_each(attr, record) if (attr->type == AT_FILE_NAME)((FILE_NAME_ATTR *)attr_value(attr))
+		        ->parent_directory = MK_LE_MREF(i, 1);
 		record_protect(record, base->record_size);
 		store_record(base, image_bytes, i, record, true);
 	}
@@ -777,13 +811,15 @@ static void lists_with_twins(void)
 	for (size_t i = 0; i < base->listed_count; i++) {
 		load_record(base, base->bytes, base->listed[i], record);
 		CHECK_IS(record_unprotect(record, base->record_size), 0);
-		record_for_each(attr, record) {
+		record_for_each(attr, record)
+		{
 			struct run_list runs = {0};
 			uint64_t vcns;
 			if (attr->type != AT_ATTRIBUTE_LIST || !attr->non_resident || base->listed[i] < 24)
 				continue;
-			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), UINT32_MAX,
-						      &runs, &vcns), 0);
+			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+			                              UINT32_MAX, &runs, &vcns),
+			         0);
 			uint8_t *list = image_bytes + runs.runs[0].lcn * base->cluster;
 			uint32_t last = (uint32_t)sle64_to_cpu(attr->data_size) - 32;
 			if (last < base->cluster && last >= 64)
@@ -802,21 +838,21 @@ static const struct attack {
 	void (*make)(void);
 	enum volume_result at_least;
 } attacks[] = {
-	{"no damage", none, VOLUME_DONE},
-	{"a volume of 2^62 sectors", boot_of_eternity, VOLUME_REFUSED},
-	{"a volume of a terabyte", boot_of_terabytes, VOLUME_REFUSED},
-	{"$MFT below the volume", boot_mft_nowhere, VOLUME_REFUSED},
-	{"$MFT above the volume", boot_mft_past_end, VOLUME_REFUSED},
-	{"$MFT as its own mirror", boot_mirror_is_mft, VOLUME_REFUSED},
-	{"records of 2^31 bytes", boot_tiny_records, VOLUME_REFUSED},
-	{"$MFT without runs", mft_without_runs, VOLUME_REFUSED},
-	{"$MFT as one hole", mft_of_one_hole, VOLUME_REFUSED},
-	{"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},
-	{"$MFT larger than its runs", mft_larger_than_its_runs, VOLUME_REFUSED},
-	{"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
-	{"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
-	{"directories in a ring", directories_in_a_ring, VOLUME_DONE},
-	{"attribute lists with twins", lists_with_twins, VOLUME_DONE},
+        {"no damage", none, VOLUME_DONE},
+        {"a volume of 2^62 sectors", boot_of_eternity, VOLUME_REFUSED},
+        {"a volume of a terabyte", boot_of_terabytes, VOLUME_REFUSED},
+        {"$MFT below the volume", boot_mft_nowhere, VOLUME_REFUSED},
+        {"$MFT above the volume", boot_mft_past_end, VOLUME_REFUSED},
+        {"$MFT as its own mirror", boot_mirror_is_mft, VOLUME_REFUSED},
+        {"records of 2^31 bytes", boot_tiny_records, VOLUME_REFUSED},
+        {"$MFT without runs", mft_without_runs, VOLUME_REFUSED},
+        {"$MFT as one hole", mft_of_one_hole, VOLUME_REFUSED},
+        {"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},
+        {"$MFT larger than its runs", mft_larger_than_its_runs, VOLUME_REFUSED},
+        {"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
+        {"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
+        {"directories in a ring", directories_in_a_ring, VOLUME_DONE},
+        {"attribute lists with twins", lists_with_twins, VOLUME_DONE},
 };
 
 static void check_attacks(void)
@@ -825,7 +861,8 @@ static void check_attacks(void)
 		for (unsigned int variant = 0; variant < 2 * BASES; variant++) {
 			struct pass_options options = {.analyze = variant % 2};
 			struct pass_report report;
-			check_context("%s, volume %u%s", attacks[i].name, variant / 2, options.analyze ? ", analyze" : "");
+			check_context("%s, volume %u%s", attacks[i].name, variant / 2,
+			              options.analyze ? ", analyze" : "");
 			base = &bases[variant / 2];
 			memcpy(image_bytes, base->bytes, base->size);
 			attacks[i].make();
@@ -870,10 +907,11 @@ int main(int argc, char **argv)
 		check_round();
 		seed += 2;
 	} while (time(NULL) < end);
-	printf("%u rounds: %u changed (%u of them judged consistent before and after, %u not before), %u nothing to do or analysed,\n"
+	printf("%u rounds: %u changed (%u of them judged consistent before and after, %u not before), %u nothing to do "
+	       "or analysed,\n"
 	       "%u damaged, %u refused, %u unsupported, %u skipped, %u not proven\n",
-	       counts.rounds, counts.committed, counts.consistent, counts.inconsistent_before, counts.unchanged, counts.damaged,
-	       counts.refused, counts.unsupported, counts.skipped, counts.failed);
+	       counts.rounds, counts.committed, counts.consistent, counts.inconsistent_before, counts.unchanged,
+	       counts.damaged, counts.refused, counts.unsupported, counts.skipped, counts.failed);
 	for (int i = 0; i < 200; i++)
 		if (counts.child_errors[i])
 			printf("%u ended with: %s\n", counts.child_errors[i], strerror(i));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: whatever the volume, a plan moves only what may move, to where nothing else is, within the limits that it was given;
- * by default it touches no more than it must and leaves nothing for a second pass; the permutation carries it out exactly. The
- * amount of work follows the number of objects and gaps.
+ * Promise: whatever the volume, a plan moves only what may move, to where nothing else is, within the limits that it
+ * was given; by default it touches no more than it must and leaves nothing for a second pass; the permutation carries
+ * it out exactly. The amount of work follows the number of objects and gaps.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,11 +13,11 @@
 #include "defrag/plan.h"
 #include "tests/mapdb/check.h"
 
-#define ROUNDS	     4000
+#define ROUNDS       4000
 #define CLUSTERS_MAX 3000u
 #define OBJECTS_MAX  400u
-#define FREE	     (-1) /* owners of clusters that are no object's */
-#define LOST	     (-2)
+#define FREE         (-1) /* owners of clusters that are no object's */
+#define LOST         (-2)
 
 /* A volume as a plain array, and the same as the planner's input. */
 struct volume {
@@ -42,12 +42,12 @@ static void fill_input(struct volume *v, bool pack)
 		if (v->owner[i] == FREE)
 			CHECK_IS(run_list_push_merged(&v->free, 0, i, 1), 0);
 	v->input = (struct plan_input){
-		.clusters = v->clusters,
-		.objects = v->objects,
-		.object_count = v->count,
-		.runs = v->runs.runs,
-		.free = &v->free,
-		.pack = pack,
+	        .clusters = v->clusters,
+	        .objects = v->objects,
+	        .object_count = v->count,
+	        .runs = v->runs.runs,
+	        .free = &v->free,
+	        .pack = pack,
 	};
 }
 
@@ -62,9 +62,9 @@ static size_t make_stretches(struct volume *v, struct run *stretches, int *owner
 		if (length > v->clusters - lcn)
 			length = v->clusters - lcn;
 		stretches[count] = (struct run){.lcn = lcn, .length = length};
-		owners[count] = dice < free_share		? FREE
-				: dice < free_share + lost_share ? LOST
-								 : (int)random_below(objects);
+		owners[count] = dice < free_share                ? FREE
+		                : dice < free_share + lost_share ? LOST
+		                                                 : (int)random_below(objects);
 		lcn += length;
 	}
 	return count;
@@ -85,11 +85,11 @@ static void add_object(struct volume *v, struct run *pieces, size_t count)
 	static const uint8_t kinds[] = {PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_PINNED, PLAN_LEFT};
 	struct plan_object *object = &v->objects[v->count];
 	*object = (struct plan_object){
-		.first_run = (uint32_t)v->runs.count,
-		.max_start = random_below(8) ? UINT64_MAX : random_below(v->clusters),
-		.max_pieces = random_below(3) ? UINT16_MAX : (uint16_t)(1 + random_below(6)),
-		.kind = kinds[random_below(sizeof(kinds))],
-		.rank = (uint8_t)random_below(4),
+	        .first_run = (uint32_t)v->runs.count,
+	        .max_start = random_below(8) ? UINT64_MAX : random_below(v->clusters),
+	        .max_pieces = random_below(3) ? UINT16_MAX : (uint16_t)(1 + random_below(6)),
+	        .kind = kinds[random_below(sizeof(kinds))],
+	        .rank = (uint8_t)random_below(4),
 	};
 	if (random_below(2))
 		shuffle(pieces, count);
@@ -136,7 +136,8 @@ static bool moves(const struct plan *plan, size_t object)
 static const struct run *pieces_of(const struct volume *v, const struct plan *plan, size_t i, uint32_t *count)
 {
 	*count = moves(plan, i) ? plan->targets[i].piece_count : v->objects[i].run_count;
-	return moves(plan, i) ? plan->pieces.runs + plan->targets[i].first_piece : v->runs.runs + v->objects[i].first_run;
+	return moves(plan, i) ? plan->pieces.runs + plan->targets[i].first_piece
+	                      : v->runs.runs + v->objects[i].first_run;
 }
 
 /* Where everything is afterwards; no two things at one place, all of every object there. */
@@ -371,7 +372,7 @@ static void check_random_volumes(void)
 		struct plan plan;
 		make_volume(&now);
 		check_context("random volume %u: %llu clusters, %zu objects%s", round, (unsigned long long)now.clusters,
-			      now.count, now.input.pack ? ", packed" : "");
+		              now.count, now.input.pack ? ", packed" : "");
 		CHECK_IS(plan_make(&now.input, &plan), 0);
 		check_plan(&now, &plan);
 		if (!now.input.pack) {
@@ -387,14 +388,16 @@ static void check_random_volumes(void)
 /* Two objects at one place, or an object where it is free, are not planned over. */
 static void check_contradictions(void)
 {
-	struct run runs[] = {{.lcn = 0, .length = 2}, {.lcn = 4, .length = 2}, {.lcn = 5, .length = 1}, {.lcn = 8, .length = 1}};
+	struct run runs[] = {
+	        {.lcn = 0, .length = 2}, {.lcn = 4, .length = 2}, {.lcn = 5, .length = 1}, {.lcn = 8, .length = 1}};
 	struct run free_runs[] = {{.lcn = 12, .length = 4}};
 	struct run_list free_list = {.runs = free_runs, .count = 1};
 	struct plan_object objects[] = {
-		{.length = 4, .max_start = UINT64_MAX, .run_count = 2, .max_pieces = 9},
-		{.length = 2, .max_start = UINT64_MAX, .first_run = 2, .run_count = 2, .max_pieces = 9},
+	        {.length = 4, .max_start = UINT64_MAX, .run_count = 2, .max_pieces = 9},
+	        {.length = 2, .max_start = UINT64_MAX, .first_run = 2, .run_count = 2, .max_pieces = 9},
 	};
-	struct plan_input input = {.clusters = 16, .objects = objects, .object_count = 2, .runs = runs, .free = &free_list};
+	struct plan_input input = {
+	        .clusters = 16, .objects = objects, .object_count = 2, .runs = runs, .free = &free_list};
 	struct plan plan;
 	CHECK_IS(plan_make(&input, &plan), -EINVAL);
 	runs[2].lcn = 13;
@@ -460,10 +463,18 @@ static uint64_t count_steps(uint32_t objects, unsigned int piece, unsigned int s
 	}
 	CHECK_IS(run_list_push(&free_list, lcn, 8), 0);
 	for (uint32_t i = 0; i < objects; i++)
-		list[i] = (struct plan_object){.length = 3ul * piece, .max_start = i % 7 ? UINT64_MAX : 5ul * i, .first_run = 3 * i,
-					       .run_count = 3, .max_pieces = (uint16_t)(1 + i % 5), .kind = PLAN_MOVABLE};
-	struct plan_input input = {.clusters = lcn + 8, .objects = list, .object_count = objects, .runs = runs, .free = &free_list,
-				   .pack = pack};
+		list[i] = (struct plan_object){.length = 3ul * piece,
+		                               .max_start = i % 7 ? UINT64_MAX : 5ul * i,
+		                               .first_run = 3 * i,
+		                               .run_count = 3,
+		                               .max_pieces = (uint16_t)(1 + i % 5),
+		                               .kind = PLAN_MOVABLE};
+	struct plan_input input = {.clusters = lcn + 8,
+	                           .objects = list,
+	                           .object_count = objects,
+	                           .runs = runs,
+	                           .free = &free_list,
+	                           .pack = pack};
 	steps = 0;
 	CHECK_IS(plan_make(&input, &plan), 0);
 	plan_free(&plan);
@@ -480,7 +491,7 @@ static void check_scaling(void)
 		for (unsigned int pack = 0; pack < 2; pack++) {
 			uint64_t taken = count_steps(32000, 5, strides[i], pack);
 			check_context("stride %u%s: %llu steps for 32000 objects", strides[i], pack ? ", packed" : "",
-				      (unsigned long long)taken);
+			              (unsigned long long)taken);
 			CHECK(taken < 32000 * 300ul); /* some rounds, each linear */
 		}
 	}

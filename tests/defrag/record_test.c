@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: fixups come off and on again as they were and give torn writes away; a record that passes the check, whatever its
- * bytes, can be walked, edited and protected without leaving it; edits change the attribute that they mean and no other.
+ * Promise: fixups come off and on again as they were and give torn writes away; a record that passes the check,
+ * whatever its bytes, can be walked, edited and protected without leaving it; edits change the attribute that they mean
+ * and no other.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "defrag/record.h"
 #include "tests/mapdb/check.h"
 
-#define ROUNDS	    6000
+#define ROUNDS      6000
 #define MUTATIONS   40
 #define SIZE_MAX_   4096u
 #define ATTRS_MAX   24u
@@ -74,7 +75,8 @@ static size_t random_runs(struct run *runs, size_t most)
 {
 	size_t count = 1 + random_below(most);
 	for (size_t i = 0; i < count; i++)
-		runs[i] = (struct run){.lcn = i % 3 == 1 ? RUN_HOLE : random_below(VOLUME_SIZE / 2) * 2, .length = 1 + 2 * random_below(40)};
+		runs[i] = (struct run){.lcn = i % 3 == 1 ? RUN_HOLE : random_below(VOLUME_SIZE / 2) * 2,
+		                       .length = 1 + 2 * random_below(40)};
 	return count;
 }
 
@@ -154,7 +156,8 @@ static struct copy copies[170];
 static size_t take_apart(uint8_t *record)
 {
 	size_t count = 0;
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		copies[count].length = le32_to_cpu(attr->length);
 		memcpy(copies[count++].bytes, attr, le32_to_cpu(attr->length));
 	}
@@ -167,7 +170,8 @@ static void compare(uint8_t *record, size_t count)
 	size_t i = 0;
 	uint32_t used = le16_to_cpu(mft_record(record)->attrs_offset) + 8u;
 	CHECK_IS(record_check(record, record_size), 0);
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		CHECK(i < count);
 		CHECK_IS(le32_to_cpu(attr->length), copies[i].length);
 		CHECK(!memcmp(attr, copies[i].bytes, copies[i].length));
@@ -187,7 +191,8 @@ static ATTR_RECORD *nth(uint8_t *record, size_t n)
 
 static void resize(uint8_t *record, size_t count, size_t index)
 {
-	uint32_t least = copies[index].length > 200 ? 200 : copies[index].length, length = least + (uint32_t)random_below(300);
+	uint32_t least = copies[index].length > 200 ? 200 : copies[index].length,
+	         length = least + (uint32_t)random_below(300);
 	uint32_t rounded = (length + 7) & ~7u, old = copies[index].length, room = record_free_bytes(record);
 	int r = record_resize_attr(record, nth(record, index), length);
 	CHECK_IS(r, rounded > old && rounded - old > room ? -ENOSPC : 0);
@@ -218,7 +223,8 @@ static void set_runs(uint8_t *record, size_t count, size_t index)
 	CHECK(!memcmp(list.runs, runs, run_count * sizeof(*runs)));
 	for (size_t i = size; i < attr_pairs_room(attr); i++)
 		CHECK(!pairs[i]);
-	copies[index].length = le32_to_cpu(attr->length); /* what stands before the runs must be the same but for the length */
+	copies[index].length =
+	        le32_to_cpu(attr->length); /* what stands before the runs must be the same but for the length */
 	((ATTR_RECORD *)copies[index].bytes)->length = attr->length;
 	memcpy(copies[index].bytes + attr_pairs_off(attr), pairs, attr_pairs_room(attr));
 	compare(record, count);
@@ -273,12 +279,14 @@ static uint64_t use(uint8_t *record)
 {
 	struct run_list list = {0};
 	uint64_t vcns, sum = 0;
-	record_for_each(attr, record) {
+	record_for_each(attr, record)
+	{
 		const uint8_t *start = (const uint8_t *)attr;
 		CHECK(start >= record && start + le32_to_cpu(attr->length) <= record + record_size);
 		sum += attr_name_hash(attr_name(attr), attr->name_length) + attr_is_named(attr, "Bad");
 		if (attr->non_resident)
-			mapping_pairs_decode(start + attr_pairs_off(attr), attr_pairs_room(attr), VOLUME_SIZE, &list, &vcns);
+			mapping_pairs_decode(start + attr_pairs_off(attr), attr_pairs_room(attr), VOLUME_SIZE, &list,
+			                     &vcns);
 		else
 			for (uint32_t i = 0; i < le32_to_cpu(attr->value_length); i++)
 				sum += attr_value(attr)[i];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: run lists come back from their encoding as they were; libntfs-3g reads what is written here, and the reverse; no
- * sequence of bytes makes the decoder leave its buffer or the volume.
+ * Promise: run lists come back from their encoding as they were; libntfs-3g reads what is written here, and the
+ * reverse; no sequence of bytes makes the decoder leave its buffer or the volume.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -19,8 +19,8 @@
 #include "defrag/run_list.h"
 #include "tests/mapdb/check.h"
 
-#define ROUNDS	  4000
-#define FUZZ	  200000
+#define ROUNDS    4000
+#define FUZZ      200000
 #define RUNS_MAX  60u
 #define PAIRS_MAX 2048u
 
@@ -48,7 +48,8 @@ static void check_bytes(const uint8_t *bytes, size_t size, const struct run *run
 }
 
 #define CHECK_BYTES(runs, ...)                                                                                         \
-	check_bytes((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), (runs), sizeof(runs) / sizeof(*(runs)))
+	check_bytes((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), (runs),                    \
+	            sizeof(runs) / sizeof(*(runs)))
 
 static void check_known_bytes(void)
 {
@@ -60,7 +61,8 @@ static void check_known_bytes(void)
 	static const struct run signs[] = {{0x80, 0x7f}, {0x8080, 0x80}, {0x8000, 0x8000}};
 	static const struct run far[] = {{0xffffffff, 1}, {RUN_HOLE, UINT64_C(0x123456789a)}};
 	CHECK_BYTES(one, 0x21, 0x18, 0x34, 0x56, 0);
-	CHECK_BYTES(three, 0x31, 0x38, 0x73, 0x25, 0x34, 0x32, 0x14, 0x01, 0xe5, 0x11, 0x02, 0x31, 0x42, 0xaa, 0x00, 0x03, 0);
+	CHECK_BYTES(three, 0x31, 0x38, 0x73, 0x25, 0x34, 0x32, 0x14, 0x01, 0xe5, 0x11, 0x02, 0x31, 0x42, 0xaa, 0x00,
+	            0x03, 0);
 	CHECK_BYTES(sparse, 0x11, 0x30, 0x20, 0x01, 0x60, 0x11, 0x10, 0x30, 0);
 	CHECK_BYTES(backwards, 0x11, 0x0a, 0x40, 0x11, 0x05, 0xe0, 0x11, 0x01, 0xe0, 0);
 	CHECK_BYTES(signs, 0x21, 0x7f, 0x80, 0x00, 0x32, 0x80, 0x00, 0x00, 0x80, 0x00, 0x13, 0x00, 0x80, 0x00, 0x80, 0);
@@ -83,13 +85,13 @@ static int decode(const uint8_t *bytes, size_t size, uint64_t clusters)
 static void check_bad_bytes(void)
 {
 	CHECK_IS(DECODE(100, 0x11, 0x01, 0x63, 0), 0);
-	CHECK_IS(DECODE(100, 0x11, 0x02, 0x63, 0), -EUCLEAN);	    /* one past the end */
-	CHECK_IS(DECODE(100, 0x11, 0x01, 0x64, 0), -EUCLEAN);	    /* at the end */
-	CHECK_IS(DECODE(100, 0x11, 0x01, 0xff, 0), -EUCLEAN);	    /* the -1 of old versions' holes */
-	CHECK_IS(DECODE(100, 0x11, 0x00, 0x10, 0), -EUCLEAN);	    /* nothing */
-	CHECK_IS(DECODE(100, 0x11, 0xff, 0x10, 0), -EUCLEAN);	    /* less than nothing */
-	CHECK_IS(DECODE(100, 0x10, 0x10, 0), -EUCLEAN);		    /* no length */
-	CHECK_IS(DECODE(100, 0x11, 0x01, 0x10), -EUCLEAN);	    /* no end */
+	CHECK_IS(DECODE(100, 0x11, 0x02, 0x63, 0), -EUCLEAN);                   /* one past the end */
+	CHECK_IS(DECODE(100, 0x11, 0x01, 0x64, 0), -EUCLEAN);                   /* at the end */
+	CHECK_IS(DECODE(100, 0x11, 0x01, 0xff, 0), -EUCLEAN);                   /* the -1 of old versions' holes */
+	CHECK_IS(DECODE(100, 0x11, 0x00, 0x10, 0), -EUCLEAN);                   /* nothing */
+	CHECK_IS(DECODE(100, 0x11, 0xff, 0x10, 0), -EUCLEAN);                   /* less than nothing */
+	CHECK_IS(DECODE(100, 0x10, 0x10, 0), -EUCLEAN);                         /* no length */
+	CHECK_IS(DECODE(100, 0x11, 0x01, 0x10), -EUCLEAN);                      /* no end */
 	CHECK_IS(DECODE(100, 0x19, 1, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0), -EUCLEAN); /* nine bytes of length */
 	CHECK_IS(DECODE(100, 0x91, 1, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0), -EUCLEAN);
 	/* Sums that overflow: of LCNs, of VCNs. */
@@ -235,7 +237,8 @@ static void check_garbage(void)
 			for (size_t k = 0; k < list.count; k++) {
 				struct run run = list.runs[k];
 				CHECK(run.length);
-				CHECK(run.lcn == RUN_HOLE || (run.lcn < clusters && (run.length <= clusters - run.lcn)));
+				CHECK(run.lcn == RUN_HOLE ||
+				      (run.lcn < clusters && (run.length <= clusters - run.lcn)));
 				total += run.length;
 			}
 			CHECK_IS(total, vcns);

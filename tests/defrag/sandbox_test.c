@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Promise: in the sandbox a process can read what it has open, use memory, write to its pipe and to its scratch file; it cannot open,
- * connect, change, signal, start or execute anything.
+ * Promise: in the sandbox a process can read what it has open, use memory, write to its pipe and to its scratch file;
+ * it cannot open, connect, change, signal, start or execute anything.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -154,7 +154,8 @@ static void in_the_sandbox(void)
 	try_network();
 	try_memory();
 	try_what_is_needed();
-	int length = failed ? snprintf(text, sizeof(text), "%s: %s", failed, strerror(failed_errno)) : snprintf(text, sizeof(text), "fine");
+	int length = failed ? snprintf(text, sizeof(text), "%s: %s", failed, strerror(failed_errno))
+	                    : snprintf(text, sizeof(text), "fine");
 	_exit(write(pipe_fds[1], text, (size_t)length) == length ? 0 : 1);
 }
 
