@@ -67,7 +67,7 @@ static int reply_attributes(fuse_req_t req, struct node *node)
 	int ret = attributes_of(node, &status);
 
 	if (ret == 0)
-		fuse_reply_attr(req, &status, KERNEL_CACHE_SECONDS);
+		fuse_reply_attr(req, &status, attribute_seconds(node));
 	return ret;
 }
 

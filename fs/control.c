@@ -168,14 +168,14 @@ static int lookup_copy(const struct node *mirror, const char *name, struct node 
 	struct resolved resolved cleanup_resolved = {.fd = -1};
 	struct node *directory, *bundle;
 	struct stat status;
-	int fd, ret = image_name_reserved(name) ? -ENOENT : resolve_name(mirror->fd, name, &resolved);
+	int ret = image_name_reserved(name) ? -ENOENT : resolve_name(mirror->fd, name, &resolved);
 
 	if (ret < 0 || resolved.kind != NAME_BUNDLE)
 		return ret < 0 ? ret : -ENOENT;
-	fd = fcntl(mirror->fd, F_DUPFD_CLOEXEC, 0);
+	cleanup_fd int fd = fcntl(mirror->fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0 || fstat(fd, &status) < 0)
 		return -errno;
-	ret = node_lookup(NODE_DIRECTORY, &status, fd, NULL, NULL, &directory);
+	ret = node_lookup(NODE_DIRECTORY, &status, steal_fd(&fd), NULL, NULL, &directory);
 	if (ret < 0)
 		return ret;
 	ret = node_lookup(NODE_FILE, &resolved.status, steal_fd(&resolved.fd), directory, name, &bundle);

@@ -32,7 +32,7 @@ int entry_lookup(struct node *parent, const char *name, struct fuse_entry_param 
 	int ret;
 
 	memset(entry, 0, sizeof(*entry));
-	entry->attr_timeout = entry->entry_timeout = KERNEL_CACHE_SECONDS;
+	entry->entry_timeout = KERNEL_CACHE_SECONDS;
 	if (parent->kind != NODE_DIRECTORY)
 		return control_lookup(parent, name, entry);
 	if (parent == node_root() && strcmp(name, CONTROL_NAME) == 0)
@@ -49,6 +49,7 @@ int entry_lookup(struct node *parent, const char *name, struct fuse_entry_param 
 		return ret;
 	entry->ino = node_number(node);
 	entry->attr = resolved.status;
+	entry->attr_timeout = attribute_seconds(node);
 	return 0;
 }
 

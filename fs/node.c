@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/store.h"
 #include "mapdb/cleanup.h"
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -58,6 +59,11 @@ struct node *node_root(void)
 struct node *node_of(fuse_ino_t number)
 {
 	return number == FUSE_ROOT_ID ? root : (struct node *)(uintptr_t)number;
+}
+
+double attribute_seconds(const struct node *node)
+{
+	return node->kind == NODE_FILE ? 0 : KERNEL_CACHE_SECONDS;
 }
 
 fuse_ino_t node_number(const struct node *node)

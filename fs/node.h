@@ -65,6 +65,8 @@ int node_table_init(int dir_fd);
 struct node *node_root(void);
 struct node *node_of(fuse_ino_t number);
 fuse_ino_t node_number(const struct node *node);
+/* Seconds for which the kernel may keep the node's attributes: none for an image, which a tool may change at any time. */
+double attribute_seconds(const struct node *node);
 
 /* The node of an inode, made if need be. Takes fd in every case. Counts one lookup. For a NODE_FILE sets its place,
  * unless parent is NULL. -ENOMEM. */

@@ -10,7 +10,7 @@
 #define MAX_THREADS      64
 #define MAX_IDLE_THREADS 16
 
-enum { KEY_IGNORE };
+enum { KEY_IGNORE, KEY_REFUSE };
 
 #define OPTION(template, member, value)                                                                                \
 	{                                                                                                              \
@@ -59,7 +59,22 @@ static const struct fuse_opt option_table[] = {
         FUSE_OPT_KEY("lazytime", KEY_IGNORE),
         FUSE_OPT_KEY("nolazytime", KEY_IGNORE),
         FUSE_OPT_KEY("strictatime", KEY_IGNORE),
+        FUSE_OPT_KEY("atime", KEY_IGNORE),
+        FUSE_OPT_KEY("diratime", KEY_IGNORE),
+        FUSE_OPT_KEY("norelatime", KEY_IGNORE),
+        FUSE_OPT_KEY("silent", KEY_IGNORE),
+        FUSE_OPT_KEY("loud", KEY_IGNORE),
+        FUSE_OPT_KEY("mand", KEY_IGNORE),
+        FUSE_OPT_KEY("nomand", KEY_IGNORE),
+        FUSE_OPT_KEY("iversion", KEY_IGNORE),
+        FUSE_OPT_KEY("noiversion", KEY_IGNORE),
+        FUSE_OPT_KEY("_rnetdev", KEY_IGNORE),
+        FUSE_OPT_KEY("noowner", KEY_IGNORE),
+        /* What older versions of FUSE wanted to hear. */
+        FUSE_OPT_KEY("nonempty", KEY_IGNORE),
+        FUSE_OPT_KEY("big_writes", KEY_IGNORE),
         FUSE_OPT_KEY("clone_fd", KEY_IGNORE), /* on anyway */
+        FUSE_OPT_KEY("max_read=", KEY_REFUSE), /* reads are as large as the kernel makes them */
         FUSE_OPT_END,
 };
 
@@ -76,6 +91,10 @@ static int process(void *data, const char *argument, int key, struct fuse_args *
 
 	if (key == KEY_IGNORE)
 		return 0;
+	if (key == KEY_REFUSE) {
+		fprintf(stderr, "zcfs: -o %s is not supported; leave it out\n", argument);
+		return -1;
+	}
 	if (key == FUSE_OPT_KEY_OPT)
 		return is_ignored_prefix(argument) ? 0 : 1;
 	if (key != FUSE_OPT_KEY_NONOPT)

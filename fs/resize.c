@@ -104,7 +104,8 @@ static int prepare_space(int fd, uint64_t host_off, uint64_t length)
 	if (ret == 0 && host_off < old_length)
 		ret = store.io->fallocate(store.io, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
 		                          MIN(length, old_length - host_off));
-	return ret;
+	/* Old bytes must not come back under a map that names the space. */
+	return ret == 0 ? store.io->fdatasync(store.io, fd) : ret;
 }
 
 /* An image of odd size ends within a unit. The rest of that unit is free on the host too, as no extent can start there.

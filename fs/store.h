@@ -19,8 +19,8 @@ struct store {
 
 extern struct store store;
 
-/* Seconds for which the kernel may go on using an entry or attributes without asking. Tools change images and the
- * administrator changes the store below the mount, so not for long. */
+/* Seconds for which the kernel may go on using an entry or attributes without asking. The administrator may change the
+ * store below the mount, so not for long. */
 #define KERNEL_CACHE_SECONDS 1.0
 
 /* Name of the control directory in the root of the mount. */
