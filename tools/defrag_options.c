@@ -22,6 +22,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "      --pack            lay everything out anew, free space in one piece\n"
                                 "      --undo            bring back, byte for byte, what the guest saw before the\n"
                                 "                        last pass, if nothing has been written since\n"
+                                "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
                                 "      --json            print one JSON document\n"
@@ -36,7 +37,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "3 refused for a volume's state, 4 image in use, 5 image map or volume damaged;\n"
                                 "of several, the first in the order 5 1 3 4 0.\n";
 
-enum { OPTION_PACK = 256, OPTION_UNDO, OPTION_VOLUME, OPTION_WAIT, OPTION_JSON, OPTION_VERSION };
+enum { OPTION_PACK = 256, OPTION_UNDO, OPTION_VERIFY, OPTION_VOLUME, OPTION_WAIT, OPTION_JSON, OPTION_VERSION };
 
 static const struct option long_options[] = {
         {"analyze", no_argument, NULL, 'a'},
@@ -44,6 +45,7 @@ static const struct option long_options[] = {
         {"dry-run", no_argument, NULL, 'n'},
         {"pack", no_argument, NULL, OPTION_PACK},
         {"undo", no_argument, NULL, OPTION_UNDO},
+        {"verify", required_argument, NULL, OPTION_VERIFY},
         {"volume", required_argument, NULL, OPTION_VOLUME},
         {"wait", optional_argument, NULL, OPTION_WAIT},
         {"verbose", no_argument, NULL, 'v'},
@@ -120,6 +122,9 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_JSON:
 		options->json = true;
 		return 0;
+	case OPTION_VERIFY:
+		options->verify_data = true;
+		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
 	case OPTION_VOLUME:
 		return parse_volume(optarg, &options->volume)
 		               ? 0
@@ -139,6 +144,8 @@ static int check_combination(const struct defrag_options *options)
 {
 	if (options->pack && (options->mode == MODE_ANALYZE || options->mode == MODE_UNDO))
 		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
+	if (options->verify_data && (options->mode == MODE_ANALYZE || options->mode == MODE_UNDO))
+		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->volume && options->mode == MODE_UNDO)
 		return wrong_usage("--undo is for the whole image: it cannot be combined with --volume");
 	if (options->wait && options->mode == MODE_ANALYZE)

@@ -13,6 +13,7 @@ enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO };
 struct defrag_options {
 	enum defrag_mode mode;
 	bool pack;
+	bool verify_data; /* the ends of every moved stream, not only of a few hundred */
 	bool quiet;
 	bool verbose;
 	bool json;

@@ -101,6 +101,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .pack = options->pack,
+	        .verify_data = options->verify_data,
 	        .volume = options->volume,
 	        .options_text = options->text,
 	        .progress = progress_report,
