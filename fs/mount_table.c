@@ -18,8 +18,6 @@
 
 #define DEAD_MAX 16 /* a stack of more than this many dead mounts is not ours */
 
-extern char **environ;
-
 struct mount_entry {
 	unsigned int major, minor;
 	char *path;

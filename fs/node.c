@@ -209,8 +209,9 @@ int node_place(struct node *node, struct node **parent, char name[NAME_MAX + 1])
 	int ret = -ESTALE;
 
 	pthread_mutex_lock(&table_lock);
-	if (node->parent && strlen(node->name) <= NAME_MAX) {
-		strcpy(name, node->name);
+	size_t length = node->parent ? strlen(node->name) : 0;
+	if (node->parent && length <= NAME_MAX) {
+		memcpy(name, node->name, length + 1);
 		node->parent->references++;
 		*parent = node->parent;
 		ret = 0;
