@@ -110,6 +110,10 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	}
 	report->cluster_size = geometry->cluster_size;
 	report->clusters = geometry->clusters;
+	if (geometry->cluster_size < IMAGE_MAP_UNIT) {
+		report_result(report, VOLUME_UNSUPPORTED, "", "clusters of less than %u bytes", IMAGE_MAP_UNIT);
+		return 0;
+	}
 	if (geometry->clusters > UINT32_MAX) {
 		report_result(report, VOLUME_UNSUPPORTED, "",
 		              "more than 2^32 clusters, which Windows does not support");

@@ -248,6 +248,15 @@ static bool has_divided_stream(const struct file_edit *edit)
 	return false;
 }
 
+/* The number for another attribute of a record: above all that are there, whatever the record says of it. */
+static uint32_t next_instance(uint8_t *record)
+{
+	uint32_t next = le16_to_cpu(mft_record(record)->next_attr_instance);
+	record_for_each(attr, record) if (le16_to_cpu(attr->instance) >= next) next =
+	        (uint16_t)(le16_to_cpu(attr->instance) + 1);
+	return next;
+}
+
 /* Builds the base record with all attributes in it, in the list's order, which is the order that attributes have. */
 static int gather_attributes(struct file_edit *edit, uint8_t *gathered)
 {
@@ -257,6 +266,7 @@ static int gather_attributes(struct file_edit *edit, uint8_t *gathered)
 	uint32_t used = le16_to_cpu(mft_record(base->after)->attrs_offset);
 	memset(gathered, 0, size);
 	memcpy(gathered, base->after, used);
+	uint32_t next = next_instance(base->after);
 	for (size_t i = 0; i < edit->list.count; i++) {
 		const struct list_entry *entry = &edit->list.entries[i];
 		struct edited_record *holder = find_record(edit, entry->record);
@@ -264,16 +274,15 @@ static int gather_attributes(struct file_edit *edit, uint8_t *gathered)
 		if (!attr)
 			return -EUCLEAN;
 		uint32_t length = le32_to_cpu(attr->length);
-		uint16_t next = le16_to_cpu(m->next_attr_instance);
-		if (length > size - END_MARKER_SIZE - used || next == UINT16_MAX)
+		if (length > size - END_MARKER_SIZE - used || next >= UINT16_MAX)
 			return -ENOSPC;
 		ATTR_RECORD *copy = (ATTR_RECORD *)(gathered + used);
 		memcpy(copy, attr, length);
 		used += length;
 		if (holder == base)
 			continue;
-		copy->instance = cpu_to_le16(next);
-		m->next_attr_instance = cpu_to_le16(next + 1);
+		copy->instance = cpu_to_le16((uint16_t)next++);
+		m->next_attr_instance = cpu_to_le16((uint16_t)next);
 	}
 	*(uint32_t *)(gathered + used) = (uint32_t)AT_END;
 	m->bytes_in_use = cpu_to_le32(used + END_MARKER_SIZE);

@@ -23,9 +23,11 @@
 #include "defrag/worker.h"
 #include "mapdb/cleanup.h"
 
-#define WINDOW_SIZE (256u * 1024) /* bytes of the data file read at once for undo */
-#define UNDO_PIECE  16384u        /* bytes of one change that are handled together; fits a blob with room to spare */
-#define POLL_MS     100
+#define WINDOW_SIZE   (256u * 1024) /* bytes of the data file read at once for undo */
+#define UNDO_PIECE    16384u        /* bytes of one change that are handled together; fits a blob with room to spare */
+#define POLL_MS       100
+#define FILE_TEXT_MAX 4096u /* bytes of a path or of a stream name */
+#define SECONDS_MAX   1e9   /* that a phase may claim to have taken */
 
 struct pass {
 	struct image *image;
@@ -38,7 +40,7 @@ struct pass {
 	int64_t started_unix_s;
 	struct map_move *moves;
 	size_t move_count, move_capacity;
-	uint64_t bytes_moved; /* by them */
+	uint64_t bytes_moved;          /* by them */
 	struct host_index *host_index; /* of the map before the pass */
 	uint8_t *window;               /* of the data file, for undo */
 	uint64_t window_off, window_length;
@@ -227,9 +229,12 @@ static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 	if (size < sizeof(m))
 		return -EBADMSG;
 	memcpy(&m, payload, sizeof(m));
-	if (size != sizeof(m) + m.path_length + m.stream_length)
+	if (size != sizeof(m) + m.path_length + m.stream_length || m.path_length > FILE_TEXT_MAX ||
+	    m.stream_length > FILE_TEXT_MAX)
 		return -EBADMSG;
-	p->attributes_moved++;
+	/* An attribute that moves has at least one unit of the image. */
+	if (++p->attributes_moved > image_map_size(p->image->map) / IMAGE_MAP_UNIT)
+		return -EBADMSG;
 	if (p->options->dry_run)
 		return 0;
 	const char *text = (const char *)payload + sizeof(m);
@@ -379,7 +384,8 @@ static int take_end(struct pass *p, const uint8_t *payload, size_t size)
 	memcpy(&m, payload, size);
 	p->report->child_peak_kib = m.peak_kib;
 	for (int i = 0; i < PHASE_COUNT; i++)
-		p->report->phase_seconds[i] += m.phase_seconds[i];
+		if (m.phase_seconds[i] >= 0 && m.phase_seconds[i] < SECONDS_MAX)
+			p->report->phase_seconds[i] += m.phase_seconds[i];
 	p->ended = true;
 	return 0;
 }

@@ -329,7 +329,8 @@ static void share_free_bytes(struct scan *s, const uint8_t *record, size_t first
 		s->attrs[i].room = (uint16_t)(s->attrs[i].room + share);
 }
 
-/* An attribute is found again by its type and instance number: among those that may move, no two in a record share both. */
+/* An attribute is found again by its type and instance number: among those that may move, no two in a record share
+ * both. */
 static bool has_twins(const struct scan *s, size_t first)
 {
 	for (size_t i = first; i < s->attr_count; i++)
@@ -680,11 +681,12 @@ int scan_volume(struct view *view, const struct geometry *geometry, struct volum
 	if (r == 0)
 		r = check_streams(s, report);
 	if (r == 0)
-		r = check_lists(s, report);
-	if (r == 0)
 		r = ownership_check_records(s, report);
 	if (r == 0)
 		r = ownership_check_clusters(s, report);
+	/* Last: once no two attributes share clusters, the lists cannot be longer than the volume. */
+	if (r == 0)
+		r = check_lists(s, report);
 	if (r) {
 		scan_free(s);
 		return r;
