@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * map_db: see mapdb/map_db.h. The schema is in map_db_schema.c.
+ * map_db: opening, reading, changing. The schema is in map_db_schema.c, redo and undo are in map_db_redo.c.
  */
 #include "mapdb/map_db.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sqlite3.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #include "mapdb/cleanup.h"
+#include "mapdb/map_db_internal.h"
 #include "mapdb/map_db_schema.h"
 #include "mapdb/vfs.h"
 
@@ -20,26 +17,7 @@
 #define PAGE_CACHE_KIB_CHANGING (64 * 1024) /* a change of a million extents is written without spilling */
 #define ROW_SIZE_MAX            (1024 * 1024)
 
-struct map_db {
-	const struct io *io;
-	struct vfs *vfs;
-	sqlite3 *connection;
-	int bundle_fd; /* own descriptor */
-	bool read_only;
-	/* of the transaction under way */
-	bool changing;  /* the old state has been kept as undo */
-	int64_t run_id; /* 0: no run row yet */
-	sqlite3_stmt *put_redo, *put_undo, *put_file;
-};
-
-static void cleanup_finalize(sqlite3_stmt **statement)
-{
-	sqlite3_finalize(*statement);
-}
-#define cleanup_statement __attribute__((cleanup(cleanup_finalize)))
-
-/* SQLite's result as -errno, with the help of what the VFS has seen. */
-static int translate(struct map_db *db, int result)
+int db_translate(struct map_db *db, int result)
 {
 	int seen = vfs_last_errno(db->vfs);
 
@@ -71,23 +49,22 @@ static int translate(struct map_db *db, int result)
 	}
 }
 
-static int execute(struct map_db *db, const char *sql)
+int db_execute(struct map_db *db, const char *sql)
 {
-	return translate(db, sqlite3_exec(db->connection, sql, NULL, NULL, NULL));
+	return db_translate(db, sqlite3_exec(db->connection, sql, NULL, NULL, NULL));
 }
 
-static int prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement)
+int db_prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement)
 {
-	return translate(db, sqlite3_prepare_v2(db->connection, sql, -1, statement, NULL));
+	return db_translate(db, sqlite3_prepare_v2(db->connection, sql, -1, statement, NULL));
 }
 
-/* Runs a statement that returns no row, and makes it ready for the next time. */
-static int run_statement(struct map_db *db, sqlite3_stmt *statement)
+int db_run_statement(struct map_db *db, sqlite3_stmt *statement)
 {
 	int result = sqlite3_step(statement);
 
 	sqlite3_reset(statement);
-	return translate(db, result);
+	return db_translate(db, result);
 }
 
 static void set_page_cache(struct map_db *db, int kib)
@@ -118,7 +95,7 @@ static int configure(struct map_db *db)
 	sqlite3_limit(db->connection, SQLITE_LIMIT_COLUMN, 100);
 	sqlite3_busy_timeout(db->connection, BUSY_TIMEOUT_MS);
 	set_page_cache(db, PAGE_CACHE_KIB_READING);
-	return execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
+	return db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
 }
 
 enum open_mode { OPEN_READ_ONLY, OPEN_READ_WRITE, OPEN_CREATE };
@@ -139,8 +116,8 @@ static int connect_database(const struct io *io, int bundle_fd, enum open_mode m
 	db->bundle_fd = fcntl(bundle_fd, F_DUPFD_CLOEXEC, 0);
 	int rc = db->bundle_fd < 0 ? -errno : vfs_new(io, db->bundle_fd, mode == OPEN_CREATE, &db->vfs);
 	if (rc == 0)
-		rc = translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection, flags[mode] | SQLITE_OPEN_NOMUTEX,
-		                                   vfs_name(db->vfs)));
+		rc = db_translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection, flags[mode] | SQLITE_OPEN_NOMUTEX,
+		                                      vfs_name(db->vfs)));
 	if (rc == 0) {
 		sqlite3_extended_result_codes(db->connection, 1);
 		rc = configure(db);
@@ -158,7 +135,7 @@ static int check_schema(struct map_db *db)
 {
 	int result = map_db_schema_check(db->connection);
 
-	return result == SQLITE_MISMATCH ? -EMEDIUMTYPE : translate(db, result);
+	return result == SQLITE_MISMATCH ? -EMEDIUMTYPE : db_translate(db, result);
 }
 
 static int open_checked(const struct io *io, int bundle_fd, enum open_mode mode, struct map_db **out)
@@ -224,7 +201,7 @@ static int insert_extents(struct map_db *db, const struct image_map *map)
 {
 	cleanup_statement sqlite3_stmt *insert = NULL;
 	size_t count = image_map_count(map);
-	int rc = prepare(db, "INSERT INTO extent(guest_off, length, host_off) VALUES (?1, ?2, ?3)", &insert);
+	int rc = db_prepare(db, "INSERT INTO extent(guest_off, length, host_off) VALUES (?1, ?2, ?3)", &insert);
 
 	for (size_t i = 0; i < count && rc == 0; i++) {
 		struct extent extent = image_map_get(map, i);
@@ -235,7 +212,7 @@ static int insert_extents(struct map_db *db, const struct image_map *map)
 		int result = sqlite3_step(insert);
 		sqlite3_reset(insert);
 		if (result != SQLITE_DONE)
-			rc = translate(db, result);
+			rc = db_translate(db, result);
 	}
 	return rc;
 }
@@ -244,27 +221,27 @@ static int insert_extents(struct map_db *db, const struct image_map *map)
 static int execute_with(struct map_db *db, const char *sql, uint64_t value)
 {
 	cleanup_statement sqlite3_stmt *statement = NULL;
-	int rc = prepare(db, sql, &statement);
+	int rc = db_prepare(db, sql, &statement);
 
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_int64(statement, 1, (sqlite3_int64)value);
-	return run_statement(db, statement);
+	return db_run_statement(db, statement);
 }
 
 static int fill_new_database(struct map_db *db, const struct image_map *map)
 {
-	int rc = execute(db, "BEGIN EXCLUSIVE");
+	int rc = db_execute(db, "BEGIN EXCLUSIVE");
 
 	if (rc == 0)
-		rc = translate(db, map_db_schema_create(db->connection));
+		rc = db_translate(db, map_db_schema_create(db->connection));
 	if (rc == 0)
 		rc = execute_with(db, "INSERT INTO image(id, size, generation, redo_pending) VALUES (1, ?1, 1, 0)",
 		                  image_map_size(map));
 	if (rc == 0)
 		rc = insert_extents(db, map);
 	if (rc == 0)
-		rc = execute(db, "COMMIT");
+		rc = db_execute(db, "COMMIT");
 	return rc;
 }
 
@@ -298,28 +275,28 @@ static int step_row(struct map_db *db, sqlite3_stmt *statement)
 
 	if (result == SQLITE_ROW)
 		return 0;
-	return result == SQLITE_DONE ? -EUCLEAN : translate(db, result);
+	return result == SQLITE_DONE ? -EUCLEAN : db_translate(db, result);
 }
 
 int map_db_snapshot_begin(struct map_db *db)
 {
-	return execute(db, "BEGIN DEFERRED; SELECT 1 FROM image");
+	return db_execute(db, "BEGIN DEFERRED; SELECT 1 FROM image");
 }
 
 void map_db_snapshot_end(struct map_db *db)
 {
 	if (!sqlite3_get_autocommit(db->connection))
-		execute(db, "ROLLBACK");
+		db_execute(db, "ROLLBACK");
 }
 
 int map_db_read_state(struct map_db *db, struct map_state *state)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
 	uint64_t pending, undo;
-	int rc = prepare(db,
-	                 "SELECT size, generation, redo_pending OR EXISTS (SELECT 1 FROM redo), "
-	                 "EXISTS (SELECT 1 FROM undo_stamp) FROM image WHERE id = 1",
-	                 &select);
+	int rc = db_prepare(db,
+	                    "SELECT size, generation, redo_pending OR EXISTS (SELECT 1 FROM redo), "
+	                    "EXISTS (SELECT 1 FROM undo_stamp) FROM image WHERE id = 1",
+	                    &select);
 
 	if (rc == 0)
 		rc = step_row(db, select);
@@ -337,7 +314,8 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 static int read_extents(struct map_db *db, struct image_map_builder *builder)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
-	int rc = prepare(db, "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off", &select);
+	int rc = db_prepare(db, "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off",
+	                    &select);
 	int result = SQLITE_ROW;
 
 	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
@@ -348,7 +326,7 @@ static int read_extents(struct map_db *db, struct image_map_builder *builder)
 			return -EUCLEAN;
 		rc = image_map_builder_add(builder, &extent);
 	}
-	return rc < 0 ? rc : translate(db, result);
+	return rc < 0 ? rc : db_translate(db, result);
 }
 
 int map_db_read_map(struct map_db *db, struct image_map **out)
@@ -358,7 +336,7 @@ int map_db_read_map(struct map_db *db, struct image_map **out)
 	uint64_t size;
 
 	/* While this statement has a row, both are read from one snapshot. */
-	int rc = prepare(db, "SELECT size FROM image WHERE id = 1", &select);
+	int rc = db_prepare(db, "SELECT size FROM image WHERE id = 1", &select);
 	if (rc == 0)
 		rc = step_row(db, select);
 	if (rc < 0)
@@ -376,59 +354,13 @@ int map_db_read_map(struct map_db *db, struct image_map **out)
 	return image_map_builder_finish(builder, size, out);
 }
 
-/* Calls visit for every blob of pending redo, in order, until one fails. */
-static int for_each_redo(struct map_db *db, int (*visit)(void *context, const uint8_t *blob, size_t size),
-                         void *context)
-{
-	cleanup_statement sqlite3_stmt *select = NULL;
-	int rc = prepare(db, "SELECT entries FROM redo NOT INDEXED ORDER BY seq", &select);
-	int result = SQLITE_ROW;
-
-	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
-		if (sqlite3_column_type(select, 0) != SQLITE_BLOB)
-			return -EUCLEAN;
-		const uint8_t *blob = sqlite3_column_blob(select, 0);
-		int size = sqlite3_column_bytes(select, 0);
-
-		if (!blob && sqlite3_errcode(db->connection) == SQLITE_NOMEM)
-			return -ENOMEM;
-		if (!blob || size <= 0 || (size_t)size > REDO_BLOB_SIZE_MAX)
-			return -EUCLEAN;
-		rc = visit(context, blob, (size_t)size);
-	}
-	return rc < 0 ? rc : translate(db, result);
-}
-
-static int visit_overlay(void *context, const uint8_t *blob, size_t size)
-{
-	return redo_overlay_add(context, blob, size);
-}
-
-int map_db_read_redo(struct map_db *db, struct redo_overlay **out)
-{
-	struct redo_overlay *overlay;
-	int rc = redo_overlay_new(&overlay);
-
-	if (rc < 0)
-		return rc;
-	rc = for_each_redo(db, visit_overlay, overlay);
-	if (rc == 0)
-		rc = redo_overlay_seal(overlay);
-	if (rc < 0) {
-		redo_overlay_free(overlay);
-		return rc;
-	}
-	*out = overlay;
-	return 0;
-}
-
 int map_db_begin(struct map_db *db)
 {
 	struct map_state state;
 
 	if (db->read_only)
 		return -EROFS;
-	int rc = execute(db, "BEGIN IMMEDIATE");
+	int rc = db_execute(db, "BEGIN IMMEDIATE");
 	if (rc < 0)
 		return rc;
 	set_page_cache(db, PAGE_CACHE_KIB_CHANGING);
@@ -444,12 +376,12 @@ int map_db_rollback(struct map_db *db)
 {
 	end_transaction(db);
 	/* SQLite has rolled back by itself after some errors. */
-	return sqlite3_get_autocommit(db->connection) ? 0 : execute(db, "ROLLBACK");
+	return sqlite3_get_autocommit(db->connection) ? 0 : db_execute(db, "ROLLBACK");
 }
 
-static int drop_undo_rows(struct map_db *db)
+int db_drop_undo_rows(struct map_db *db)
 {
-	return execute(db, "DELETE FROM undo_stamp; DELETE FROM undo_extent; DELETE FROM undo");
+	return db_execute(db, "DELETE FROM undo_stamp; DELETE FROM undo_extent; DELETE FROM undo");
 }
 
 /* Before the first change of a transaction: what is there becomes the undo. */
@@ -457,11 +389,12 @@ static int keep_undo(struct map_db *db)
 {
 	if (db->changing)
 		return 0;
-	int rc = drop_undo_rows(db);
+	int rc = db_drop_undo_rows(db);
 	if (rc == 0)
-		rc = execute(db, "INSERT INTO undo_extent SELECT * FROM extent;"
-		                 "UPDATE image SET generation = generation + 1, redo_pending = 1;"
-		                 "INSERT INTO undo_stamp(id, generation, size) SELECT 1, generation, size FROM image");
+		rc = db_execute(db,
+		                "INSERT INTO undo_extent SELECT * FROM extent;"
+		                "UPDATE image SET generation = generation + 1, redo_pending = 1;"
+		                "INSERT INTO undo_stamp(id, generation, size) SELECT 1, generation, size FROM image");
 	db->changing = rc == 0;
 	return rc;
 }
@@ -476,7 +409,7 @@ int map_db_put_map(struct map_db *db, const struct image_map *map)
 	if (rc == 0)
 		rc = keep_undo(db);
 	if (rc == 0)
-		rc = execute(db, "DELETE FROM extent");
+		rc = db_execute(db, "DELETE FROM extent");
 	return rc == 0 ? insert_extents(db, map) : rc;
 }
 
@@ -486,11 +419,11 @@ static int put_blob(struct map_db *db, sqlite3_stmt **insert, const char *sql, c
 		return 0;
 	if (redo_check_blob(IMAGE_MAP_OFF_MAX, blob->data, blob->size) < 0)
 		return -EINVAL;
-	int rc = *insert ? 0 : prepare(db, sql, insert);
+	int rc = *insert ? 0 : db_prepare(db, sql, insert);
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_blob(*insert, 1, blob->data, (int)blob->size, SQLITE_STATIC);
-	rc = run_statement(db, *insert);
+	rc = db_run_statement(db, *insert);
 	sqlite3_clear_bindings(*insert);
 	return rc;
 }
@@ -520,7 +453,7 @@ static void bind_text(sqlite3_stmt *statement, int parameter, const char *text)
 static int write_run(struct map_db *db, const char *sql, const struct run_record *run)
 {
 	cleanup_statement sqlite3_stmt *statement = NULL;
-	int rc = prepare(db, sql, &statement);
+	int rc = db_prepare(db, sql, &statement);
 
 	if (rc < 0)
 		return rc;
@@ -536,7 +469,7 @@ static int write_run(struct map_db *db, const char *sql, const struct run_record
 	bind_u64(statement, 10, run->extents_after);
 	bind_u64(statement, 11, run->metadata_bytes);
 	sqlite3_bind_int64(statement, 12, db->run_id);
-	return run_statement(db, statement);
+	return db_run_statement(db, statement);
 }
 
 int map_db_put_run(struct map_db *db, const struct run_record *run)
@@ -571,10 +504,10 @@ int map_db_put_file(struct map_db *db, const struct file_record *file)
 	if (db->run_id == 0)
 		return -EINVAL;
 	if (!db->put_file)
-		rc = prepare(db,
-		             "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
-		             " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-		             &db->put_file);
+		rc = db_prepare(db,
+		                "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
+		                " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+		                &db->put_file);
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_int64(db->put_file, 1, db->run_id);
@@ -585,97 +518,9 @@ int map_db_put_file(struct map_db *db, const struct file_record *file)
 	bind_u64(db->put_file, 6, file->bytes);
 	bind_u64(db->put_file, 7, file->fragments_before);
 	bind_u64(db->put_file, 8, file->fragments_after);
-	rc = run_statement(db, db->put_file);
+	rc = db_run_statement(db, db->put_file);
 	sqlite3_clear_bindings(db->put_file);
 	return rc;
-}
-
-/* Where the data file has data, as far as it was looked: [start, end) has no hole. */
-struct data_range {
-	uint64_t start, end;
-};
-
-struct reservation {
-	const struct io *io;
-	int data_fd;
-	uint64_t data_size;
-	struct data_range known;    /* looked at: no hole in it */
-	struct data_range gathered; /* to be allocated with one call */
-};
-
-/* True if [off, off + length) has no hole. Where the file system cannot tell, nothing is one. */
-static bool has_data(struct reservation *reservation, uint64_t off, uint64_t length)
-{
-	struct data_range *known = &reservation->known;
-
-	if (off < known->start || off >= known->end) {
-		off_t hole = lseek(reservation->data_fd, (off_t)off, SEEK_HOLE);
-
-		*known = (struct data_range){.start = off, .end = hole < 0 ? UINT64_MAX : (uint64_t)hole};
-	}
-	return length <= known->end - off;
-}
-
-#define RESERVE_ALIGN 4096u /* what redo_apply_blob may touch around an entry */
-
-/* Allocates the range gathered so far. */
-static int reserve_gathered(struct reservation *reservation)
-{
-	struct data_range range = reservation->gathered;
-
-	reservation->gathered = (struct data_range){0};
-	if (range.start == range.end)
-		return 0;
-	int rc = reservation->io->fallocate(reservation->io, reservation->data_fd, FALLOC_FL_KEEP_SIZE, range.start,
-	                                    range.end - range.start);
-	return rc == -EOPNOTSUPP || rc == -ENOSYS ? 0 : rc;
-}
-
-static int reserve_entry(struct reservation *reservation, const struct redo_entry *entry)
-{
-	struct data_range *gathered = &reservation->gathered;
-	uint64_t start = entry->host_off - entry->host_off % RESERVE_ALIGN;
-	uint64_t end = entry->host_off + entry->length;
-	int rc = 0;
-
-	end += (RESERVE_ALIGN - end % RESERVE_ALIGN) % RESERVE_ALIGN;
-	if (end > reservation->data_size)
-		end = reservation->data_size;
-	if (start >= gathered->start && end <= gathered->end)
-		return 0;
-	if (has_data(reservation, start, end - start))
-		return 0;
-	if (start >= gathered->start && start <= gathered->end && gathered->start < gathered->end) {
-		gathered->end = end;
-		return 0;
-	}
-	rc = reserve_gathered(reservation);
-	*gathered = (struct data_range){.start = start, .end = end};
-	return rc;
-}
-
-static int visit_reserve(void *context, const uint8_t *blob, size_t size)
-{
-	struct reservation *reservation = context;
-	struct redo_entry entry;
-	size_t pos = 0;
-	int rc = redo_check_blob(reservation->data_size, blob, size);
-
-	while (rc == 0 && redo_next(blob, size, &pos, &entry) > 0)
-		rc = reserve_entry(reservation, &entry);
-	return rc;
-}
-
-int map_db_reserve_redo(struct map_db *db, int data_fd)
-{
-	struct reservation reservation = {.io = db->io, .data_fd = data_fd};
-	struct stat status;
-
-	if (fstat(data_fd, &status) < 0)
-		return -errno;
-	reservation.data_size = (uint64_t)status.st_size;
-	int rc = for_each_redo(db, visit_reserve, &reservation);
-	return rc == 0 ? reserve_gathered(&reservation) : rc;
 }
 
 int map_db_commit(struct map_db *db)
@@ -685,166 +530,10 @@ int map_db_commit(struct map_db *db)
 		if (rc < 0)
 			return rc;
 	}
-	int rc = execute(db, "COMMIT");
+	int rc = db_execute(db, "COMMIT");
 	if (rc == 0)
 		end_transaction(db);
 	return rc;
-}
-
-struct application {
-	const struct io *io;
-	int data_fd;
-	uint64_t data_size;
-};
-
-static int visit_check(void *context, const uint8_t *blob, size_t size)
-{
-	struct application *application = context;
-
-	return redo_check_blob(application->data_size, blob, size);
-}
-
-static int visit_apply(void *context, const uint8_t *blob, size_t size)
-{
-	struct application *application = context;
-
-	return redo_apply_blob(application->io, application->data_fd, application->data_size, blob, size);
-}
-
-/* A file's ctime as kept in undo_stamp. */
-static int64_t ctime_ns(const struct stat *status)
-{
-	return (int64_t)status->st_ctim.tv_sec * 1000000000 + status->st_ctim.tv_nsec;
-}
-
-/* Forgets redo and says what the data file looks like now. */
-static int finish_redo(struct map_db *db, const struct stat *status)
-{
-	cleanup_statement sqlite3_stmt *stamp = NULL;
-	int rc = execute(db, "BEGIN IMMEDIATE; DELETE FROM redo; UPDATE image SET redo_pending = 0");
-
-	if (rc == 0)
-		rc = prepare(db, "UPDATE undo_stamp SET data_size = ?1, ctime_ns = ?2", &stamp);
-	if (rc == 0) {
-		sqlite3_bind_int64(stamp, 1, status->st_size);
-		sqlite3_bind_int64(stamp, 2, ctime_ns(status));
-		rc = run_statement(db, stamp);
-	}
-	if (rc == 0)
-		rc = execute(db, "COMMIT");
-	if (rc < 0)
-		map_db_rollback(db);
-	return rc;
-}
-
-/* Times of files advance in ticks. Waits until a write would change the ctime, so that undo cannot overlook it. */
-static void outwait_tick(const struct stat *status)
-{
-	const struct timespec pause = {.tv_nsec = 1000000};
-	struct timespec now;
-
-	for (int i = 0; i < 20; i++) {
-		clock_gettime(CLOCK_REALTIME_COARSE, &now);
-		if ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec != ctime_ns(status))
-			return;
-		nanosleep(&pause, NULL);
-	}
-}
-
-int map_db_apply_redo(struct map_db *db, int data_fd)
-{
-	struct application application = {.io = db->io, .data_fd = data_fd};
-	struct map_state state;
-	struct stat status;
-	int rc = map_db_read_state(db, &state);
-
-	if (rc < 0 || !state.redo_pending)
-		return rc;
-	if (db->read_only)
-		return -EROFS;
-	if (fstat(data_fd, &status) < 0)
-		return -errno;
-	application.data_size = (uint64_t)status.st_size;
-
-	rc = for_each_redo(db, visit_check, &application);
-	/* Whoever committed may have died between the journal's removal and its sync. If the journal came back after
-	 * the data has changed, it would bring back a map that does not fit. */
-	if (rc == 0)
-		rc = db->io->fsync(db->io, db->bundle_fd);
-	if (rc == 0)
-		rc = for_each_redo(db, visit_apply, &application);
-	if (rc == 0)
-		rc = db->io->fdatasync(db->io, data_fd);
-	if (rc < 0)
-		return rc;
-	if (fstat(data_fd, &status) < 0)
-		return -errno;
-	rc = finish_redo(db, &status);
-	if (rc == 0)
-		outwait_tick(&status);
-	return rc;
-}
-
-int map_db_undo_valid(struct map_db *db, int data_fd, bool *valid)
-{
-	cleanup_statement sqlite3_stmt *select = NULL;
-	struct stat status;
-
-	*valid = false;
-	if (fstat(data_fd, &status) < 0)
-		return -errno;
-	int rc = prepare(db,
-	                 "SELECT 1 FROM undo_stamp JOIN image USING (generation)"
-	                 " WHERE redo_pending = 0 AND data_size = ?1 AND ctime_ns = ?2",
-	                 &select);
-	if (rc < 0)
-		return rc;
-	sqlite3_bind_int64(select, 1, status.st_size);
-	sqlite3_bind_int64(select, 2, ctime_ns(&status));
-	int result = sqlite3_step(select);
-	*valid = result == SQLITE_ROW;
-	return translate(db, result);
-}
-
-int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run)
-{
-	struct image_map *map = NULL;
-	bool valid;
-	int rc = map_db_undo_valid(db, data_fd, &valid);
-
-	if (rc == 0 && !valid)
-		rc = -ENODATA;
-	if (rc == 0)
-		rc = execute(db, "DELETE FROM extent;"
-		                 "INSERT INTO extent SELECT * FROM undo_extent;"
-		                 "INSERT INTO redo SELECT * FROM undo;"
-		                 "UPDATE image SET generation = generation + 1, redo_pending = 1,"
-		                 " size = (SELECT size FROM undo_stamp)");
-	if (rc == 0)
-		rc = drop_undo_rows(db);
-	db->changing = true; /* there is no undo of undo */
-	if (rc == 0)
-		rc = map_db_read_map(db, &map); /* checks it */
-	image_map_unref(map);
-	return rc == 0 ? map_db_put_run(db, run) : rc;
-}
-
-int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run)
-{
-	int rc = map_db_begin(db);
-
-	if (rc < 0)
-		return rc;
-	rc = map_db_put_undo(db, data_fd, run);
-	if (rc == 0)
-		rc = map_db_reserve_redo(db, data_fd);
-	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0) {
-		map_db_rollback(db);
-		return rc;
-	}
-	return map_db_apply_redo(db, data_fd) < 0 ? -EINPROGRESS : 0;
 }
 
 int map_db_resize(struct map_db *db, const struct image_map *map)
@@ -853,9 +542,9 @@ int map_db_resize(struct map_db *db, const struct image_map *map)
 
 	if (rc < 0)
 		return rc;
-	rc = drop_undo_rows(db);
+	rc = db_drop_undo_rows(db);
 	if (rc == 0)
-		rc = execute(db, "DELETE FROM extent");
+		rc = db_execute(db, "DELETE FROM extent");
 	if (rc == 0)
 		rc = insert_extents(db, map);
 	if (rc == 0)
@@ -877,7 +566,7 @@ int map_db_drop_undo(struct map_db *db)
 	rc = map_db_begin(db);
 	if (rc < 0)
 		return rc;
-	rc = drop_undo_rows(db);
+	rc = db_drop_undo_rows(db);
 	if (rc == 0)
 		rc = map_db_commit(db);
 	if (rc < 0)
@@ -910,7 +599,7 @@ int map_db_copy(struct map_db *db, const struct io *io, int copy_fd)
 	if (result == SQLITE_OK)
 		result = copy_all_pages(db, to);
 	sqlite3_close(to);
-	rc = vfs_last_errno(vfs) ? -vfs_last_errno(vfs) : translate(db, result);
+	rc = vfs_last_errno(vfs) ? -vfs_last_errno(vfs) : db_translate(db, result);
 	vfs_free(vfs);
 	return result == SQLITE_OK ? 0 : rc;
 }

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What map_db.c and map_db_redo.c share.
+ */
+#ifndef ZCFS_MAP_DB_INTERNAL_H
+#define ZCFS_MAP_DB_INTERNAL_H
+
+#include <sqlite3.h>
+
+#include "mapdb/map_db.h"
+
+struct map_db {
+	const struct io *io;
+	struct vfs *vfs;
+	sqlite3 *connection;
+	int bundle_fd; /* own descriptor */
+	bool read_only;
+	/* of the transaction under way */
+	bool changing;  /* the old state has been kept as undo */
+	int64_t run_id; /* 0: no run row yet */
+	sqlite3_stmt *put_redo, *put_undo, *put_file;
+};
+
+static inline void cleanup_finalize(sqlite3_stmt **statement)
+{
+	sqlite3_finalize(*statement);
+}
+#define cleanup_statement __attribute__((cleanup(cleanup_finalize)))
+
+/* SQLite's result as -errno, with the help of what the VFS has seen. */
+int db_translate(struct map_db *db, int result);
+int db_execute(struct map_db *db, const char *sql);
+int db_prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement);
+/* Runs a statement that returns no row, and makes it ready for the next time. */
+int db_run_statement(struct map_db *db, sqlite3_stmt *statement);
+int db_drop_undo_rows(struct map_db *db);
+
+#endif
