@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h> /* the headers of libntfs-3g want these two, and do not say so */
 
 #include <ntfs-3g/types.h>
 
