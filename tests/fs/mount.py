@@ -283,9 +283,9 @@ def run(functions, seconds=TEST_SECONDS):
             continue
         if problem:
             bad += 1
-            for line in problem.splitlines():
-                print(f'# {line}')
             print(f'not ok {number} - {function.__name__}: {name}', flush=True)
+            for line in problem.splitlines():
+                print(f'# {line}', flush=True)
         else:
             print(f'ok {number} - {name}', flush=True)
     return 1 if bad else 0

@@ -242,10 +242,15 @@ def test_mount_fuse3(store):
         subprocess.run(['umount', store.top + '/mnt'], check=True, timeout=WAIT_SECONDS)
 
 
-# As nobody, because fusermount3 wants a user with a name; in a mount namespace of its own, where /dev/fuse is open to everybody, as it is where udev has made it.
+# As nobody, because fusermount3 wants a user with a name; in a mount namespace of its own, where /dev/fuse is open to everybody, as it is
+# where udev has made it. In a chroot / is no mount whose propagation could be changed: hence not by unshare, and the umount.
 AS_ROOT = """
+mount --make-rprivate / 2>/dev/null || mount --make-private /dev 2>/dev/null
 mknod "$TOP/fuse" c 10 229 && chmod 666 "$TOP/fuse" && mount --bind "$TOP/fuse" /dev/fuse || exit 77
-exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euxc "$0" "$@"
+status=0
+setpriv --reuid=65534 --regid=65534 --clear-groups sh -euxc "$0" "$@" || status=$?
+umount -l /dev/fuse
+exit $status
 """
 
 AS_USER = """
@@ -301,11 +306,12 @@ def test_ordinary_user(store):
     program = os.path.join(store.top, 'zcfs')  # where the user may reach it
     shutil.copy(ZCFS, program)
     environment = dict(os.environ, TOP=store.top, STORE=store.dir, ZCFS=program)
-    result = subprocess.run(['unshare', '-m', 'sh', '-c', AS_ROOT, AS_USER], env=environment, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+    command = ['unshare', '-m', '--propagation', 'unchanged', 'sh', '-c', AS_ROOT, AS_USER]
+    result = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, timeout=WAIT_SECONDS)
     if result.returncode == 77:
         skip('no device nodes in this directory; the kernel offers no other way in')
-    assert result.returncode == 0, result.stdout
+    assert result.returncode == 0, f'exit status {result.returncode}:\n{result.stdout}'
 
 
 @unmounted
