@@ -10,11 +10,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "defrag/mft.h"
 #include "defrag/ownership.h"
+#include "defrag/streams.h"
 #include "mapdb/cleanup.h"
 
-#define CHUNK_SIZE         (1u << 20) /* bytes of $MFT read at once; fits the processor's cache */
-#define MIRROR_RECORDS_MAX 16u        /* what readers compare with $MFTMirr */
+#define CHUNK_SIZE (1u << 20) /* bytes of $MFT read at once; fits the processor's cache */
 
 void scan_free(struct scan *s)
 {
@@ -105,114 +106,6 @@ ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry)
 			return attr;
 	}
 	return NULL;
-}
-
-/* ---- $MFT itself ---- */
-
-/* Adds one extent of $MFT's runs and makes all records that it holds readable. */
-static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
-{
-	uint64_t vcns, known = s->mft.first_vcn ? run_index_clusters(&s->mft) : 0;
-	if (!attr->non_resident || (uint64_t)sle64_to_cpu(attr->lowest_vcn) != known)
-		return -EUCLEAN;
-	int r = mapping_pairs_decode((const uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
-	                             s->geometry.clusters, &s->mft_runs, &vcns);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < s->mft_runs.count; i++)
-		if (s->mft_runs.runs[i].lcn == RUN_HOLE)
-			return -EUCLEAN;
-	run_index_free(&s->mft);
-	r = run_index_build(&s->mft, s->mft_runs.runs, s->mft_runs.count);
-	if (r < 0)
-		return r;
-	uint64_t clusters = run_index_clusters(&s->mft);
-	if (clusters > s->geometry.clusters) /* the same clusters again and again */
-		return -EUCLEAN;
-	s->record_count = clusters * s->geometry.cluster_size / s->geometry.record_size;
-	return clusters == (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ? 0 : -EUCLEAN;
-}
-
-/* The extents of $MFT that extension records hold; each must be readable through those before it. */
-static int add_mft_extensions(struct scan *s, uint8_t *record0)
-{
-	struct attr_list list = {0};
-	ATTR_RECORD *attr;
-	cleanup_free uint8_t *record = malloc(s->geometry.record_size);
-	int r = record ? scan_read_list(s->view, &s->geometry, record0, &attr, &list) : -ENOMEM;
-	for (size_t i = 0; r == 0 && i < list.count; i++) {
-		const struct list_entry *entry = &list.entries[i];
-		if (entry->type != le32_to_cpu(AT_DATA) || entry->name_length || entry->record == 0)
-			continue;
-		r = scan_read_record(s, entry->record, record);
-		if (r == 0)
-			attr = record_find_entry(record, entry);
-		if (r == 0)
-			r = attr ? add_mft_extent(s, attr) : -EUCLEAN;
-	}
-	attr_list_free(&list);
-	return r;
-}
-
-static int check_mirror(struct scan *s, struct volume_report *report)
-{
-	const struct geometry *g = &s->geometry;
-	uint32_t size = MIRROR_RECORDS_MAX * g->record_size;
-	uint32_t mirrored = g->cluster_size > 4 * g->record_size ? g->cluster_size : 4 * g->record_size;
-	if (size > mirrored)
-		size = mirrored;
-	cleanup_free uint8_t *first = malloc(size);
-	cleanup_free uint8_t *mirror = malloc(size);
-	if (!first || !mirror)
-		return -ENOMEM;
-	int r = view_read_runs(s->view, &s->mft, g->cluster_size, first, size, 0);
-	if (r == 0)
-		r = view_read(s->view, mirror, size, g->mirror_lcn * g->cluster_size);
-	if (r == -ERANGE)
-		return report_damage(report, "$MFT or $MFTMirr is too short");
-	if (r < 0)
-		return r;
-	for (uint32_t off = 0; off < size; off += g->record_size)
-		if (memcmp(first + off, mirror + off, g->record_size) != 0)
-			return report_damage(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
-	return 0;
-}
-
-static int open_mft(struct scan *s, struct volume_report *report)
-{
-	const struct geometry *g = &s->geometry;
-	cleanup_free uint8_t *record = malloc(g->record_size);
-	if (!record)
-		return -ENOMEM;
-	int r = view_read(s->view, record, g->record_size, g->mft_lcn * g->cluster_size);
-	if (r < 0)
-		return r == -ERANGE ? report_damage(report, "$MFT lies outside the volume") : r;
-	if (record_unprotect(record, g->record_size) < 0 || record_check(record, g->record_size) < 0)
-		return report_damage(report, "the first record of $MFT is damaged");
-	ATTR_RECORD *data = NULL;
-	bool has_list = false;
-	record_for_each(attr, record)
-	{
-		if (attr->type == AT_DATA && !attr->name_length && !data)
-			data = attr;
-		has_list |= attr->type == AT_ATTRIBUTE_LIST;
-	}
-	r = data ? add_mft_extent(s, data) : -EUCLEAN;
-	if (r == 0 &&
-	    (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
-		r = -EUCLEAN;
-	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
-	if (r == 0 && has_list)
-		r = add_mft_extensions(s, record);
-	if (r == -EUCLEAN || r == -ERANGE)
-		return report_damage(report, "the run list of $MFT is damaged");
-	if (r < 0)
-		return r;
-	if (initialized % g->record_size || initialized / g->record_size > s->record_count ||
-	    initialized / g->record_size > UINT32_MAX)
-		return report_damage(report, "the size of $MFT does not agree with its run list");
-	s->record_count = initialized / g->record_size;
-	return check_mirror(s, report);
 }
 
 /* ---- one record ---- */
@@ -459,204 +352,6 @@ static int scan_records(struct scan *s, struct volume_report *report, scan_progr
 	return 0;
 }
 
-/* ---- streams ---- */
-
-static int compare_attrs(const void *a, const void *b)
-{
-	const struct attr *x = a, *y = b;
-	if (x->base != y->base)
-		return x->base < y->base ? -1 : 1;
-	if (x->type != y->type)
-		return x->type < y->type ? -1 : 1;
-	if (x->name_hash != y->name_hash)
-		return x->name_hash < y->name_hash ? -1 : 1;
-	return x->lowest_vcn < y->lowest_vcn ? -1 : x->lowest_vcn > y->lowest_vcn;
-}
-
-static int by_base(const void *a, const void *b)
-{
-	uint32_t x = ((const struct attr *)a)->base, y = ((const struct attr *)b)->base;
-	return x < y ? -1 : x > y;
-}
-
-/* Attributes come in the order of the records that hold them, and so almost in order: those of extension records are
- * taken out, sorted and merged back in from the end; then each file's few are sorted among themselves. */
-static int sort_attrs(struct scan *s)
-{
-	size_t stay = 0, moved = 0;
-	for (size_t i = 0; i < s->attr_count; i++)
-		moved += s->attrs[i].record != s->attrs[i].base;
-	if (moved) {
-		cleanup_free struct attr *ext = malloc(moved * sizeof(*ext));
-		if (!ext)
-			return -ENOMEM;
-		moved = 0;
-		for (size_t i = 0; i < s->attr_count; i++) {
-			if (s->attrs[i].record != s->attrs[i].base)
-				ext[moved++] = s->attrs[i];
-			else
-				s->attrs[stay++] = s->attrs[i];
-		}
-		qsort(ext, moved, sizeof(*ext), by_base);
-		for (size_t to = s->attr_count; moved;)
-			s->attrs[--to] =
-			        stay && s->attrs[stay - 1].base > ext[moved - 1].base ? s->attrs[--stay] : ext[--moved];
-	}
-	for (size_t i = 0, end; i < s->attr_count; i = end) {
-		for (end = i + 1; end < s->attr_count && s->attrs[end].base == s->attrs[i].base; end++)
-			;
-		if (end - i > 1)
-			qsort(s->attrs + i, end - i, sizeof(*s->attrs), compare_attrs);
-	}
-	return 0;
-}
-
-size_t scan_stream_end(const struct scan *s, size_t first)
-{
-	const struct attr *a = &s->attrs[first];
-	size_t end = first + 1;
-	while (end < s->attr_count && s->attrs[end].base == a->base && s->attrs[end].type == a->type &&
-	       s->attrs[end].name_hash == a->name_hash)
-		end++;
-	return end;
-}
-
-static uint64_t attr_vcns(const struct scan *s, const struct attr *attr, bool *has_hole)
-{
-	uint64_t vcns = 0;
-	for (uint32_t i = 0; i < attr->run_count; i++) {
-		vcns += s->runs.runs[attr->first_run + i].length;
-		*has_hole |= s->runs.runs[attr->first_run + i].lcn == RUN_HOLE;
-	}
-	return vcns;
-}
-
-/* The extents follow one another without a gap, their sum is the allocated size, and only what may have holes has them.
- */
-static int check_stream(struct scan *s, size_t first, size_t end, struct volume_report *report)
-{
-	const struct attr *head = &s->attrs[first];
-	const char *type = attr_type_name(head->type);
-	bool has_hole = false;
-	uint64_t vcn = 0;
-	for (size_t i = first; i < end; i++) {
-		if (s->attrs[i].lowest_vcn != vcn)
-			return report_damage(report, "the %s of MFT record %u has a gap or an overlap at VCN %llu",
-			                     type, head->base, (unsigned long long)vcn);
-		vcn += attr_vcns(s, &s->attrs[i], &has_hole);
-	}
-	if (end - first > 1 && !(s->kind[head->base] & RECORD_HAS_LIST))
-		return report_damage(report, "MFT record %u has an attribute twice", head->base);
-	if (head->base == FILE_BadClus) /* one hole as long as the volume, without a flag or a size to match */
-		return 0;
-	if (vcn != head->allocated_vcns)
-		return report_damage(report, "the %s of MFT record %u has %llu clusters, but its size says %llu", type,
-		                     head->base, (unsigned long long)vcn, (unsigned long long)head->allocated_vcns);
-	if (has_hole && !(head->flags & le16_to_cpu(ATTR_IS_SPARSE | ATTR_COMPRESSION_MASK)))
-		return report_damage(report, "the %s of MFT record %u has holes, but is neither sparse nor compressed",
-		                     type, head->base);
-	return 0;
-}
-
-static int check_streams(struct scan *s, struct volume_report *report)
-{
-	for (size_t first = 0, end; first < s->attr_count; first = end) {
-		end = scan_stream_end(s, first);
-		int r = check_stream(s, first, end, report);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-static int compare_entries(const void *a, const void *b)
-{
-	const struct list_entry *x = a, *y = b;
-	if (x->record != y->record)
-		return x->record < y->record ? -1 : 1;
-	if (x->type != y->type)
-		return x->type < y->type ? -1 : 1;
-	if (x->instance != y->instance)
-		return x->instance < y->instance ? -1 : 1;
-	if (x->name_hash != y->name_hash)
-		return x->name_hash < y->name_hash ? -1 : 1;
-	return x->lowest_vcn < y->lowest_vcn ? -1 : x->lowest_vcn > y->lowest_vcn;
-}
-
-/* An attribute that is named twice would make up in the count for one that is not named. 0, -EUCLEAN, -ENOMEM. */
-static int check_twins(const struct attr_list *list)
-{
-	cleanup_free struct list_entry *sorted = malloc((list->count + 1) * sizeof(*sorted));
-	if (!sorted)
-		return -ENOMEM;
-	memcpy(sorted, list->entries, list->count * sizeof(*sorted));
-	qsort(sorted, list->count, sizeof(*sorted), compare_entries);
-	for (size_t i = 1; i < list->count; i++)
-		if (compare_entries(&sorted[i - 1], &sorted[i]) == 0)
-			return -EUCLEAN;
-	return 0;
-}
-
-/* Every entry of a file's list names an attribute that is there, and every attribute has its entry. */
-static int check_list(struct scan *s, uint32_t base, uint8_t *record, uint8_t *other, struct volume_report *report)
-{
-	struct attr_list list = {0};
-	ATTR_RECORD *attr;
-	uint64_t attributes = s->attr_counts[base] - 1u, loaded = UINT64_MAX;
-	int r = scan_read_record(s, base, record);
-	if (r == 0)
-		r = scan_read_list(s->view, &s->geometry, record, &attr, &list);
-	for (size_t i = 0; r == 0 && i < list.count; i++) {
-		const struct list_entry *e = &list.entries[i];
-		uint8_t *holder = e->record == base ? record : other;
-		bool extension = e->record != base;
-		if (e->record >= s->record_count || s->sequence[e->record] != e->sequence ||
-		    !(s->kind[e->record] & RECORD_USED) || !!(s->kind[e->record] & RECORD_EXTENSION) != extension) {
-			r = -EUCLEAN;
-			break;
-		}
-		if (extension && loaded != e->record) {
-			r = scan_read_record(s, e->record, other);
-			loaded = e->record;
-			uint64_t reference = le64_to_cpu(mft_record(other)->base_mft_record);
-			if (r == 0 && (MREF(reference) != base || MSEQNO(reference) != s->sequence[base]))
-				r = -EUCLEAN;
-		}
-		if (r == 0 && !record_find_entry(holder, e))
-			r = -EUCLEAN;
-		if (extension && !(s->kind[e->record] & RECORD_LISTED)) {
-			s->kind[e->record] |= RECORD_LISTED;
-			attributes += s->attr_counts[e->record];
-		}
-	}
-	if (r == 0)
-		r = attributes == list.count ? check_twins(&list) : -EUCLEAN;
-	attr_list_free(&list);
-	if (r == -EUCLEAN)
-		return report_damage(report, "the attribute list of MFT record %u does not match its attributes", base);
-	return r;
-}
-
-static int check_lists(struct scan *s, struct volume_report *report)
-{
-	cleanup_free uint8_t *buffers = malloc(2ul * s->geometry.record_size);
-	if (!buffers)
-		return -ENOMEM;
-	for (uint64_t i = 0; i < s->record_count; i++) {
-		if ((s->kind[i] & (RECORD_USED | RECORD_HAS_LIST | RECORD_EXTENSION)) !=
-		    (RECORD_USED | RECORD_HAS_LIST))
-			continue;
-		int r = check_list(s, (uint32_t)i, buffers, buffers + s->geometry.record_size, report);
-		if (r)
-			return r;
-	}
-	for (uint64_t i = 0; i < s->record_count; i++)
-		if ((s->kind[i] & RECORD_EXTENSION) && !(s->kind[i] & RECORD_LISTED))
-			return report_damage(report, "extension record %llu is in no attribute list",
-			                     (unsigned long long)i);
-	return 0;
-}
-
 int scan_volume(struct view *view, const struct geometry *geometry, struct volume_report *report,
                 scan_progress progress, void *context, struct scan **out)
 {
@@ -665,7 +360,7 @@ int scan_volume(struct view *view, const struct geometry *geometry, struct volum
 		return -ENOMEM;
 	s->view = view;
 	s->geometry = *geometry;
-	int r = open_mft(s, report);
+	int r = mft_open(s, report);
 	if (r == 0) {
 		s->kind = calloc(s->record_count, 1);
 		s->attr_counts = calloc(s->record_count, 1);
@@ -677,16 +372,16 @@ int scan_volume(struct view *view, const struct geometry *geometry, struct volum
 	if (r == 0)
 		r = scan_records(s, report, progress, context);
 	if (r == 0)
-		r = sort_attrs(s);
+		r = streams_sort(s);
 	if (r == 0)
-		r = check_streams(s, report);
+		r = streams_check(s, report);
 	if (r == 0)
 		r = ownership_check_records(s, report);
 	if (r == 0)
 		r = ownership_check_clusters(s, report);
 	/* Last: once no two attributes share clusters, the lists cannot be longer than the volume. */
 	if (r == 0)
-		r = check_lists(s, report);
+		r = streams_check_lists(s, report);
 	if (r) {
 		scan_free(s);
 		return r;

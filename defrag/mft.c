@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "defrag/mft.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mapdb/cleanup.h"
+
+#define MIRROR_RECORDS_MAX 16u /* what readers compare with $MFTMirr */
+
+/* Adds one extent of $MFT's runs and makes all records that it holds readable. */
+static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
+{
+	uint64_t vcns, known = s->mft.first_vcn ? run_index_clusters(&s->mft) : 0;
+	if (!attr->non_resident || (uint64_t)sle64_to_cpu(attr->lowest_vcn) != known)
+		return -EUCLEAN;
+	int r = mapping_pairs_decode((const uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+	                             s->geometry.clusters, &s->mft_runs, &vcns);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s->mft_runs.count; i++)
+		if (s->mft_runs.runs[i].lcn == RUN_HOLE)
+			return -EUCLEAN;
+	run_index_free(&s->mft);
+	r = run_index_build(&s->mft, s->mft_runs.runs, s->mft_runs.count);
+	if (r < 0)
+		return r;
+	uint64_t clusters = run_index_clusters(&s->mft);
+	if (clusters > s->geometry.clusters) /* the same clusters again and again */
+		return -EUCLEAN;
+	s->record_count = clusters * s->geometry.cluster_size / s->geometry.record_size;
+	return clusters == (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ? 0 : -EUCLEAN;
+}
+
+/* The extents of $MFT that extension records hold; each must be readable through those before it. */
+static int add_mft_extensions(struct scan *s, uint8_t *record0)
+{
+	struct attr_list list = {0};
+	ATTR_RECORD *attr;
+	cleanup_free uint8_t *record = malloc(s->geometry.record_size);
+	int r = record ? scan_read_list(s->view, &s->geometry, record0, &attr, &list) : -ENOMEM;
+	for (size_t i = 0; r == 0 && i < list.count; i++) {
+		const struct list_entry *entry = &list.entries[i];
+		if (entry->type != le32_to_cpu(AT_DATA) || entry->name_length || entry->record == 0)
+			continue;
+		r = scan_read_record(s, entry->record, record);
+		if (r == 0)
+			attr = record_find_entry(record, entry);
+		if (r == 0)
+			r = attr ? add_mft_extent(s, attr) : -EUCLEAN;
+	}
+	attr_list_free(&list);
+	return r;
+}
+
+static int check_mirror(struct scan *s, struct volume_report *report)
+{
+	const struct geometry *g = &s->geometry;
+	uint32_t size = MIRROR_RECORDS_MAX * g->record_size;
+	uint32_t mirrored = g->cluster_size > 4 * g->record_size ? g->cluster_size : 4 * g->record_size;
+	if (size > mirrored)
+		size = mirrored;
+	cleanup_free uint8_t *first = malloc(size);
+	cleanup_free uint8_t *mirror = malloc(size);
+	if (!first || !mirror)
+		return -ENOMEM;
+	int r = view_read_runs(s->view, &s->mft, g->cluster_size, first, size, 0);
+	if (r == 0)
+		r = view_read(s->view, mirror, size, g->mirror_lcn * g->cluster_size);
+	if (r == -ERANGE)
+		return report_damage(report, "$MFT or $MFTMirr is too short");
+	if (r < 0)
+		return r;
+	for (uint32_t off = 0; off < size; off += g->record_size)
+		if (memcmp(first + off, mirror + off, g->record_size) != 0)
+			return report_damage(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
+	return 0;
+}
+
+int mft_open(struct scan *s, struct volume_report *report)
+{
+	const struct geometry *g = &s->geometry;
+	cleanup_free uint8_t *record = malloc(g->record_size);
+	if (!record)
+		return -ENOMEM;
+	int r = view_read(s->view, record, g->record_size, g->mft_lcn * g->cluster_size);
+	if (r < 0)
+		return r == -ERANGE ? report_damage(report, "$MFT lies outside the volume") : r;
+	if (record_unprotect(record, g->record_size) < 0 || record_check(record, g->record_size) < 0)
+		return report_damage(report, "the first record of $MFT is damaged");
+	ATTR_RECORD *data = NULL;
+	bool has_list = false;
+	record_for_each(attr, record)
+	{
+		if (attr->type == AT_DATA && !attr->name_length && !data)
+			data = attr;
+		has_list |= attr->type == AT_ATTRIBUTE_LIST;
+	}
+	r = data ? add_mft_extent(s, data) : -EUCLEAN;
+	if (r == 0 &&
+	    (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
+		r = -EUCLEAN;
+	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
+	if (r == 0 && has_list)
+		r = add_mft_extensions(s, record);
+	if (r == -EUCLEAN || r == -ERANGE)
+		return report_damage(report, "the run list of $MFT is damaged");
+	if (r < 0)
+		return r;
+	if (initialized % g->record_size || initialized / g->record_size > s->record_count ||
+	    initialized / g->record_size > UINT32_MAX)
+		return report_damage(report, "the size of $MFT does not agree with its run list");
+	s->record_count = initialized / g->record_size;
+	return check_mirror(s, report);
+}
