@@ -4,9 +4,9 @@
  *
  * The order of a commit, and why. Each step is reached only when the one before has succeeded:
  *
- *     room for redo        after COMMIT there must be no reason left for it to fail
- *     new map is read back from the transaction; it is checked, and nothing can fail later for want of memory
- *     lease is looked at   the last moment at which stepping back is free
+ *     room for redo        after COMMIT there must be no reason left for it to fail: holes in the data file are filled,
+ * and the host is asked for what else it takes (image_room.c) new map is read back from the transaction; it is checked,
+ * and nothing can fail later for want of memory lease is looked at   the last moment at which stepping back is free
  *     COMMIT               in a bundle: from here on the change exists. In a staging bundle: nobody knows it yet
  *     link, sync staging   the staging bundle is complete and durable
  *     exchange             from here on the change exists
@@ -20,14 +20,12 @@
 #include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <sys/vfs.h>
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
 #define STAGING_TRIES 10
-#define COMMIT_ROOM   (UINT64_C(4) << 20) /* bytes free on the host, without which no change is begun to be made */
 
 /* File systems on which names or bytes change under other hosts, or whose exchange and leases nobody has tried. */
 static bool network_file_system(int fd)
@@ -295,27 +293,15 @@ static int commit_staging(struct image *image)
 	return rc == 0 ? 0 : -EINPROGRESS;
 }
 
-/* What the host needs to finish a change after COMMIT: a journal for the second transaction, blocks that a copy-on-write file
- * system takes for bytes written in place. How much that is, only the file system knows; this is ample. */
-static int check_room(const struct image *image)
-{
-	struct statvfs status;
-
-	if (fstatvfs(image->data_fd, &status) < 0)
-		return -errno;
-	uint64_t room = (uint64_t)status.f_bavail * status.f_frsize;
-	return status.f_blocks && room < COMMIT_ROOM ? -ENOSPC : 0;
-}
-
 int image_commit(struct image *image)
 {
 	__attribute__((cleanup(cleanup_outcome))) struct outcome outcome = {0};
 	int rc = map_db_reserve_redo(image->db, image->data_fd);
 
 	if (rc == 0)
-		rc = check_room(image);
-	if (rc == 0)
 		rc = read_outcome(image, &outcome);
+	if (rc == 0)
+		rc = image_check_room(image, outcome.overlay);
 	if (rc == 0 && !image_still_ours(image))
 		rc = -EBUSY;
 	if (rc < 0) {

@@ -45,6 +45,9 @@ int names_make_stale(int parent_fd, const char *name, const char *kind, char **o
 /* Removes a directory that is known to be a bundle (or a part of one) and what belongs into one, data first. Does not sync. */
 int names_remove_bundle(const struct io *io, int parent_fd, const char *name);
 
+/* Before COMMIT: -ENOSPC if the host might not have the room that redo and the end of the change need after it. */
+int image_check_room(const struct image *image, const struct redo_overlay *redo);
+
 /* Replaces map and state by what image->db has now. The old ones stay after an error. */
 int image_reload(struct image *image);
 /* Makes the image readable while its redo cannot be applied. */

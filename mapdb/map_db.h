@@ -92,6 +92,8 @@ int map_db_put_file(struct map_db *db, const struct file_record *file);
 /* Makes room in the data file for what pending redo will write, this transaction's included: holes that it touches are allocated.
  * Call before commit. -ENOSPC etc.; file systems that cannot allocate are passed over. */
 int map_db_reserve_redo(struct map_db *db, int data_fd);
+/* Bytes that COMMIT has to write at most: the pages in memory. */
+uint64_t map_db_unwritten(struct map_db *db);
 /* Commits. After this the change is durable, and redo must be applied before anyone reads the image. -EBUSY: another reads the
  * database; commit may be tried again. After any other error whether the change was made is only known after map_db_close and
  * map_db_open, from the generation. */

@@ -145,6 +145,14 @@ int map_db_reserve_redo(struct map_db *db, int data_fd)
 	return rc == 0 ? reserve_gathered(&reservation) : rc;
 }
 
+uint64_t map_db_unwritten(struct map_db *db)
+{
+	int bytes = 0, most;
+
+	sqlite3_db_status(db->connection, SQLITE_DBSTATUS_CACHE_USED, &bytes, &most, 0);
+	return (uint64_t)bytes;
+}
+
 struct application {
 	const struct io *io;
 	int data_fd;

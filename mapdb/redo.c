@@ -310,3 +310,22 @@ size_t redo_overlay_count(const struct redo_overlay *overlay)
 {
 	return overlay->count;
 }
+
+uint64_t redo_overlay_blocks(const struct redo_overlay *overlay, uint64_t block_size)
+{
+	uint64_t blocks = 0, next = 0; /* the first block that is not counted yet */
+
+	for (size_t i = 0; i < overlay->count; i++) {
+		const struct overlay_entry *entry = &overlay->entries[i];
+		uint64_t first = entry->host_off / block_size;
+		uint64_t end = (entry->host_off + entry->length - 1) / block_size + 1;
+
+		if (first < next)
+			first = next;
+		if (end > first) {
+			blocks += end - first;
+			next = end;
+		}
+	}
+	return blocks;
+}

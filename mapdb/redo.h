@@ -66,5 +66,7 @@ int redo_overlay_seal(struct redo_overlay *overlay);
 void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, uint8_t *buffer, size_t length);
 uint64_t redo_overlay_bytes(const struct redo_overlay *overlay); /* bytes that would change */
 size_t redo_overlay_count(const struct redo_overlay *overlay);	 /* entries */
+/* How many blocks of the data file, of so many bytes each, would change. After seal. */
+uint64_t redo_overlay_blocks(const struct redo_overlay *overlay, uint64_t block_size);
 
 #endif

@@ -87,7 +87,8 @@ static const struct {
         {ANY_STEP, EROFS, EXIT_FAILED, "its file system is mounted read-only",
          "remount it read-write; --analyze and --dry-run work"},
         {ANY_STEP, ENOSPC, EXIT_FAILED, "no space left on the host's file system; nothing has been changed",
-         "make room for the map (about 100 bytes a fragment) and try again"},
+         "make room (a few MiB and about 100 bytes a fragment; on btrfs also for the metadata that changes) and try "
+         "again"},
         {ANY_STEP, EDQUOT, EXIT_FAILED, "the owner's disk quota is used up; nothing has been changed",
          "raise it or make room"},
         {ANY_STEP, EACCES, EXIT_FAILED, "permission denied", "run as root, or as the owner of the store"},

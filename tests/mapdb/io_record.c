@@ -131,8 +131,9 @@ static int record_ftruncate(const struct io *io, int fd, uint64_t size)
 static int record_fallocate(const struct io *io, int fd, int mode, uint64_t off, uint64_t length)
 {
 	int rc = io_posix.fallocate(&io_posix, fd, mode, off, length);
+	struct stat status;
 
-	if (rc == 0) {
+	if (rc == 0 && fstat(fd, &status) == 0 && status.st_nlink > 0) { /* what has no name leaves nothing behind */
 		struct operation *operation = add(io, ALLOCATE, fd);
 		operation->flags = mode;
 		operation->off = off;

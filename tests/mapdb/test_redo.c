@@ -13,6 +13,7 @@
 #include "mapdb/redo.h"
 
 #define FILE_SIZE (1024u * 1024)
+#define BLOCK     4096u /* a size of blocks to count */
 #define ROUNDS    60
 #define FUZZ      20000
 
@@ -50,7 +51,8 @@ static void check_round(int dir_fd)
 {
 	static struct redo_blob blob;
 	struct redo_overlay *overlay;
-	uint64_t off = random_below(600), total = 0;
+	uint64_t off = random_below(600), total = 0, blocks = 0;
+	bool touched[FILE_SIZE / BLOCK + 1] = {false};
 	size_t spread = (size_t)1 << random_below(17);
 
 	write_file(dir_fd, "data", before, sizeof before);
@@ -62,12 +64,17 @@ static void check_round(int dir_fd)
 
 		length = length < FILE_SIZE - off ? length : FILE_SIZE - off;
 		put(fd, &blob, overlay, off, length, random_below(2));
+		for (uint64_t i = off / BLOCK; i <= (off + length - 1) / BLOCK; i++)
+			touched[i] = true;
 		total += length;
 		off += length + random_below(spread);
 	}
+	for (size_t i = 0; i <= FILE_SIZE / BLOCK; i++)
+		blocks += touched[i];
 	hand_on(fd, &blob, overlay);
 	CHECK_IS(redo_overlay_seal(overlay), 0);
 	CHECK_IS(redo_overlay_bytes(overlay), total);
+	CHECK_IS(redo_overlay_blocks(overlay, BLOCK), blocks);
 	CHECK_IS(pread(fd, got, sizeof got, 0), sizeof got);
 	CHECK(!memcmp(got, model, sizeof got));
 
