@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * pread-loop: how fast one thread reads an image's pieces in the guest's order, with nothing between it and the file: the
- * measure of what a data path can add. One pread for each extent.
+ * pread-loop: how fast one thread reads an image's pieces in the guest's order, with nothing between it and the file:
+ * the measure of what a data path can add. One pread for each extent.
  *
  *     pread-loop FILE SECONDS < EXTENTS
  *

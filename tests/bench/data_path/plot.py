@@ -5,6 +5,7 @@ from xml.sax.saxutils import escape
 from data_path.summary import rate
 
 BAR, GAP, LABEL, WIDTH, TOP = 9, 10, 190, 900, 46
+LONGEST = 8  # times the base; what is longer is cut
 COLOURS = {'raw': '#bbbbbb', 'qsd-raw': '#e69f00', 'qsd-qcow2': '#f0c060', 'hp-clone': '#56b4e9', 'hp-uring': '#0072b2',
            'hp-pass': '#003f63', 'zcfs-plain': '#d55e00', 'zcfs-1': '#009e73', 'zcfs-1M': '#66c2a5'}
 
@@ -14,7 +15,7 @@ def bars(results, medium, rows, base='qsd-raw'):
     peers = [peer for peer in COLOURS if peer in results.peers(medium)]
     values = {(row.name, peer): results.ratio(medium, row.name, peer, base) for row in rows for peer in peers}
     zcfs = [v for (_, peer), v in values.items() if v and peer.startswith(('zcfs', 'hp'))]
-    most = max([*zcfs, 2]) * 1.05
+    most = min(max([*zcfs, 2]) * 1.05, LONGEST)
     scale = (WIDTH - LABEL - 60) / most
     parts, y = legend(peers, medium, base), TOP
     for row in rows:
