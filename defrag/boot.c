@@ -89,6 +89,33 @@ static bool parse(const NTFS_BOOT_SECTOR *boot, struct geometry *g)
 	       g->mirror_lcn < g->clusters;
 }
 
+/* Whoever installs a boot loader, or moves the partition, may forget the backup: then both still mean the same volume.
+ */
+static bool same_volume(const NTFS_BOOT_SECTOR *a, const NTFS_BOOT_SECTOR *b)
+{
+	return a->oem_id == b->oem_id && a->bpb.bytes_per_sector == b->bpb.bytes_per_sector &&
+	       a->bpb.sectors_per_cluster == b->bpb.sectors_per_cluster &&
+	       a->number_of_sectors == b->number_of_sectors && a->mft_lcn == b->mft_lcn &&
+	       a->mftmirr_lcn == b->mftmirr_lcn && a->clusters_per_mft_record == b->clusters_per_mft_record &&
+	       a->clusters_per_index_record == b->clusters_per_index_record &&
+	       a->volume_serial_number == b->volume_serial_number;
+}
+
+static void check_backup(const uint8_t *sector, const uint8_t *backup, uint32_t size, struct volume_report *report)
+{
+	if (!memcmp(sector, backup, size))
+		return;
+	if (same_volume((const NTFS_BOOT_SECTOR *)sector, (const NTFS_BOOT_SECTOR *)backup))
+		report_result(report, VOLUME_REFUSED,
+		              "if the volume is in order by chkdsk, copy its first sector over its last, its backup",
+		              "the backup boot sector has other boot code or another place on the disk than the boot "
+		              "sector");
+	else
+		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK,
+		              "the backup boot sector is missing or differs from the boot sector (a resize cut short, "
+		              "or a wrong partition)");
+}
+
 int boot_read(struct view *view, struct geometry *geometry, struct volume_report *report)
 {
 	uint8_t sector[BOOT_READ], backup[4096];
@@ -111,11 +138,13 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	report->cluster_size = geometry->cluster_size;
 	report->clusters = geometry->clusters;
 	if (geometry->cluster_size < IMAGE_MAP_UNIT) {
-		report_result(report, VOLUME_UNSUPPORTED, "", "clusters of less than %u bytes", IMAGE_MAP_UNIT);
+		report_result(report, VOLUME_UNSUPPORTED, "zcfs cannot defragment such a volume; let it be",
+		              "clusters of less than %u bytes", IMAGE_MAP_UNIT);
 		return 0;
 	}
 	if (geometry->clusters > UINT32_MAX) {
-		report_result(report, VOLUME_UNSUPPORTED, "",
+		report_result(report, VOLUME_UNSUPPORTED,
+		              "check what made it; Windows' own tools format with larger clusters",
 		              "more than 2^32 clusters, which Windows does not support");
 		return 0;
 	}
@@ -131,9 +160,6 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	r = view_read(view, backup, geometry->sector_size, backup_off);
 	if (r < 0)
 		return r;
-	if (memcmp(sector, backup, geometry->sector_size) != 0)
-		report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK,
-		              "the backup boot sector differs from the boot sector (a resize cut short, or a wrong "
-		              "partition)");
+	check_backup(sector, backup, geometry->sector_size, report);
 	return 0;
 }

@@ -169,6 +169,12 @@ static size_t runs_that_fit(const struct attr *extent, const struct run *runs, s
 	return mapping_pairs_encode(runs, count, scratch, room, &used);
 }
 
+/* Record 15 is kept for the first extension of $MFT: what is to become of it afterwards is NTFS's to know. */
+static bool may_be_freed(uint32_t record)
+{
+	return record >= RESERVED_RECORDS;
+}
+
 /* Fills the extents from the first one on; those that get nothing go. False if the runs do not fit that way. */
 static bool can_draw_together(const struct attr *extents, size_t count, const struct run *runs, size_t run_count)
 {
@@ -176,6 +182,9 @@ static bool can_draw_together(const struct attr *extents, size_t count, const st
 	/* The borders of a compressed attribute's extents may matter to whoever decompresses: all into one, or as they
 	 * are. */
 	bool compressed = extents[0].flags & le16_to_cpu(ATTR_IS_COMPRESSED);
+	for (size_t i = 0; i < count; i++)
+		if (extents[i].record != extents[i].base && !may_be_freed(extents[i].record))
+			return false;
 	for (size_t i = 0; i < count && done < run_count; i++) {
 		if (compressed && i)
 			return false;
@@ -295,7 +304,10 @@ static int drop_list(struct file_edit *edit)
 	cleanup_free uint8_t *gathered = malloc(edit->scan->geometry.record_size);
 	if (!gathered)
 		return -ENOMEM;
-	int r = has_divided_stream(edit) ? -ENOSPC : gather_attributes(edit, gathered);
+	bool possible = !has_divided_stream(edit);
+	for (size_t i = 1; i < edit->count; i++)
+		possible &= may_be_freed(edit->records[i].number);
+	int r = possible ? gather_attributes(edit, gathered) : -ENOSPC;
 	if (r < 0)
 		return r;
 	memcpy(edit->records[0].after, gathered, edit->scan->geometry.record_size);

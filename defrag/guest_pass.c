@@ -446,13 +446,20 @@ static int listen_to_child(struct pass *p)
 
 /* ---- the end ---- */
 
+/* NTFS that is left alone stands in nobody's way; but if there is nothing else in the image, nothing could be done, and
+ * that is a refusal. */
 static void gather_result(struct pass_report *report)
 {
-	for (size_t i = 0; i < report->volume_count; i++)
+	bool any_done = false;
+	for (size_t i = 0; i < report->volume_count; i++) {
+		any_done |= report->volumes[i].result == VOLUME_DONE;
 		if (report->volumes[i].result > report->result)
 			report->result = report->volumes[i].result;
-	if (report->result == VOLUME_SKIPPED || report->result == VOLUME_UNSUPPORTED)
+	}
+	if (report->result == VOLUME_SKIPPED || (report->result == VOLUME_UNSUPPORTED && any_done))
 		report->result = VOLUME_DONE;
+	else if (report->result == VOLUME_UNSUPPORTED)
+		report->result = VOLUME_REFUSED;
 }
 
 static int compare_moves(const void *a, const void *b)

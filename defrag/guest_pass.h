@@ -24,7 +24,8 @@
 enum volume_result {
 	VOLUME_DONE = 0,    /* defragmented, or nothing to do */
 	VOLUME_SKIPPED,     /* not NTFS, or not selected: left alone */
-	VOLUME_UNSUPPORTED, /* NTFS, but of a kind that is left alone (version, geometry); others are done */
+	VOLUME_UNSUPPORTED, /* NTFS, but of a kind that is left alone (version, geometry); others are done. An image of
+	                       nothing else is refused. */
 	VOLUME_REFUSED,     /* its state forbids any change: the whole image is refused (exit 3) */
 	VOLUME_DAMAGED,     /* inconsistent metadata: the whole image is refused (exit 5) */
 	VOLUME_FAILED,      /* could not be read, or the result could not be proven: nothing changed (exit 1) */

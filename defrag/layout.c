@@ -31,8 +31,9 @@ static uint8_t rank_of(const struct scan *s, const struct attr *attr)
 }
 
 /* What must stay, and why: the boot record and what is found through it ($Boot, $MFTMirr, the first cluster of $MFT),
- * bad clusters. The files of boot loaders, which may know them by their place, are left while they are in one piece.
- * $LogFile may move: only a clean one gets this far, and then it holds no place of anything. */
+ * bad clusters, what is left of shadow copies (the boot record leads to their catalog). The files of boot loaders,
+ * which may know them by their place, are left while they are in one piece. $LogFile may move: only a clean one gets
+ * this far, and then it holds no place of anything. */
 static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
 {
 	bool data = attr->type == le32_to_cpu(AT_DATA);
@@ -44,6 +45,8 @@ static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
 	case FILE_BadClus:
 		return data ? PLAN_PINNED : PLAN_MOVABLE;
 	default:
+		if (s->kind[attr->base] & RECORD_SHADOWS)
+			return PLAN_PINNED;
 		return s->kind[attr->base] & RECORD_BOOT_FILE ? PLAN_LEFT : PLAN_MOVABLE;
 	}
 }
@@ -206,7 +209,7 @@ int layout_new_runs(const struct scan *s, const struct layout *l, size_t object,
 	return 0;
 }
 
-const char *plan_reason_text(enum plan_reason reason, const struct attr *attr)
+const char *plan_reason_text(const struct scan *s, enum plan_reason reason, const struct attr *attr)
 {
 	switch (reason) {
 	case PLAN_STAYS_RECORD_FULL:
@@ -216,7 +219,10 @@ const char *plan_reason_text(enum plan_reason reason, const struct attr *attr)
 	case PLAN_STAYS_OBSTACLE:
 		return "what must stay lies behind the first part of $MFT";
 	case PLAN_STAYS_PINNED:
-		return attr->base == FILE_BadClus ? "bad clusters" : "found by its place when the guest starts";
+		if (attr->base == FILE_BadClus)
+			return "bad clusters";
+		return s->kind[attr->base] & RECORD_SHADOWS ? "shadow copies are found by their place"
+		                                            : "found by its place when the guest starts";
 	default:
 		return "";
 	}

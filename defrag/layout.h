@@ -35,6 +35,6 @@ static inline bool layout_moves(const struct layout *layout, size_t object)
 int layout_new_runs(const struct scan *scan, const struct layout *layout, size_t object, const struct attr *attr,
                     uint64_t *cluster, struct run_list *runs);
 
-const char *plan_reason_text(enum plan_reason reason, const struct attr *attr);
+const char *plan_reason_text(const struct scan *scan, enum plan_reason reason, const struct attr *attr);
 
 #endif

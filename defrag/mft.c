@@ -54,6 +54,14 @@ static int add_mft_extensions(struct scan *s, uint8_t *record0)
 	return r;
 }
 
+/* Behind the bytes in use there may be anything, and another thing in each copy. */
+static uint32_t bytes_that_count(const uint8_t *record, uint32_t record_size)
+{
+	const MFT_RECORD *m = (const MFT_RECORD *)record;
+	uint32_t used = le32_to_cpu(m->bytes_in_use);
+	return m->magic == magic_FILE && used > sizeof(*m) && used < record_size ? used : record_size;
+}
+
 static int check_mirror(struct scan *s, struct volume_report *report)
 {
 	const struct geometry *g = &s->geometry;
@@ -73,7 +81,7 @@ static int check_mirror(struct scan *s, struct volume_report *report)
 	if (r < 0)
 		return r;
 	for (uint32_t off = 0; off < size; off += g->record_size)
-		if (memcmp(first + off, mirror + off, g->record_size) != 0)
+		if (memcmp(first + off, mirror + off, bytes_that_count(first + off, g->record_size)) != 0)
 			return report_damage(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
 	return 0;
 }
@@ -108,8 +116,7 @@ int mft_open(struct scan *s, struct volume_report *report)
 		return report_damage(report, "the run list of $MFT is damaged");
 	if (r < 0)
 		return r;
-	if (initialized % g->record_size || initialized / g->record_size > s->record_count ||
-	    initialized / g->record_size > UINT32_MAX)
+	if (initialized / g->record_size > s->record_count || initialized / g->record_size > UINT32_MAX)
 		return report_damage(report, "the size of $MFT does not agree with its run list");
 	s->record_count = initialized / g->record_size;
 	return check_mirror(s, report);

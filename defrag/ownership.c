@@ -45,10 +45,9 @@ static int read_mft_bitmap(struct scan *s)
 	if (r == 0)
 		r = run_index_build(&index, runs.runs, runs.count);
 	if (r == 0) {
-		s->mft_bitmap_size = (s->record_count + 7) / 8;
-		s->mft_bitmap = malloc(s->mft_bitmap_size + 1);
-		r = s->mft_bitmap ? view_read_runs(s->view, &index, s->geometry.cluster_size, s->mft_bitmap,
-		                                   s->mft_bitmap_size, 0)
+		uint64_t bytes = (s->record_count + 7) / 8;
+		s->mft_bitmap = malloc(bytes + 1);
+		r = s->mft_bitmap ? view_read_runs(s->view, &index, s->geometry.cluster_size, s->mft_bitmap, bytes, 0)
 		                  : -ENOMEM;
 	}
 	run_index_free(&index);
@@ -58,8 +57,10 @@ static int read_mft_bitmap(struct scan *s)
 
 int ownership_check_records(struct scan *s, struct volume_report *report)
 {
-	int r = s->mft_bitmap_resident ? 0 : read_mft_bitmap(s);
-	if (r == -ENOENT || r == -ERANGE || (r == 0 && s->mft_bitmap_size < (s->record_count + 7) / 8))
+	int r = -ERANGE;
+	if (s->mft_bitmap_size >= (s->record_count + 7) / 8)
+		r = s->mft_bitmap_resident ? 0 : read_mft_bitmap(s);
+	if (r == -ENOENT || r == -ERANGE)
 		return report_damage(report, "the bitmap of $MFT is missing or too short");
 	if (r < 0)
 		return r;
@@ -191,6 +192,10 @@ static int compare_bitmap(struct scan *s, const struct run_list *owned, const st
 	if (!bits)
 		return -ENOMEM;
 	uint64_t clusters = s->geometry.clusters, bytes = (clusters + 63) / 64 * 8;
+	if (s->bitmap_size < (clusters + 7) / 8)
+		return -ERANGE;
+	if (bytes > s->bitmap_size) /* Windows rounds it up to 8 bytes, others may not */
+		bytes = s->bitmap_size;
 	for (uint64_t off = 0; off < bytes; off += BITMAP_CHUNK) {
 		uint64_t size = bytes - off < BITMAP_CHUNK ? bytes - off : BITMAP_CHUNK, first = off * 8;
 		uint64_t count = clusters - first < size * 8 ? clusters - first : size * 8;

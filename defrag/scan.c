@@ -138,6 +138,18 @@ static bool is_boot_file(const FILE_NAME_ATTR *name)
 	       !is_one_of(text, by_path, sizeof(by_path) / sizeof(*by_path));
 }
 
+/* The catalog is named by a GUID, the stores {GUID of the snapshot}{that one}. libyal's "Volume Shadow Snapshot (VSS)
+ * format" has both. */
+static bool is_shadow_file(const FILE_NAME_ATTR *name)
+{
+	static const char guid[] = "{3808876b-c176-4e48-b7ae-04046e6cc752}";
+	static const size_t length = sizeof(guid) - 1;
+	char text[256];
+	size_t size = name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length,
+	                           text, sizeof(text));
+	return size >= length && text[0] == '{' && !strcasecmp(text + size - length, guid);
+}
+
 /* What of an attribute a pass must not change: everything but its runs, its place and its instance number. */
 static uint64_t attr_fingerprint(uint64_t number, ATTR_RECORD *attr)
 {
@@ -207,6 +219,8 @@ static int add_attr(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD 
 		return 0;
 	int64_t allocated = sle64_to_cpu(attr->allocated_size), data = sle64_to_cpu(attr->data_size);
 	int64_t initialized = sle64_to_cpu(attr->initialized_size);
+	if (base == FILE_BadClus) /* as long as the volume, give or take; what is allocated are its holes, too */
+		return 0;
 	if (initialized < 0 || initialized > data || data > allocated || allocated % s->geometry.cluster_size)
 		return -EUCLEAN;
 	added->allocated_vcns = (uint64_t)allocated / s->geometry.cluster_size;
@@ -233,8 +247,20 @@ static bool has_twins(const struct scan *s, size_t first)
 	return false;
 }
 
-static int note_special(struct scan *s, uint64_t number, ATTR_RECORD *attr)
+/* Bytes of a non-resident attribute that hold something; behind them its clusters may hold anything. */
+static uint64_t bytes_that_count(const ATTR_RECORD *attr)
 {
+	int64_t data = sle64_to_cpu(attr->data_size), initialized = sle64_to_cpu(attr->initialized_size);
+	return (uint64_t)(initialized < data ? initialized : data);
+}
+
+static int note_special(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD *attr)
+{
+	bool first_extent = attr->non_resident && !attr->lowest_vcn && !attr->name_length;
+	if (base == FILE_MFT && attr->type == AT_BITMAP && first_extent)
+		s->mft_bitmap_size = bytes_that_count(attr);
+	if (base == FILE_Bitmap && attr->type == AT_DATA && first_extent)
+		s->bitmap_size = bytes_that_count(attr);
 	if (number == FILE_MFT && attr->type == AT_BITMAP && !attr->non_resident) {
 		s->mft_bitmap_size = le32_to_cpu(attr->value_length);
 		s->mft_bitmap_resident = true;
@@ -253,6 +279,23 @@ static int note_special(struct scan *s, uint64_t number, ATTR_RECORD *attr)
 	return 0;
 }
 
+/* What every reader takes to be in the record, and what is of no use there. */
+static bool is_where_it_may_be(const ATTR_RECORD *attr)
+{
+	switch (le32_to_cpu(attr->type)) {
+	case 0x10: /* $STANDARD_INFORMATION */
+	case 0x30: /* $FILE_NAME */
+	case 0x60: /* $VOLUME_NAME */
+	case 0x70: /* $VOLUME_INFORMATION */
+	case 0x90: /* $INDEX_ROOT */
+		return !attr->non_resident;
+	case 0xa0: /* $INDEX_ALLOCATION */
+		return attr->non_resident;
+	default: /* Windows' own types, and those that a volume defines for itself, are multiples of 16 */
+		return le32_to_cpu(attr->type) % 0x10 == 0;
+	}
+}
+
 static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8_t *record)
 {
 	size_t first = s->attr_count;
@@ -260,7 +303,9 @@ static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8
 	unsigned int count = 0;
 	record_for_each(attr, record)
 	{
-		int r = note_special(s, number, attr);
+		int r = note_special(s, number, base, attr);
+		if (!is_where_it_may_be(attr))
+			r = -EUCLEAN;
 		if (r == 0 && attr->non_resident)
 			r = add_attr(s, number, base, attr);
 		if (r < 0)
@@ -287,7 +332,15 @@ static int note_names(struct scan *s, uint64_t number, uint8_t *record)
 		return name_table_add(&s->names, (uint32_t)number, name);
 	if (number >= RESERVED_RECORDS && is_boot_file(name))
 		s->kind[number] |= RECORD_BOOT_FILE;
+	if (is_shadow_file(name))
+		s->kind[number] |= RECORD_SHADOWS;
 	return 0;
+}
+
+/* Since NTFS 3.1 a record says which one it is, where Windows 2000 has the update sequence. */
+static bool says_its_number(const MFT_RECORD *m, uint64_t number)
+{
+	return le16_to_cpu(m->usa_ofs) < sizeof(*m) || le32_to_cpu(m->mft_record_number) == number;
 }
 
 /* raw is one record as it is on disk; it is unprotected in place. */
@@ -304,6 +357,11 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 		                     (unsigned long long)number);
 	if (record_check(raw, s->geometry.record_size) < 0)
 		return report_damage(report, "MFT record %llu is damaged", (unsigned long long)number);
+	if (!m->sequence_number)
+		return report_damage(report, "MFT record %llu has no sequence number", (unsigned long long)number);
+	if (!says_its_number(m, number))
+		return report_damage(report, "MFT record %llu says that it is record %u", (unsigned long long)number,
+		                     le32_to_cpu(m->mft_record_number));
 	uint64_t reference = le64_to_cpu(m->base_mft_record), base = reference ? MREF(reference) : number;
 	if (base >= s->record_count || (reference && base == number))
 		return report_damage(report, "extension record %llu belongs to no file", (unsigned long long)number);
@@ -323,7 +381,8 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 	if (r == 0)
 		r = scan_attributes(s, number, base, raw);
 	if (r == -EUCLEAN)
-		return report_damage(report, "MFT record %llu has an attribute with a damaged run list or sizes",
+		return report_damage(report,
+		                     "MFT record %llu has an attribute whose run list, sizes or type are damaged",
 		                     (unsigned long long)number);
 	return r;
 }

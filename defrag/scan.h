@@ -47,6 +47,7 @@ enum record_kind {
 	RECORD_DIRECTORY = 8,
 	RECORD_BOOT_FILE = 16, /* something a boot loader may find by its place */
 	RECORD_LISTED = 32,    /* an attribute list names this record */
+	RECORD_SHADOWS = 64,   /* the catalog of shadow copies, or a store of theirs: found by its place */
 };
 
 struct scan {
@@ -65,9 +66,10 @@ struct scan {
 	size_t attr_count, attr_capacity;
 	struct run_list runs;
 
-	uint8_t *mft_bitmap; /* contents of $MFT:$BITMAP */
-	size_t mft_bitmap_size;
+	uint8_t *mft_bitmap;      /* contents of $MFT:$BITMAP, one bit for each of the records */
+	uint64_t mft_bitmap_size; /* bytes that it has */
 	bool mft_bitmap_resident;
+	uint64_t bitmap_size; /* bytes that $Bitmap has */
 
 	struct run_list free; /* sorted; by $Bitmap */
 	struct run_list lost; /* marked in $Bitmap but nobody's: something may know them, they stay */

@@ -195,7 +195,7 @@ static int report_stays(const struct scan *s, const struct layout *l, struct vol
 		struct stay *stay = &report->stays[index];
 		stay->record = head->base;
 		stay->fragments = target->first_piece == PLAN_STAYS ? l->objects[i].run_count : target->piece_count;
-		snprintf(stay->reason, sizeof(stay->reason), "%s", plan_reason_text(target->reason, head));
+		snprintf(stay->reason, sizeof(stay->reason), "%s", plan_reason_text(s, target->reason, head));
 		int r = path_of(s, head, stay->path, sizeof(stay->path));
 		if (r < 0)
 			return r;

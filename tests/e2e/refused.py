@@ -2,12 +2,14 @@
 """Images that must not be changed are not: exit status, words, and not one byte of the store. Those that only look alike are
 defragmented as ever."""
 import os
+import uuid
 
 from commands import DONE, MAKERS, REFUSED, check_ntfs, defrag, unmount_on_termination, workspace
 from guest import run
 from host import read_extents, state_of, write_view
 from tap import Cases, equal, holds
 
+VSS_GUID = uuid.UUID('3808876b-c176-4e48-b7ae-04046e6cc752').bytes_le
 OPTIONS = [[], ['--dry-run'], ['--pack']]
 
 
@@ -25,6 +27,26 @@ def prove_refused(cases, name, image, status):
             holds(any(line.startswith('  what to do: ') for line in lines), f'no remedy in: {result.err}')
     with cases.case(f'{name}: not one byte of the store changed'):
         equal(state_of(store), before, 'the store')
+
+
+def catalog_of(view, off):
+    """The beginning of the shadow copies' catalog, where the volume's header says that it is; nothing without one."""
+    with open(view, 'rb') as file:
+        header = os.pread(file.fileno(), 64, off + 0x1e00)
+        place = int.from_bytes(header[48:56], 'little')
+        return os.pread(file.fileno(), 128, off + place) if header[:16] == VSS_GUID and place else b''
+
+
+def prove_catalog_stays(cases, name, image, scratch):
+    with cases.case(f'{name}: the catalog of shadow copies is where the volume says, however much is moved'):
+        view = os.path.join(scratch, 'view')
+        write_view(image, view)
+        before = catalog_of(view, 0)
+        equal(before[:16], VSS_GUID, 'what is there')
+        defrag('--pack', image)
+        write_view(image, view)
+        equal(catalog_of(view, 0), before, 'what is there')
+        os.unlink(view)
 
 
 def prove_accepted(cases, name, image, offsets, scratch):
@@ -50,6 +72,8 @@ def main():
             os.mkdir(store)
             image = os.path.join(store, os.path.basename(path))
             os.rename(path, image)
+            if name == 'vss-no-snapshots':
+                prove_catalog_stays(cases, name, image, directory)
             if status == '0':
                 prove_accepted(cases, name, image, offsets, directory)
             else:

@@ -51,14 +51,30 @@ def check_ntfs(view, off=0):
     return '' if done.returncode == 0 else done.stdout.decode(errors='replace') or f'status {done.returncode}'
 
 
-def attribute_runs(view, off=0):
-    """(record, type, name) -> [(vcn, lcn, clusters)], holes left out, as the independent checker reads them."""
-    runs = {}
+def read_runs(view, off):
+    """(record, type, name), vcn, lcn, clusters of every run, as the independent checker reads them; LCN -1 is a hole."""
     for line in run(NTFS_CHECK, '--offset', str(off), '--extents', view).splitlines():
-        record, kind, name, vcn, lcn, length = line.rsplit(' ', 3)[0].split(' ', 2) + line.rsplit(' ', 3)[1:]
-        if lcn != '-1':
-            runs.setdefault((int(record), kind, name), []).append((int(vcn), int(lcn), int(length)))
+        attribute, *numbers = line.rsplit(' ', 3)
+        record, kind, name = attribute.split(' ', 2)
+        yield (int(record), kind, name), *map(int, numbers)
+
+
+def attribute_runs(view, off=0):
+    """(record, type, name) -> [(vcn, lcn, clusters)], holes left out."""
+    runs = {}
+    for attribute, vcn, lcn, length in read_runs(view, off):
+        if lcn != -1:
+            runs.setdefault(attribute, []).append((vcn, lcn, length))
     return runs
+
+
+def attribute_holes(view, off=0):
+    """(record, type, name) -> [(vcn, clusters)] of its holes, neighbours merged."""
+    holes = {}
+    for attribute, vcn, lcn, length in read_runs(view, off):
+        if lcn == -1:
+            holes.setdefault(attribute, []).append((vcn, length))
+    return holes
 
 
 def scattered_volume(path, megabytes=48, fragments=3000, seed=1, what='data,streams,dirs'):

@@ -6,10 +6,11 @@ import os
 import shutil
 import struct
 
-from commands import attribute_runs, check_ntfs, defrag_report
+from commands import attribute_holes, attribute_runs, check_ntfs, defrag_report
 from guest import hash_files_through_driver, hash_files_through_sleuthkit, run
 from host import changed_ranges, data_path, differing_ranges, digest, outside, read_extents, state_of, write_view
 from tap import equal, holds
+from unmoved import everything_but_places
 
 ATTRIBUTE_LIST = '0x20'
 TIMES = ('seconds', 'phase_seconds', 'child_peak_kib')
@@ -57,6 +58,8 @@ class Volume:
     def __init__(self, view, off, length, extents, scratch):
         self.findings = check_ntfs(view, off)
         self.runs = attribute_runs(view, off)
+        self.holes = attribute_holes(view, off)
+        self.unmoved = everything_but_places(view, off)
         self.mapping = actual_mapping(self.runs, extents, off, cluster_size(view, off))
         alone = os.path.join(scratch, 'volume')
         cut_out(view, off, length, alone)
@@ -148,6 +151,13 @@ def prove_volumes(cases, name, report, before, after):
             equal(new.findings, old.findings, 'what ntfs-check finds')
         with cases.case(f'{what}: every cluster of every attribute at the host byte where it was'):
             prove_mapping(old.mapping, new.mapping)
+        with cases.case(f'{what}: every hole at the cluster of its attribute where it was'):
+            equal(new.holes, old.holes, 'the holes')
+        with cases.case(f'{what}: nothing of {len(old.unmoved)} attributes and records is another but their places'):
+            for what_of, was in old.unmoved.items():
+                equal(new.unmoved.get(what_of), was, f'{what_of}')
+            fresh = [key for key in new.unmoved if key not in old.unmoved and key[-1] != 'unused']
+            equal(fresh, [], 'what was not there before')
         with cases.case(f'{what}: {len(old.driver)} files and streams the same through ntfs-3g'):
             equal(new.driver, old.driver, 'what ntfs-3g reads')
         if old.sleuthkit is None:

@@ -150,9 +150,9 @@ def record_field(kind, what, fmt, offset, change):
 record_field('header', 'bytes in use are too many', 'I', 24, lambda v: v + 8)
 record_field('header', 'bytes in use are beyond the record', 'I', 24, lambda v: 70000)
 record_field('header', 'bytes allocated are wrong', 'I', 28, lambda v: v * 2)
-record_field('header', 'the record has another number', 'I', 44, lambda v: v + 1)
+record_number = record_field('header', 'the record has another number', 'I', 44, lambda v: v + 1)
 record_field('header', 'attributes begin at no multiple of 8', 'H', 20, lambda v: v + 4)
-record_field('header', 'the sequence number is 0', 'H', 16, lambda v: 0)
+sequence_zero = record_field('header', 'the sequence number is 0', 'H', 16, lambda v: 0)
 record_field('header', 'a file is said to be a directory', 'H', 22, lambda v: v | 2)
 record_field('links', 'the link count is wrong', 'H', 18, lambda v: v + 5)
 record_field('instance', 'the next instance has been used', 'H', 40, lambda v: 0)
@@ -225,7 +225,7 @@ def data_field(kind, what, fmt, offset, change):
 
 data_field('attribute', 'a length is no multiple of 8', 'I', 4, lambda v, _: v + 4)
 data_field('attribute', 'a length leaves the record', 'I', 4, lambda v, _: v + 4096)
-data_field('attribute', 'an attribute has an unknown type', 'I', 0, lambda v, _: 0x88)
+unknown_type = data_field('attribute', 'an attribute has an unknown type', 'I', 0, lambda v, _: 0x88)
 data_field('attribute', 'the run list is outside its attribute', 'H', 32, lambda v, _: 0x4000)
 data_field('runlist', 'mapping pairs end before the highest VCN', 'Q', 24, lambda v, _: v + 1)
 data_field('runlist', 'mapping pairs end after the highest VCN', 'Q', 24, lambda v, _: v - 1)
@@ -234,6 +234,31 @@ data_field('sizes', 'the allocated size is too small', 'Q', 40, lambda v, volume
 data_field('sizes', 'the data size exceeds the allocated size', 'Q', 48, lambda v, volume: v + 100 * volume.cluster_size)
 data_field('sizes', 'the initialised size exceeds the data size', 'Q', 56, lambda v, _: v + 1)
 data_field('extent-gap', 'the first extent does not begin at 0', 'Q', 16, lambda v, _: 1)
+
+
+@breaks('attribute', 'a resident attribute has an unknown type')
+def unknown_type_resident(volume):
+    record, _ = plain_file(volume)
+    record.find(ntfs.FILE_NAME).put('I', 0, 0x3f)
+    record.save()
+
+
+@breaks('attribute', 'a $FILE_NAME is not resident')
+def name_nonresident(volume):
+    record, data = plain_file(volume)
+    data.put('I', 0, ntfs.FILE_NAME)
+    record.save()
+
+
+@breaks('attribute', 'an $INDEX_ALLOCATION is resident')
+def index_allocation_resident(volume):
+    for record in volume.base_records():
+        data = record.find(ntfs.DATA, nonresident=0)
+        if data and list(record.attributes())[-1].at == data.at:
+            data.put('I', 0, ntfs.INDEX_ALLOCATION)
+            record.save()
+            return
+    raise LookupError('no such file')
 
 
 @breaks('attribute', 'a resident value leaves its attribute')
@@ -303,6 +328,26 @@ def bitmap_tail(volume):
     if volume.clusters % 64 == 0:
         raise LookupError('no bits beyond the end')
     volume.put_bitmap_bit(volume.clusters, 0)
+
+
+@breaks('bitmap', '$Bitmap is too short')
+def bitmap_short(volume):
+    record = volume.record(6)
+    data = record.find(ntfs.DATA)
+    for field in (48, 56):
+        data.put('Q', field, (volume.clusters - 1) // 8)
+    record.save()
+
+
+@breaks('mft-bitmap', 'the bitmap of $MFT is too short')
+def mft_bitmap_short(volume):
+    record = volume.record(0)
+    bitmap = record.find(ntfs.BITMAP)
+    for field in (48, 56) if bitmap.nonresident else ():
+        bitmap.put('Q', field, 8)
+    if not bitmap.nonresident:
+        bitmap.put('I', 16, 8)
+    record.save()
 
 
 @breaks('sizes', 'a compressed size is wrong')

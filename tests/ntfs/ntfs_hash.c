@@ -92,6 +92,7 @@ static void hash_stream(struct walk *w, ntfs_inode *ni, const char *path, ntfsch
 
 	if (!na)
 		die("%s: opening $DATA: %s", path, strerror(errno));
+	NAttrClearEncrypted(na); /* as it is on the volume */
 	sha256_start(&hash);
 	for (s64 pos = 0; pos < na->data_size; pos += n) {
 		n = ntfs_attr_pread(na, pos, BLOCK, w->buf);

@@ -105,10 +105,10 @@ class Attribute:
 class Record:
     """An MFT record without its fixups. save() writes it back, and its copy in $MFTMirr."""
 
-    def __init__(self, volume, number):
+    def __init__(self, volume, number, torn=False):
         self.volume, self.number = volume, number
         self.buffer = bytearray(volume.read_runs(volume.mft_runs, number * volume.record_size, volume.record_size))
-        if self.buffer[:4] == b'FILE':
+        if self.buffer[:4] == b'FILE' and (self.in_use() or not torn):
             fixup_read(self.buffer)
 
     def in_use(self):
@@ -200,8 +200,9 @@ class Volume:
             self.write_at(at, data[done:done + step])
             done += step
 
-    def record(self, number):
-        return Record(self, number)
+    def record(self, number, torn=False):
+        """With torn, an unused record is left as it is on disk."""
+        return Record(self, number, torn)
 
     def attribute_list(self, number):
         """Entries (type, lowest VCN, reference, instance, name, offset) of a base record's list; empty without one."""
