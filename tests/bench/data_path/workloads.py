@@ -98,7 +98,8 @@ def run_fio(row, path, size, seconds):
         raise
     text = output.decode(errors='replace')
     if process.returncode != 0:
-        raise RuntimeError(f'{" ".join(command)}: status {process.returncode}\n{text[-2000:]}')
+        told = [line for line in text.replace(path, 'the image').splitlines() if line.startswith('fio:')]
+        raise RuntimeError(told[0] if told else f'fio ended with status {process.returncode}')
     return parse(text)
 
 
