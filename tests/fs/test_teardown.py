@@ -29,7 +29,8 @@ WRITERS = 4
 SIZE = WRITERS * BLOCKS * BLOCK
 LOAD_SIZE = 16 << 20
 JOIN_SECONDS = 30      # for a system call to come back after its mount has gone
-GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.EIO, errno.EINTR)
+# What a request may end with when its daemon goes; ECANCELED is what the kernel says of one that was on its way into a ring just then.
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED, errno.ENODEV, errno.EIO, errno.EINTR)
 
 
 class Writer:
