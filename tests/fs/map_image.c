@@ -2,13 +2,17 @@
  *
  * map-image: does to an image of a store what the tools do, through the same library, for the tests of the daemon.
  *
- *     map-image scatter DIR NAME SEED BLOCK   exchanges blocks of BLOCK bytes at random (makes a bundle of a plain
- * image) map-image hold DIR NAME SEED BLOCK      the same, but says "held" once it has the lock and waits for a line on
- * standard input; without a lease, as on a file system that has none map-image lease DIR NAME SEED BLOCK     the same
- * with a lease, which the first attempt to open the file breaks map-image print DIR NAME                the map: guest
- * offset, length, host offset, a line each map-image plain DIR NAME                sorts the map and makes the image
- * plain again map-image redo DIR NAME GUEST_OFF TEXT  commits a change of the guest's bytes and "crashes" before
- * applying it map-image undo DIR NAME                 tells whether an undo is recorded and valid: none, stale or valid
+ *     map-image scatter DIR NAME SEED BLOCK [FIRST]   cuts the image from byte FIRST on into blocks of BLOCK bytes, or
+ *                                                     with BLOCK "MIN-MAX" into pieces between those, and lays them out
+ *                                                     in random order (makes a bundle of a plain image)
+ *     map-image hold DIR NAME SEED BLOCK              the same, but says "held" once it has the lock and waits for a
+ *                                                     line on standard input; no lease, as where there are none
+ *     map-image lease DIR NAME SEED BLOCK             the same with a lease, which the first attempt to open breaks
+ *     map-image print DIR NAME                        the map: guest offset, length, host offset, a line each
+ *     map-image plain DIR NAME                        sorts the map and makes the image plain again
+ *     map-image redo DIR NAME GUEST_OFF TEXT          commits a change of the guest's bytes and "crashes" before
+ *                                                     applying it
+ *     map-image undo DIR NAME                         tells whether an undo is recorded and valid: none, stale or valid
  *
  * Exit status 0; 1 with a message; 3 if the image is in use.
  */
@@ -39,27 +43,67 @@ static uint64_t next_random(uint64_t *state)
 	return *state;
 }
 
-/* A random permutation of whole blocks; the rest of the image stays. */
-static int permute_map(const struct image_map *map, uint64_t seed, uint64_t block, struct image_map **out)
+/* How an image is to be cut and laid out anew; all in bytes but the seed. */
+struct scattering {
+	uint64_t seed, first, piece_min, piece_max;
+};
+
+static struct scattering parse_scattering(char **words, int count)
 {
-	size_t count = (size_t)(image_map_size(map) / block);
-	struct map_move *moves = calloc(count + 1, sizeof(*moves));
-	uint64_t state = seed * 2 + 1;
+	struct scattering how = {.seed = strtoull(words[0], NULL, 0)};
+	char *rest;
+
+	how.piece_min = how.piece_max = strtoull(words[1], &rest, 0);
+	if (*rest == '-')
+		how.piece_max = strtoull(rest + 1, NULL, 0);
+	if (count > 2)
+		how.first = strtoull(words[2], NULL, 0);
+	return how;
+}
+
+/* The pieces in guest order; what is left at the end is too short for one and stays. Returns their number. */
+static size_t cut(const struct scattering *how, uint64_t size, uint64_t *state, struct map_move *pieces)
+{
+	uint64_t units = (how->piece_max - how->piece_min) / IMAGE_MAP_UNIT + 1, off = how->first;
+	size_t count = 0;
+
+	for (;;) {
+		uint64_t length = how->piece_min + (units > 1 ? next_random(state) % units * IMAGE_MAP_UNIT : 0);
+
+		if (off > size || length > size - off)
+			return count;
+		pieces[count++] = (struct map_move){.old_off = off, .length = length};
+		off += length;
+	}
+}
+
+/* A random order of the pieces, each put right behind the one before. */
+static int permute_map(const struct image_map *map, const struct scattering *how, struct image_map **out)
+{
+	uint64_t size = image_map_size(map), state = how->seed * 2 + 1, off = how->first;
+	struct map_move *pieces;
+	size_t count;
 	int ret;
 
-	if (!moves)
+	if (how->piece_min == 0 || how->piece_max < how->piece_min)
+		return -EINVAL;
+	pieces = calloc((size_t)(size / how->piece_min) + 1, sizeof(*pieces));
+	if (!pieces)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++)
-		moves[i] = (struct map_move){.new_off = i * block, .old_off = i * block, .length = block};
+	count = cut(how, size, &state, pieces);
 	for (size_t i = count; i > 1; i--) {
 		size_t j = (size_t)(next_random(&state) % i);
-		uint64_t off = moves[i - 1].old_off;
+		struct map_move piece = pieces[i - 1];
 
-		moves[i - 1].old_off = moves[j].old_off;
-		moves[j].old_off = off;
+		pieces[i - 1] = pieces[j];
+		pieces[j] = piece;
 	}
-	ret = image_map_permute(map, moves, count, out);
-	free(moves);
+	for (size_t i = 0; i < count; i++) {
+		pieces[i].new_off = off;
+		off += pieces[i].length;
+	}
+	ret = image_map_permute(map, pieces, count, out);
+	free(pieces);
 	return ret;
 }
 
@@ -80,10 +124,10 @@ static int commit_map(struct image *image, const struct image_map *map)
 	return ret;
 }
 
-static int scatter(struct image *image, const char *seed, const char *block)
+static int scatter(struct image *image, const struct scattering *how)
 {
 	struct image_map *map;
-	int ret = permute_map(image->map, strtoull(seed, NULL, 0), strtoull(block, NULL, 0), &map);
+	int ret = permute_map(image->map, how, &map);
 
 	if (ret == 0) {
 		ret = commit_map(image, map);
@@ -92,7 +136,7 @@ static int scatter(struct image *image, const char *seed, const char *block)
 	return ret;
 }
 
-static int hold(struct image *image, bool keep_lease, const char *seed, const char *block)
+static int hold(struct image *image, bool keep_lease, const struct scattering *how)
 {
 	char line[16];
 
@@ -105,7 +149,7 @@ static int hold(struct image *image, bool keep_lease, const char *seed, const ch
 	fflush(stdout);
 	if (!fgets(line, sizeof(line), stdin))
 		return 0;
-	return scatter(image, seed, block);
+	return scatter(image, how);
 }
 
 static int print_map(struct image *image)
@@ -167,12 +211,16 @@ static int print_undo(struct image *image)
 
 static int run(struct image *image, int argc, char **argv)
 {
-	if (strcmp(argv[1], "scatter") == 0 && argc == 6)
-		return scatter(image, argv[4], argv[5]);
-	if (strcmp(argv[1], "hold") == 0 && argc == 6)
-		return hold(image, false, argv[4], argv[5]);
-	if (strcmp(argv[1], "lease") == 0 && argc == 6)
-		return hold(image, true, argv[4], argv[5]);
+	struct scattering how = {0};
+
+	if (argc == 6 || argc == 7)
+		how = parse_scattering(argv + 4, argc - 4);
+	if (strcmp(argv[1], "scatter") == 0)
+		return scatter(image, &how);
+	if (strcmp(argv[1], "hold") == 0)
+		return hold(image, false, &how);
+	if (strcmp(argv[1], "lease") == 0)
+		return hold(image, true, &how);
 	if (strcmp(argv[1], "redo") == 0 && argc == 6)
 		return commit_redo(image, argv[4], argv[5]);
 	if (strcmp(argv[1], "print") == 0)

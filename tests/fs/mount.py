@@ -3,6 +3,8 @@
 
 A test is a function that takes a Store and raises to fail, or calls skip(). run() gives each a store of its own, with a mount over it or
 elsewhere, and prints TAP. A watchdog kills the daemon of a test that hangs, so that what hangs in the kernel comes back.
+
+MOUNT_OPTIONS in the environment has options for every mount, as "-o first -o second", so that the same tests check each data path.
 """
 import contextlib
 import ctypes
@@ -18,8 +20,12 @@ import threading
 import time
 import traceback
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from host import write_view  # noqa: E402
+
 ZCFS = os.path.abspath(sys.argv[1])
 MAP_IMAGE = os.path.abspath(sys.argv[2])
+MOUNT_OPTIONS = os.environ.get('MOUNT_OPTIONS', '').split()
 
 WAIT_SECONDS = 30       # for anything that should happen at once
 TEST_SECONDS = 60       # for one test
@@ -121,7 +127,7 @@ class Store:
     def start(self, *options, expect=0):
         """Runs zcfs as a user would; the daemon's process number is in the mount's own link."""
         where = [] if self.point == self.dir else [self.point]
-        result = subprocess.run([ZCFS, *options, self.dir, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        result = subprocess.run([ZCFS, *MOUNT_OPTIONS, *options, self.dir, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
         assert result.returncode == expect, f'exit status {result.returncode}, expected {expect}: {result.stdout}'
         if expect == 0:
@@ -167,10 +173,19 @@ class Store:
         return b''.join(data[host:host + length].ljust(length, b'\0')
                         for guest, length, host in self.extents(name, directory))
 
-    def bundle(self, name, data, seed=1, block=4096, directory=''):
+    def composed(self, name):
+        """The same with the mount down, from the bytes and what the sqlite3 module finds in the database: nothing of zcfs takes part."""
+        view = os.path.join(self.top, 'view')
+        write_view(os.path.join(self.dir, name), view)
+        try:
+            return read_file(view)
+        finally:
+            os.unlink(view)
+
+    def bundle(self, name, data, seed=1, block=4096, directory='', first=0):
         """A bundle below the mount; returns what the guest sees in it."""
         write_file(self.host(directory, name), data)
-        self.tool('scatter', name, seed, block, directory=directory)
+        self.tool('scatter', name, seed, block, first, directory=directory)
         assert os.path.isdir(self.host(directory, name))
         return self.expected(name, directory)
 

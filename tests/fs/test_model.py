@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import sys
+import tempfile
 
 from mount import *
 
@@ -26,7 +27,7 @@ class Pair:
         self.open()
 
     def open(self):
-        self.fds = [os.open(self.path, os.O_RDWR), os.open(self.path, os.O_RDWR),
+        self.fds = [os.open(self.path, os.O_RDWR), os.open(self.path, os.O_RDWR | os.O_SYNC),
                     os.open(self.path, os.O_RDWR | os.O_DIRECT)]
         self.append = os.open(self.path, os.O_RDWR | os.O_APPEND)
 
@@ -70,6 +71,55 @@ class Pair:
     def read(self):
         self.check(*self.range(past=1000))
 
+    def write_direct(self):
+        """As O_DIRECT wants it: memory, offset and length in sectors."""
+        off, length = self.range(past=100000)
+        memory = mmap.mmap(-1, length + 2 * 4096)
+        start, off, length = self.rng.randrange(8) * 512, off // 512 * 512, length // 512 * 512
+        data = memoryview(memory)[start:start + length]
+        data[:] = self.rng.randbytes(length)
+        assert os.pwrite(self.fds[2], data, off) == length
+        os.pwrite(self.twin, data, off)
+
+    def read_direct(self):
+        off, length = self.range(past=1000)
+        memory = mmap.mmap(-1, length + 2 * 4096)
+        start, off = self.rng.randrange(8) * 512, off // 512 * 512
+        n = os.preadv(self.fds[2], [memoryview(memory)[start:start + (length + 511) // 512 * 512]], off)
+        got, want = memory[start:start + n], os.pread(self.twin, (length + 511) // 512 * 512, off)
+        assert got == want, f'[{off}, {off + length}) differs directly at {first_difference(got, want, off)}'
+
+    def read_mapped(self):
+        size = self.size()
+        if size == 0:
+            return
+        off, length = self.range()
+        with mmap.mmap(self.fd(), size, prot=mmap.PROT_READ) as memory:
+            got, want = memory[off:off + length], os.pread(self.twin, length, off)
+            assert got == want, f'[{off}, {off + length}) differs when mapped at {first_difference(got, want, off)}'
+
+    def send(self):
+        """Without the bytes passing through this process."""
+        off, length = self.range()
+        with tempfile.TemporaryFile() as target:
+            sent = 0
+            while sent < length and (n := os.sendfile(target.fileno(), self.fd(), off + sent, length - sent)):
+                sent += n
+            got, want = os.pread(target.fileno(), length + 1, 0), os.pread(self.twin, length, off)
+        assert got == want, f'[{off}, {off + length}) differs when sent at {first_difference(got, want, off)}'
+
+    def copy(self):
+        """Within the file; source and target must not overlap."""
+        off, length = self.range()
+        to = self.range(past=50000)[0]
+        length = min(length, SIZE_MAX - to, abs(to - off), self.size() - off)
+        copied = 0
+        while copied < length:
+            n = os.copy_file_range(self.fd(), self.fd(), length - copied, off + copied, to + copied)
+            assert n > 0
+            copied += n
+        os.pwrite(self.twin, os.pread(self.twin, length, off), to)
+
     def append_some(self):
         data = self.rng.randbytes(self.rng.randrange(1, 20000))
         if self.size() + len(data) > SIZE_MAX:
@@ -108,7 +158,7 @@ class Pair:
             return
         off = self.rng.randrange(size)
         data = self.rng.randbytes(min(self.rng.randrange(1, 10000), size - off))
-        for fd in (self.fds[0], self.twin):
+        for fd in (self.fd(), self.twin):
             with mmap.mmap(fd, size) as memory:
                 memory[off:off + len(data)] = data
                 memory.flush()
@@ -144,8 +194,9 @@ def first_difference(a, b, off):
     return next((off + i for i in range(min(len(a), len(b))) if a[i] != b[i]), off + min(len(a), len(b)))
 
 
-WEIGHTS = {'write': 20, 'write_vector': 5, 'read': 20, 'append_some': 6, 'truncate': 8, 'punch': 6, 'zero': 4,
-           'preallocate': 3, 'map': 4, 'holes': 3, 'sync': 3, 'reopen': 3, 'compare': 4}
+WEIGHTS = {'write': 15, 'write_vector': 5, 'write_direct': 10, 'read': 15, 'read_direct': 10, 'read_mapped': 6, 'send': 4, 'copy': 5,
+           'append_some': 6, 'truncate': 8, 'punch': 6, 'zero': 4, 'preallocate': 3, 'map': 6, 'holes': 3, 'sync': 3, 'reopen': 3,
+           'compare': 4}
 
 
 def play(store, name, twin, seed, between=None):
@@ -198,6 +249,15 @@ def test_bundle(store):
 def test_fine_bundle(store):
     """a bundle of 512-byte blocks and odd size"""
     play_bundle(store, 300001, 512, SEED + 2)
+
+
+def test_odd_bundle(store):
+    """a bundle of pieces of all lengths from sector 63 on"""
+    size = 1 << 20
+    twin = twin_of(store, store.bundle('a.img', noise(size, SEED), SEED % 1000, '512-20480', first=63 * 512))
+    play(store, 'a.img', twin, SEED + 6)
+    store.released('a.img')
+    assert store.expected('a.img') == read_file(twin)
 
 
 def test_coarse_bundle(store):
