@@ -256,6 +256,19 @@ static int bring_up_to_date(struct image *image, bool recovery_failed)
 	return can_overlay(rc) ? image_overlay_redo(image) : rc;
 }
 
+/* Space is added to the data file before a map names it and taken away after, so a data file that ends before the map
+ * does has lost bytes. Who has no lock may see it between the two. */
+static int check_data_length(const struct image *image)
+{
+	struct stat status;
+
+	if (image->access == IMAGE_UNLOCKED)
+		return 0;
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	return (uint64_t)status.st_size < image_map_host_end(image->map) ? -EUCLEAN : 0;
+}
+
 static int load_bundle(struct image *image, bool recovery_failed)
 {
 	int rc = map_db_open(image->io, image->bundle_fd, image->read_only, &image->db);
@@ -273,6 +286,8 @@ static int load_bundle(struct image *image, bool recovery_failed)
 	}
 	if (rc == 0)
 		rc = image_reload(image);
+	if (rc == 0)
+		rc = check_data_length(image);
 	if (rc != 0)
 		return rc;
 	map_db_snapshot_end(image->db);

@@ -236,6 +236,8 @@ def damage(store, name, how):
         os.truncate(path + '/map.db', 0)
     elif how == 'no database':
         write_file(path + '/map.db', noise(8192))
+    elif how == 'data cut':
+        os.truncate(path + '/data', 64 * 1024 - 512)
     elif how == 'extent lost':
         with sqlite3.connect(path + '/map.db') as database:
             database.execute('DELETE FROM extent WHERE rowid IN (SELECT rowid FROM extent LIMIT 1)')
@@ -245,7 +247,7 @@ def damage(store, name, how):
 def test_damaged_bundles(store):
     """a damaged bundle is an error: listed, not opened, not a directory, and the others are served"""
     for number, how in enumerate(('no data', 'data is a directory', 'second link', 'empty database', 'no database',
-                                  'extent lost')):
+                                  'extent lost', 'data cut')):
         name = f'damaged{number}'
         damage(store, name, how)
         good = store.bundle(f'good{number}', noise(8192))

@@ -296,4 +296,4 @@ def test_restarts(store):
 
 if __name__ == '__main__':
     print(f'# SEED={SEED}')
-    sys.exit(run(tests_of(globals())))
+    sys.exit(run(tests_of(globals()), seconds=TEST_SECONDS + STEPS // 20))

@@ -144,6 +144,7 @@ static int undo_a(const struct io *io, int dir_fd)
 	return rc;
 }
 
+/* As the daemon does it: there is always room in the data file for all that the map in the database names. */
 static int resize_a(const struct io *io, int dir_fd, uint64_t size)
 {
 	struct image *image;
@@ -152,13 +153,18 @@ static int resize_a(const struct io *io, int dir_fd, uint64_t size)
 
 	if (rc < 0)
 		return rc;
+	bool grows = size > image_map_size(image->map);
 	uint64_t host_off = (image_map_host_end(image->map) + 511) / 512 * 512;
 	rc = image->overlay ? -EROFS : image_map_resize(image->map, size, host_off, &map);
-	if (rc == 0)
-		rc = io->ftruncate(io, image->data_fd,
-		                   image_map_host_end(map) > IMAGE_SIZE ? image_map_host_end(map) : IMAGE_SIZE);
+	uint64_t end = rc == 0 && image_map_host_end(map) > IMAGE_SIZE ? image_map_host_end(map) : IMAGE_SIZE;
+	if (rc == 0 && grows)
+		rc = io->ftruncate(io, image->data_fd, end);
+	if (rc == 0 && grows)
+		rc = io->fdatasync(io, image->data_fd);
 	if (rc == 0)
 		rc = map_db_resize(image->db, map);
+	if (rc == 0 && !grows)
+		rc = io->ftruncate(io, image->data_fd, end);
 	image_map_unref(map);
 	image_close(image);
 	return rc;
