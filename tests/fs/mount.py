@@ -4,7 +4,8 @@
 A test is a function that takes a Store and raises to fail, or calls skip(). run() gives each a store of its own, with a mount over it or
 elsewhere, and prints TAP. A watchdog kills the daemon of a test that hangs, so that what hangs in the kernel comes back.
 
-MOUNT_OPTIONS in the environment has options for every mount, as "-o first -o second", so that the same tests check each data path.
+MOUNT_OPTIONS in the environment has options for every mount, as "-o first -o second", so that the same tests check each data path. If it has
+options for a sanitizer, whatever the sanitizer reports of a daemon, which has no standard error of its own, fails the test.
 """
 import contextlib
 import ctypes
@@ -31,6 +32,8 @@ WAIT_SECONDS = 30       # for anything that should happen at once
 TEST_SECONDS = 60       # for one test
 LAZY = 2                # MNT_DETACH
 NOBODY = 65534
+
+SANITIZERS = [name for name in ('ASAN_OPTIONS', 'TSAN_OPTIONS', 'UBSAN_OPTIONS') if name in os.environ]
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -110,12 +113,13 @@ def noise(size, seed=1):
 class Store:
     """A temporary directory to serve, and where it is mounted."""
 
-    def __init__(self, over):
+    def __init__(self, over, directory=None):
         self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-'))
         os.chmod(self.top, 0o755)
-        self.dir = os.path.join(self.top, 'store')
+        self.dir = directory or os.path.join(self.top, 'store')
         self.point = self.dir if over else os.path.join(self.top, 'mnt')
-        os.mkdir(self.dir)
+        if not directory:
+            os.mkdir(self.dir)
         if not over:
             os.mkdir(self.point)
         # The way below an over-mount, for the tests only.
@@ -255,6 +259,27 @@ class Watchdog:
         self.timer.cancel()
 
 
+class Reports:
+    """What sanitizers have to say: in files, one a process."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix='zcfs-reports-') if SANITIZERS else None
+        for name in SANITIZERS:
+            os.environ[name] += f':log_path={self.directory}/report'
+
+    def take(self):
+        text = ''
+        for name in os.listdir(self.directory) if self.directory else ():
+            with open(os.path.join(self.directory, name), errors='replace') as report:
+                text += report.read()
+            os.unlink(os.path.join(self.directory, name))
+        return text
+
+    def clean_up(self):
+        if self.directory:
+            shutil.rmtree(self.directory)
+
+
 def run_one(function, over, options, seconds):
     store = Store(over)
     watchdog = Watchdog(store, seconds)
@@ -285,6 +310,7 @@ def run(functions, seconds=TEST_SECONDS):
         print('1..0 # SKIP the kernel has no FUSE')
         return 0
     only = sys.argv[3:]
+    reports = Reports()
     functions = [f for f in functions if not only or f.__name__ in only]
     print(f'1..{len(functions)}', flush=True)
     bad = 0
@@ -296,6 +322,9 @@ def run(functions, seconds=TEST_SECONDS):
         except Skip as reason:
             print(f'ok {number} - {name} # SKIP {reason}', flush=True)
             continue
+        report = reports.take()
+        if report:
+            problem = (problem or '') + report
         if problem:
             bad += 1
             print(f'not ok {number} - {function.__name__}: {name}', flush=True)
@@ -303,6 +332,7 @@ def run(functions, seconds=TEST_SECONDS):
                 print(f'# {line}', flush=True)
         else:
             print(f'ok {number} - {name}', flush=True)
+    reports.clean_up()
     return 1 if bad else 0
 
 

@@ -1,0 +1,520 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's disk is full, broken, read-only or slow: the guest gets the error and never wrong bytes, and everybody else is served."""
+import contextlib
+import errno
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from disk import MIB, command, disk, drop_cache, mount_memory, unmount
+from mount import *
+
+BLOCK = 4096
+NAMES = ('plain', 'bundle')
+
+
+@contextlib.contextmanager
+def serving(point):
+    """A store of its own in a directory of the given file system."""
+    directory = os.path.join(point, 'store')
+    os.mkdir(directory)
+    served = Store(over=True, directory=directory)
+    try:
+        yield served
+        served.unmount()
+    finally:
+        served.clean_up()
+
+
+def on_disk(**how):
+    """Gives the test a disk and a store on it that is not served yet."""
+    def decorate(function):
+        def wrapper(outer):
+            with disk(outer.top, **how) as its_disk, serving(its_disk.point) as store:
+                function(store, its_disk)
+        wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+        wrapper.mounted = False
+        return wrapper
+    return decorate
+
+
+def make_images(store, size, block=BLOCK, contents=None):
+    """A plain image and a bundle; returns what they contain."""
+    data = noise(size) if contents is None else contents
+    write_file(store.host('plain'), data)
+    return {'plain': data, 'bundle': store.bundle('bundle', data, 1, block, first=63 * 512)}
+
+
+def sparse_images(store, size, written):
+    """The same with holes: only the first bytes are written."""
+    for name in NAMES:
+        fd = os.open(store.host(name), os.O_CREAT | os.O_RDWR, 0o644)
+        os.pwrite(fd, noise(written), 0)
+        os.ftruncate(fd, size)
+        os.close(fd)
+    store.tool('scatter', 'bundle', 1, BLOCK)
+    return {'plain': noise(written) + bytes(size - written), 'bundle': store.expected('bundle')}
+
+
+def write_until(fd, size, *errors):
+    """Writes everywhere until it fails as expected; returns how far it got."""
+    memory = mmap.mmap(-1, 256 * 1024)
+    memory[:] = noise(len(memory), 3)
+    for off in range(0, size, len(memory)):
+        try:
+            done = os.pwrite(fd, memory, off)
+        except OSError as error:
+            assert error.errno in errors, f'{error} at {off}'
+            return off
+        if done < len(memory):
+            return off + done
+    raise AssertionError('everything could be written')
+
+
+def write_by_fsync(fd, size):
+    """Writes until something fails, wherever that shows: write or fsync. Returns the error."""
+    try:
+        for off in range(0, size, MIB):
+            os.pwrite(fd, noise(MIB, off), off)
+        os.fsync(fd)
+    except OSError as error:
+        return error.errno
+    raise AssertionError('everything could be written')
+
+
+def fill(path, leave=0):
+    """Fills the file system; returns the file that does."""
+    filler = os.path.join(path, 'filler')
+    with open(filler, 'wb', buffering=0) as file, contextlib.suppress(OSError):
+        while os.write(file.fileno(), bytes(64 * 1024)):
+            pass
+    os.truncate(filler, max(0, os.path.getsize(filler) - leave))
+    return filler
+
+
+def is_full(store, filler):
+    size, written = 48 * MIB, MIB
+    sparse_images(store, size, written)
+    store.start()
+    fill(filler, leave=2 * MIB)
+    for name in NAMES:
+        for flag in (0, os.O_DIRECT):
+            fd = os.open(store.path(name), os.O_RDWR | flag)
+            write_until(fd, size, errno.ENOSPC)
+            with fails_with(errno.ENOSPC):
+                fallocate(fd, FALLOC_KEEP_SIZE, 0, size)
+            os.close(fd)
+    with open(store.path('plain'), 'r+b') as file, mmap.mmap(file.fileno(), size) as memory:
+        with contextlib.suppress(OSError):
+            memory[size - 4 * MIB:size] = noise(4 * MIB, 5)    # a fault that the disk refuses would be SIGBUS, were it not cached
+            memory.flush()
+            raise AssertionError('a mapping was flushed to a full disk')
+    # What has its place on disk can still be written and read.
+    with open(store.path('plain'), 'r+b', buffering=0) as file:
+        os.pwrite(file.fileno(), b'rewritten', 0)
+        os.fsync(file.fileno())
+        assert os.pread(file.fileno(), 9, 0) == b'rewritten'
+    seen = read_file(store.path('bundle'))
+    assert len(seen) == size
+    # Growing needs the database, which has no room either.
+    with contextlib.suppress(OSError):
+        os.truncate(store.path('bundle'), size + MIB)
+    grown = os.stat(store.path('bundle')).st_size
+    assert grown in (size, size + MIB)
+    os.unlink(os.path.join(filler, 'filler'))
+    for name in NAMES:
+        with open(store.path(name), 'r+b', buffering=0) as file:
+            for off in range(0, 4 * MIB, MIB):
+                os.pwrite(file.fileno(), noise(MIB, 7), off)
+            os.fsync(file.fileno())
+        assert read_file(store.path(name))[:MIB] == noise(MIB, 7)
+    assert read_file(store.path('bundle'))[4 * MIB:size] == seen[4 * MIB:]
+    store.released('bundle')
+    assert store.expected('bundle') == read_file(store.path('bundle'))
+
+
+@on_disk(size=64 * MIB)
+def test_full_disk(store, its_disk):
+    """a full host file system is ENOSPC, for buffered, direct and allocating writers, and nothing else suffers"""
+    is_full(store, its_disk.point)
+
+
+@unmounted
+def test_full_memory(outer):
+    """the same on a memory file system"""
+    point = os.path.join(outer.top, 'memory')
+    os.mkdir(point)
+    mount_memory(point, 40 * MIB)
+    try:
+        with serving(point) as store:
+            is_full(store, point)
+    finally:
+        unmount(point)
+
+
+@on_disk()
+def test_unreadable_sectors(store, its_disk):
+    """what the disk cannot read is EIO, buffered and direct, and what it can read is right"""
+    models = make_images(store, 16 * MIB)
+    os.sync()
+    for name in ('plain', 'bundle/data'):
+        drop_cache(store.host(name))
+    its_disk.cut(its_disk_middle(its_disk, store))
+    store.start()
+    for name in NAMES:
+        for flag in (os.O_DIRECT, 0):
+            fd = os.open(store.path(name), os.O_RDONLY | flag)
+            memory, failures = mmap.mmap(-1, 64 * 1024), 0
+            for off in range(0, len(models[name]), len(memory)):
+                memory[:] = b'#' * len(memory)
+                try:
+                    n = os.preadv(fd, [memory], off)
+                except OSError as error:
+                    assert error.errno == errno.EIO, f'{error} at {off}'
+                    failures += 1
+                else:
+                    # The kernel may return what came before the bad sector.
+                    assert n and memory[:n] == models[name][off:off + n], f'{name}: wrong bytes at {off}'
+            os.close(fd)
+            assert 0 < failures < len(models[name]) // len(memory) + 1, f'{name}: {failures} failures'
+    with fails_with(errno.EIO):
+        read_file(store.path('bundle'))
+    os.kill(store.daemon, 0)
+
+
+def its_disk_middle(its_disk, store):
+    """A place on the device with about half of each image behind it and all metadata before it; no such place, no test."""
+    blocks = []
+    for name in ('plain', 'bundle/data'):
+        for line in command('filefrag', '-v', store.host(name)).splitlines():
+            fields = line.replace('..', ' ').replace(':', ' ').split()
+            if fields and fields[0].isdigit():
+                blocks.append((int(fields[3]) * BLOCK, (int(fields[4]) + 1) * BLOCK))
+    # Both images lose something: what is cut begins within the lower one.
+    low = min(start for start, end in blocks)
+    assert low >= 0 and len(blocks) >= 2
+    return low + 4 * MIB
+
+
+@on_disk()
+def test_lost_writes(store, its_disk):
+    """a write-back that failed is told by fsync, by every later fsync, and by close, although the host tells only once"""
+    size = 24 * MIB
+    for name in NAMES:
+        fd = os.open(store.host(name), os.O_CREAT | os.O_RDWR, 0o644)
+        fallocate(fd, 0, 0, size)   # has its place on the disk, but the disk's file has none for it in memory
+        os.fsync(fd)
+        os.close(fd)
+    store.tool('scatter', 'bundle', 1, '4096-65536')
+    os.sync()
+    store.start()
+    its_disk.fill_memory()
+    handles = {name: os.open(store.path(name), os.O_RDWR) for name in NAMES}
+    others = {name: os.open(store.path(name), os.O_RDWR) for name in NAMES}
+    for name in NAMES:
+        failed = write_by_fsync(handles[name], size)
+        assert failed in (errno.EIO, errno.ENOSPC), errno.errorcode[failed]
+    its_disk.release_memory()
+    for name in NAMES:
+        for fd in (handles[name], others[name]):
+            with fails_with(errno.EIO, errno.ENOSPC):
+                os.fsync(fd)
+            with fails_with(errno.EIO, errno.ENOSPC):
+                os.fdatasync(fd)
+            with fails_with(errno.EIO, errno.ENOSPC):
+                os.close(fd)
+        store.released(name)
+        # A new start.
+        with open(store.path(name), 'r+b', buffering=0) as file:
+            os.pwrite(file.fileno(), noise(MIB), 0)
+            os.fsync(file.fileno())
+            assert os.pread(file.fileno(), MIB, 0) == noise(MIB)
+
+
+@on_disk()
+def test_direct_writes_fail(store, its_disk):
+    """an O_DIRECT write that the disk refuses is an error"""
+    size = 24 * MIB
+    for name in NAMES:
+        fd = os.open(store.host(name), os.O_CREAT | os.O_RDWR, 0o644)
+        fallocate(fd, 0, 0, size)
+        os.fsync(fd)
+        os.close(fd)
+    store.tool('scatter', 'bundle', 1, 65536)
+    os.sync()
+    store.start()
+    its_disk.fill_memory()
+    for name in NAMES:
+        fd = os.open(store.path(name), os.O_RDWR | os.O_DIRECT)
+        try:
+            write_until(fd, size, errno.EIO, errno.ENOSPC)
+        except AssertionError:
+            # Where the host cannot be written past its cache, fsync tells.
+            with fails_with(errno.EIO, errno.ENOSPC):
+                os.fsync(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    its_disk.release_memory()
+
+
+@on_disk(kind='xfs', size=320 * MIB)
+def test_dead_disk(store, its_disk):
+    """a host file system that has shut down gives errors for everything that it is asked, and the daemon lives until it is unmounted"""
+    models = make_images(store, 4 * MIB)
+    store.start()
+    files = {name: os.open(store.path(name), os.O_RDWR) for name in NAMES}
+    for name in NAMES:
+        os.pwrite(files[name], b'before', 0)
+    command('xfs_io', '-x', '-c', 'shutdown', its_disk.point)
+    for name in NAMES:
+        with fails_with(errno.EIO):
+            os.pwrite(files[name], noise(MIB, 9), MIB)
+            os.fsync(files[name])
+        with fails_with(errno.EIO):
+            os.fsync(files[name])
+        with fails_with(errno.EIO):
+            os.ftruncate(files[name], 8 * MIB)
+        direct = None
+        with contextlib.suppress(OSError):
+            direct = os.open(store.path(name), os.O_RDONLY | os.O_DIRECT)
+        if direct is not None:
+            memory = mmap.mmap(-1, MIB)
+            with contextlib.suppress(OSError):
+                n = os.preadv(direct, [memory], 2 * MIB)    # cached by the host, perhaps
+                assert memory[:n] == models[name][2 * MIB:2 * MIB + n]
+            os.close(direct)
+        with contextlib.suppress(OSError):
+            os.close(files[name])
+    os.kill(store.daemon, 0)
+
+
+@on_disk()
+def test_read_only_underneath(store, its_disk):
+    """a host file system that was made read-only: images are read, writing is EROFS, until it is writable again"""
+    models = make_images(store, MIB)
+    store.start()
+    for name in NAMES:
+        assert read_file(store.path(name)) == models[name]
+        store.released(name)
+    command('mount', '-o', 'remount,ro', its_disk.point)
+    for name in NAMES:
+        with open(store.path(name), 'rb') as file:
+            assert file.read() == models[name]
+            with fails_with(errno.EROFS):
+                os.open(store.path(name), os.O_RDWR)
+        store.released(name)
+        with fails_with(errno.EROFS):
+            os.open(store.path(name), os.O_RDWR)
+        with fails_with(errno.EROFS):
+            os.truncate(store.path(name), 0)
+        with fails_with(errno.EROFS):
+            os.unlink(store.path(name))
+        assert read_file(store.path(name)) == models[name]
+    with fails_with(errno.EROFS):
+        open(store.path('new'), 'wb')
+    for name in NAMES:
+        store.released(name)
+    command('mount', '-o', 'remount,rw', its_disk.point)
+    for name in NAMES:
+        with open(store.path(name), 'r+b') as file:
+            file.write(b'written')
+        assert read_file(store.path(name)) == b'written' + models[name][7:]
+
+
+def direct(path, flags):
+    return os.open(path, flags | os.O_DIRECT)
+
+
+def test_plain_cut_underneath(store):
+    """a plain image that somebody has cut ends where it ends now; what comes back when it grows is zeros"""
+    data = noise(MIB)
+    write_file(store.host('a.img'), data)
+    with open(store.path('a.img'), 'rb', buffering=0, opener=direct) as file:
+        memory = mmap.mmap(-1, MIB)
+        os.truncate(store.host('a.img'), 100 * 512)
+        n = os.preadv(file.fileno(), [memory], 0)
+        assert memory[:n] == data[:n] and n == 100 * 512
+        assert os.preadv(file.fileno(), [memory], 512 * 1024) == 0
+    os.truncate(store.host('a.img'), MIB)
+    store.released('a.img')
+    assert read_file(store.path('a.img')) == data[:100 * 512] + bytes(MIB - 100 * 512)
+
+
+# ---- a disk that takes its time ----
+
+WRITER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | (os.O_DIRECT if sys.argv[2] == 'direct' else 0))
+memory = mmap.mmap(-1, 65536)
+memory[:] = bytes([int(sys.argv[3])]) * 65536
+print('open', flush=True)
+while True:
+    os.pwrite(fd, memory, 65536 * int(sys.argv[3]))
+"""
+
+
+def slow_writers(store, count):
+    """Processes that write, each to its own 64 KiB, to both images, buffered and direct."""
+    writers = []
+    for i in range(count):
+        process = subprocess.Popen([sys.executable, '-c', WRITER, store.path(NAMES[i % 2]), ('buffered', 'direct')[i // 2 % 2], str(i)],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        store.children.append(process)
+        assert process.stdout.readline() == 'open\n'
+        writers.append(process)
+    return writers
+
+
+def others_are_served(store, models):
+    """In the time that it takes on an idle disk, or nearly."""
+    result = []
+
+    def look():
+        assert os.stat(store.path('plain')).st_size == len(models['plain'])
+        assert sorted(os.listdir(store.point)) == ['bundle', 'other', 'other-bundle', 'plain']
+        os.statvfs(store.point)
+        for name in ('other', 'other-bundle'):
+            assert read_file(store.path(name)) == models[name]
+            with open(store.path(name), 'rb', opener=direct) as file, mmap.mmap(-1, MIB) as memory:
+                assert os.preadv(file.fileno(), [memory], 0) == MIB and memory[:] == models[name][:MIB]
+        result.append('served')
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert result == ['served'], 'the others wait as well' if thread.is_alive() else 'the others get errors'
+
+
+def slow_images(store):
+    models = make_images(store, 4 * MIB)
+    models['other'] = noise(MIB, 8)
+    write_file(store.host('other'), models['other'])
+    models['other-bundle'] = store.bundle('other-bundle', noise(MIB, 9))
+    return models
+
+
+@on_disk()
+def test_frozen_disk(store, its_disk):
+    """writes that hang in the host hold up nobody else; who is killed or interrupted meanwhile leaves nothing behind"""
+    models = slow_images(store)
+    store.start()
+    writers = slow_writers(store, 16)
+    with its_disk.frozen():
+        time.sleep(0.3)
+        others_are_served(store, models)
+        for number, process in enumerate(writers):
+            process.send_signal((signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[number % 3])
+        time.sleep(0.3)
+        others_are_served(store, models)
+    for process in writers:
+        assert process.wait(WAIT_SECONDS) != 0
+    for name in NAMES:
+        store.released(name)
+        seen = read_file(store.path(name))
+        for i in range(16):
+            part = seen[i * 65536:(i + 1) * 65536]
+            old = models[name][i * 65536:(i + 1) * 65536]
+            for off in range(0, 65536, 512):
+                assert part[off:off + 512] in (old[off:off + 512], bytes([i]) * 512), f'{name}: writer {i}, at {off}'
+        assert seen[MIB:] == models[name][MIB:]
+    store.released('bundle')
+    assert store.expected('bundle') == read_file(store.path('bundle'))
+
+
+@unmounted
+def test_stalled_reads(outer):
+    """reads that hang in the host hold up nobody whose bytes are in memory, and end with their disk's return, killed or not"""
+    lower = Store(over=False)
+    try:
+        lower.start()
+        with disk(outer.top) as its_disk:
+            # A second loop device, on a file of another zcfs that will be stopped.
+            point = os.path.join(outer.top, 'slow')
+            os.mkdir(point)
+            fd = os.open(lower.path('disk'), os.O_CREAT | os.O_RDWR, 0o644)
+            os.ftruncate(fd, 64 * MIB)
+            os.close(fd)
+            device = command('losetup', '--find', '--show', lower.path('disk'))
+            try:
+                command('mkfs.ext4', '-q', '-F', '-E', 'nodiscard', device)
+                command('mount', device, point)
+                try:
+                    with serving(point) as store:
+                        stalled_reads(store, lower.daemon)
+                finally:
+                    unmount(point)
+            finally:
+                command('losetup', '--detach', device)
+        lower.unmount()
+    finally:
+        lower.clean_up()
+
+
+READER = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print('open', flush=True)
+sys.stdin.readline()
+data = os.pread(fd, 65536, int(sys.argv[2]) * 65536)
+print(len(data))
+"""
+
+
+def stalled_reads(store, server):
+    models = slow_images(store)
+    os.sync()
+    store.start()
+    for name in ('other', 'other-bundle'):
+        assert read_file(store.path(name)) == models[name]
+    readers = []
+    for i in range(16):
+        process = subprocess.Popen([sys.executable, '-c', READER, store.path(NAMES[i % 2]), str(i)], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)
+        store.children.append(process)
+        assert process.stdout.readline() == 'open\n'
+        readers.append(process)
+    for name in ('plain', 'bundle/data'):
+        drop_cache(store.host(name))
+    os.kill(server, signal.SIGSTOP)
+    timer = threading.Timer(20, lambda: os.kill(server, signal.SIGCONT))
+    timer.start()
+    try:
+        for process in readers:
+            process.stdin.write('\n')
+            process.stdin.flush()
+        time.sleep(0.3)
+        assert all(process.poll() is None for process in readers[2:])
+        buffered_others_are_served(store, models)
+        for process in readers[::2]:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.2)
+        buffered_others_are_served(store, models)
+    finally:
+        timer.cancel()
+        os.kill(server, signal.SIGCONT)
+    for number, process in enumerate(readers):
+        output = process.communicate(timeout=WAIT_SECONDS)[0]
+        assert number % 2 == 0 or output.strip() == '65536'
+    for name in NAMES:
+        assert read_file(store.path(name)) == models[name]
+
+
+def buffered_others_are_served(store, models):
+    result = []
+
+    def look():
+        for name in ('other', 'other-bundle'):
+            assert read_file(store.path(name)) == models[name]
+        os.statvfs(store.point)
+        result.append('served')
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert result == ['served'], 'the others wait as well' if thread.is_alive() else 'the others get errors'
+
+
+if __name__ == '__main__':
+    sys.exit(run(tests_of(globals())))
