@@ -5,6 +5,8 @@
 #ifndef ZCFS_IMAGE_INTERNAL_H
 #define ZCFS_IMAGE_INTERNAL_H
 
+#include <unistd.h>
+
 #include "mapdb/image.h"
 
 /* In a bundle under construction: to try whether the file system exchanges a file with a directory. */
@@ -33,6 +35,52 @@ int data_lease(struct image *image, unsigned int patience_ms);
 
 /* Opens the directory of a bundle. The descriptor. */
 int bundle_open(const struct io *io, int parent_fd, const char *name);
+
+/* ---- names ---- */
+
+#define HIDDEN_MARK	".zcfs-"
+#define REMOVED_MARK	"removed-"
+#define REPLACE_MARK	"replace-"
+#define JOURNAL_NAME	MAP_DB_NAME "-journal"
+#define NAME_LENGTH_MAX 255 /* NAME_MAX of every Linux file system that matters */
+
+int name_stat(int dir_fd, const char *name, struct stat *status); /* lstat; 0 or -errno */
+
+/* What is behind a name: the inode, and the one with the bytes. */
+struct found {
+	bool exists;
+	bool is_directory;
+	bool has_data;    /* a regular file with the bytes of an image */
+	struct stat self; /* what the name is */
+	struct stat data; /* what has the bytes: the file itself, or data in the directory */
+};
+
+/* 0 also if there is nothing: see found->exists. */
+int names_find(const struct io *io, int parent_fd, const char *name, struct found *found);
+
+/* A name and the lock on its bytes. */
+struct locked {
+	struct found found;
+	int fd; /* -1: nothing to lock */
+};
+
+static inline void cleanup_locked(struct locked *locked)
+{
+	if (locked->fd >= 0)
+		close(locked->fd);
+}
+#define cleanup_lock __attribute__((cleanup(cleanup_locked)))
+/* Finds and locks; looks again under the lock: -EBUSY if it is not the same. held: see names_clean. */
+int names_find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
+		      struct locked *locked);
+
+/* Calls visit for each hidden entry (see image_stale.c) of name, or of every name if NULL, until one returns other than 0, which is
+ * returned; otherwise 0 or -errno. Changes nothing. */
+typedef int (*names_visit)(void *context, const char *entry, const char *name);
+int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context);
+
+/* True if a hidden entry of name is the file with that inode: the second link that an adoption cut short leaves. */
+bool names_has_hidden_link(int parent_fd, const char *name, const struct stat *data);
 
 /* image_clean_stale, but only for entries that belong to only_name (NULL: all). held: status of a data inode whose LOCK_EX the caller
  * has already (NULL: none), which is then neither opened nor locked again. */

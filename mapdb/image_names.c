@@ -1,37 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The names of images in a store, and the hidden names that changes of them leave when they are interrupted.
- *
- * Every hidden name is ".NAME.zcfs-SUFFIX" in the directory of NAME. The suffix tells what it is:
- *
- *     XXXXXX           adoption or its reverse. A directory: a bundle that NAME has not become, or has been. A file:
- * the link that NAME has been, or will be. Either way its data is redundant if NAME has the same inode. removed-XXXXXX
- * a bundle that was removed. Nothing in it is wanted. replace-NEW-OLD  a replacement of NAME under way
- * (image_rename_replace); NEW and OLD are inode numbers in hex of the two things themselves. If NEW is here and OLD is
- * at NAME, they must be exchanged; if it is the other way round, what is here can go. In any other case this is a copy
- * of a store, and nobody's business.
- *
- * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
+ * The names of images in a store: what they mean, removal, replacement. What interruptions leave is in image_stale.c.
  */
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/random.h>
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
-
-#define HIDDEN_MARK     ".zcfs-"
-#define REMOVED_MARK    "removed-"
-#define REPLACE_MARK    "replace-"
-#define JOURNAL_NAME    MAP_DB_NAME "-journal"
-#define RANDOM_LETTERS  6
-#define NAME_LENGTH_MAX 255 /* NAME_MAX of every Linux file system that matters */
 
 bool image_name_reserved(const char *name)
 {
@@ -43,115 +22,24 @@ int bundle_open(const struct io *io, int parent_fd, const char *name)
 	return io->open(io, parent_fd, name, O_RDONLY | O_DIRECTORY, 0);
 }
 
-static int stat_at(int dir_fd, const char *name, struct stat *status)
+int name_stat(int dir_fd, const char *name, struct stat *status)
 {
 	return fstatat(dir_fd, name, status, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-/* ---- hidden names ---- */
-
-enum hidden_kind { HIDDEN_STAGING, HIDDEN_REMOVED, HIDDEN_REPLACE };
-
-struct hidden {
-	enum hidden_kind kind;
-	char name[NAME_LENGTH_MAX + 1]; /* NAME */
-	uint64_t new_inode, old_inode;  /* HIDDEN_REPLACE */
-};
-
-static bool is_random_part(const char *text)
-{
-	size_t length = 0;
-
-	while (isalnum((unsigned char)text[length]))
-		length++;
-	return length == RANDOM_LETTERS && text[length] == '\0';
-}
-
-/* Reads an entry's name; false if it is none of ours. */
-static bool parse_hidden(const char *entry, struct hidden *hidden)
-{
-	const char *mark = NULL;
-	int consumed = 0;
-
-	for (const char *p = entry; (p = strstr(p, HIDDEN_MARK)); p++)
-		mark = p;
-	if (entry[0] != '.' || !mark || mark <= entry + 1 || strlen(entry) > NAME_LENGTH_MAX)
-		return false;
-	*hidden = (struct hidden){.kind = HIDDEN_STAGING};
-	memcpy(hidden->name, entry + 1, (size_t)(mark - entry - 1));
-
-	const char *suffix = mark + strlen(HIDDEN_MARK);
-	if (is_random_part(suffix))
-		return true;
-	if (!strncmp(suffix, REMOVED_MARK, strlen(REMOVED_MARK))) {
-		hidden->kind = HIDDEN_REMOVED;
-		return is_random_part(suffix + strlen(REMOVED_MARK));
-	}
-	hidden->kind = HIDDEN_REPLACE;
-	return sscanf(suffix, REPLACE_MARK "%" SCNx64 "-%" SCNx64 "%n", &hidden->new_inode, &hidden->old_inode,
-	              &consumed) == 2 &&
-	       suffix[consumed] == '\0';
-}
-
-int names_make_stale(int parent_fd, const char *name, const char *kind, char **out)
-{
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-	unsigned char noise[RANDOM_LETTERS];
-	char random[RANDOM_LETTERS + 1] = {0};
-	struct stat status;
-
-	for (;;) {
-		if (getrandom(noise, sizeof noise, 0) != sizeof noise)
-			return -EIO;
-		for (size_t i = 0; i < sizeof noise; i++)
-			random[i] = letters[noise[i] % (sizeof letters - 1)];
-		if (asprintf(out, ".%s" HIDDEN_MARK "%s%s", name, kind, random) < 0)
-			return -ENOMEM;
-		if (strlen(*out) <= NAME_LENGTH_MAX && stat_at(parent_fd, *out, &status) == -ENOENT)
-			return 0;
-		bool too_long = strlen(*out) > NAME_LENGTH_MAX;
-		free(*out);
-		*out = NULL;
-		if (too_long)
-			return -ENAMETOOLONG;
-	}
-}
-
 /* ---- classification ---- */
-
-/* True if a hidden entry of name is the file with that inode: the second link that an adoption cut short leaves. */
-static bool has_hidden_link(int parent_fd, const char *name, const struct stat *data)
-{
-	bool found = false;
-	int fd = openat(parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-	struct hidden hidden;
-	struct stat status;
-
-	if (!directory) {
-		if (fd >= 0)
-			close(fd);
-		return false;
-	}
-	while (!found && (entry = readdir(directory)))
-		found = parse_hidden(entry->d_name, &hidden) && !strcmp(hidden.name, name) &&
-		        stat_at(parent_fd, entry->d_name, &status) == 0 && same_inode(&status, data);
-	closedir(directory);
-	return found;
-}
 
 static int classify_bundle(const struct io *io, int parent_fd, const char *name, int bundle_fd, struct stat *status)
 {
 	struct map_db *db;
 	struct map_state state;
-	int rc = stat_at(bundle_fd, BUNDLE_DATA_NAME, status);
+	int rc = name_stat(bundle_fd, BUNDLE_DATA_NAME, status);
 
 	if (rc < 0)
 		return rc == -ENOENT ? -EUCLEAN : rc;
 	if (!S_ISREG(status->st_mode))
 		return -EUCLEAN;
-	if (status->st_nlink != 1 && !has_hidden_link(parent_fd, name, status))
+	if (status->st_nlink != 1 && !names_has_hidden_link(parent_fd, name, status))
 		return -EUCLEAN;
 	rc = map_db_open(io, bundle_fd, true, &db);
 	if (rc < 0)
@@ -166,7 +54,7 @@ static int classify_bundle(const struct io *io, int parent_fd, const char *name,
 int image_classify(const struct io *io, int parent_fd, const char *name, enum name_kind *kind, struct stat *status)
 {
 	struct stat map_status;
-	int rc = stat_at(parent_fd, name, status);
+	int rc = name_stat(parent_fd, name, status);
 
 	if (rc < 0)
 		return rc;
@@ -178,7 +66,7 @@ int image_classify(const struct io *io, int parent_fd, const char *name, enum na
 		return 0;
 	if (bundle_fd < 0)
 		return bundle_fd;
-	rc = stat_at(bundle_fd, MAP_DB_NAME, &map_status);
+	rc = name_stat(bundle_fd, MAP_DB_NAME, &map_status);
 	if (rc < 0)
 		return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 	*kind = NAME_BUNDLE;
@@ -228,18 +116,10 @@ int image_unlink_bundle(const struct io *io, int parent_fd, const char *name)
 
 /* ---- what is where: the inode behind a name, and its lock ---- */
 
-struct found {
-	bool exists;
-	bool is_directory;
-	bool has_data;    /* a regular file with the bytes of an image */
-	struct stat self; /* what the name is */
-	struct stat data; /* what has the bytes: the file itself, or data in the directory */
-};
-
-static int find(const struct io *io, int parent_fd, const char *name, struct found *found)
+int names_find(const struct io *io, int parent_fd, const char *name, struct found *found)
 {
 	*found = (struct found){0};
-	int rc = stat_at(parent_fd, name, &found->self);
+	int rc = name_stat(parent_fd, name, &found->self);
 	if (rc < 0)
 		return rc == -ENOENT ? 0 : rc;
 	found->exists = true;
@@ -250,7 +130,7 @@ static int find(const struct io *io, int parent_fd, const char *name, struct fou
 		cleanup_fd int fd = bundle_open(io, parent_fd, name);
 		if (fd < 0)
 			return fd;
-		rc = stat_at(fd, BUNDLE_DATA_NAME, &found->data);
+		rc = name_stat(fd, BUNDLE_DATA_NAME, &found->data);
 		if (rc < 0)
 			return rc == -ENOENT ? 0 : rc;
 	}
@@ -282,207 +162,23 @@ static int lock_found(const struct io *io, int parent_fd, const char *name, cons
 	return rc == -EAGAIN ? -EBUSY : rc; /* a lease: somebody is at work */
 }
 
-/* A name and the lock on its bytes. */
-struct locked {
-	struct found found;
-	int fd; /* -1: nothing to lock */
-};
-
-static void cleanup_locked(struct locked *locked)
-{
-	if (locked->fd >= 0)
-		close(locked->fd);
-}
-#define cleanup_lock __attribute__((cleanup(cleanup_locked)))
-
-/* Finds and locks; looks again under the lock. */
-static int find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
-                       struct locked *locked)
+int names_find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
+                      struct locked *locked)
 {
 	struct found again;
 
 	locked->fd = -1;
-	int rc = find(io, parent_fd, name, &locked->found);
+	int rc = names_find(io, parent_fd, name, &locked->found);
 	if (rc < 0)
 		return rc;
 	rc = lock_found(io, parent_fd, name, &locked->found, held, operation, &locked->fd);
 	if (rc < 0)
 		return rc;
-	rc = find(io, parent_fd, name, &again);
+	rc = names_find(io, parent_fd, name, &again);
 	if (rc == 0 && (again.exists != locked->found.exists || again.has_data != locked->found.has_data ||
 	                !same_inode(&again.self, &locked->found.self) || !same_inode(&again.data, &locked->found.data)))
 		rc = -EBUSY;
 	return rc;
-}
-
-/* ---- cleaning ---- */
-
-struct cleaner {
-	const struct io *io;
-	int parent_fd;
-	const struct stat *held;
-};
-
-static int remove_entry(const struct cleaner *cleaner, const char *entry, const struct found *found)
-{
-	int rc = found->is_directory ? names_remove_bundle(cleaner->io, cleaner->parent_fd, entry)
-	                             : cleaner->io->unlink(cleaner->io, cleaner->parent_fd, entry, 0);
-
-	return rc == 0 ? cleaner->io->fsync(cleaner->io, cleaner->parent_fd) : rc;
-}
-
-/* An adoption or its reverse, before or after the exchange: redundant if the name has the same inode. */
-static int clean_staging(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
-{
-	const struct io *io = cleaner->io;
-	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
-
-	int rc = find_locked(io, cleaner->parent_fd, entry, cleaner->held, LOCK_EX, &self);
-	if (rc < 0)
-		return rc;
-	if (self.found.exists && self.found.is_directory && !self.found.has_data) {
-		/* Not linked yet: the lock of whoever builds this is on the name's inode. */
-		rc = find_locked(io, cleaner->parent_fd, hidden->name, cleaner->held, LOCK_EX, &owner);
-		return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
-	}
-	rc = find(io, cleaner->parent_fd, hidden->name, &owner.found);
-	if (rc < 0)
-		return rc;
-	if (!self.found.has_data || !owner.found.has_data || !same_inode(&self.found.data, &owner.found.data) ||
-	    self.found.is_directory == owner.found.is_directory)
-		return -EEXIST;
-	/* The exchange that made it redundant must not come undone. */
-	rc = io->fsync(io, cleaner->parent_fd);
-	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
-}
-
-static int clean_removed(const struct cleaner *cleaner, const char *entry)
-{
-	cleanup_lock struct locked self = {.fd = -1};
-
-	int rc = find_locked(cleaner->io, cleaner->parent_fd, entry, cleaner->held, LOCK_EX, &self);
-	if (rc < 0)
-		return rc;
-	if (!self.found.is_directory)
-		return -EEXIST;
-	rc = cleaner->io->fsync(cleaner->io, cleaner->parent_fd);
-	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
-}
-
-/* A replacement cut short: finishes it. */
-static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
-{
-	const struct io *io = cleaner->io;
-	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
-
-	int rc = find_locked(io, cleaner->parent_fd, entry, cleaner->held, LOCK_EX, &self);
-	if (rc == 0)
-		rc = find_locked(io, cleaner->parent_fd, hidden->name, cleaner->held, LOCK_EX, &owner);
-	if (rc < 0)
-		return rc;
-	if (!self.found.exists || !owner.found.exists)
-		return -EEXIST;
-	if (self.found.self.st_ino == hidden->new_inode && owner.found.self.st_ino == hidden->old_inode) {
-		rc = io->rename(io, cleaner->parent_fd, entry, cleaner->parent_fd, hidden->name, RENAME_EXCHANGE);
-		self.found.is_directory = owner.found.is_directory;
-	} else if (self.found.self.st_ino != hidden->old_inode || owner.found.self.st_ino != hidden->new_inode) {
-		return -EEXIST;
-	}
-	if (rc == 0)
-		rc = io->fsync(io, cleaner->parent_fd);
-	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
-}
-
-static int clean_entry(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
-{
-	switch (hidden->kind) {
-	case HIDDEN_STAGING:
-		return clean_staging(cleaner, entry, hidden);
-	case HIDDEN_REMOVED:
-		return clean_removed(cleaner, entry);
-	case HIDDEN_REPLACE:
-		return clean_replace(cleaner, entry, hidden);
-	}
-	return -EEXIST;
-}
-
-struct name_list {
-	size_t count;
-	char **names;
-};
-
-static void cleanup_name_list(struct name_list *list)
-{
-	for (size_t i = 0; i < list->count; i++)
-		free(list->names[i]);
-	free(list->names);
-}
-
-static int name_list_add(struct name_list *list, const char *name)
-{
-	char **names = reallocarray(list->names, list->count + 1, sizeof *names);
-
-	if (!names)
-		return -ENOMEM;
-	list->names = names;
-	names[list->count] = strdup(name);
-	if (!names[list->count])
-		return -ENOMEM;
-	list->count++;
-	return 0;
-}
-
-/* Collected first: the directory changes while it is cleaned. */
-static int list_hidden(int parent_fd, const char *only_name, struct name_list *list)
-{
-	int fd = openat(parent_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-	struct hidden hidden;
-	int rc = 0;
-
-	if (!directory) {
-		rc = -errno;
-		if (fd >= 0)
-			close(fd);
-		return rc;
-	}
-	while (rc == 0 && (entry = readdir(directory))) {
-		if (parse_hidden(entry->d_name, &hidden) && (!only_name || !strcmp(only_name, hidden.name)))
-			rc = name_list_add(list, entry->d_name);
-	}
-	closedir(directory);
-	return rc;
-}
-
-int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
-                unsigned int *removed, unsigned int *left)
-{
-	struct cleaner cleaner = {.io = io, .parent_fd = parent_fd, .held = held};
-	__attribute__((cleanup(cleanup_name_list))) struct name_list list = {0};
-	unsigned int removed_count = 0, left_count = 0;
-	int rc = list_hidden(parent_fd, only_name, &list);
-
-	for (size_t i = 0; i < list.count && rc == 0; i++) {
-		struct hidden hidden;
-
-		if (!parse_hidden(list.names[i], &hidden))
-			continue;
-		if (clean_entry(&cleaner, list.names[i], &hidden) == 0)
-			removed_count++;
-		else
-			left_count++;
-	}
-	if (removed)
-		*removed = removed_count;
-	if (left)
-		*left = left_count;
-	return rc;
-}
-
-int image_clean_stale(const struct io *io, int parent_fd, unsigned int *removed, unsigned int *left)
-{
-	return names_clean(io, parent_fd, NULL, NULL, removed, left);
 }
 
 /* ---- replacement ---- */
@@ -562,11 +258,11 @@ int image_rename_replace(const struct io *io, int old_parent_fd, const char *old
 
 	/* Shared locks: the daemon may have both open, image_clean_stale stays away, and a tool at work must not lose
 	 * the name. */
-	int rc = find_locked(io, old_parent_fd, old_name, NULL, LOCK_SH, &replacement);
+	int rc = names_find_locked(io, old_parent_fd, old_name, NULL, LOCK_SH, &replacement);
 	if (rc == 0 && !replacement.found.exists)
 		rc = -ENOENT;
 	if (rc == 0)
-		rc = find_locked(io, new_parent_fd, new_name, NULL, LOCK_SH, &victim);
+		rc = names_find_locked(io, new_parent_fd, new_name, NULL, LOCK_SH, &victim);
 	if (rc < 0)
 		return rc;
 	if (!victim.found.exists || (!replacement.found.is_directory && !victim.found.is_directory))

@@ -42,6 +42,10 @@ struct io {
 /* The system calls themselves. Restarts calls that a signal interrupted (EINTR). */
 extern const struct io io_posix;
 
+/* For looking without leaving a trace: opens read-only, without changing access times where that is allowed; whatever would change
+ * something is -EROFS, syncs included. */
+extern const struct io io_look;
+
 /* For the beginning of main(): opens /dev/null for those of the descriptors 0, 1 and 2 that are closed. Otherwise files
  * of ours would get these numbers, and messages be written into them. 0 or -errno. */
 int io_fill_standard_fds(void);
