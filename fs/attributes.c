@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "fs/control.h"
+#include "fs/damage.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
 #include "fs/operations.h"
@@ -25,6 +26,11 @@
 #include "mapdb/cleanup.h"
 
 #define ACL_PREFIX "system.posix_acl_"
+
+static bool own_xattr(const char *name)
+{
+	return strncmp(name, DAMAGE_XATTR_PREFIX, strlen(DAMAGE_XATTR_PREFIX)) == 0;
+}
 
 /* An O_PATH descriptor's file, by a name that every system call takes. */
 struct fd_path {
@@ -231,7 +237,7 @@ static int check_xattr(const struct node *node, const char *name)
 void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
 {
 	struct node *node = node_of(number);
-	int ret = check_xattr(node, name);
+	int ret = own_xattr(name) ? -EPERM : check_xattr(node, name);
 
 	if (ret == 0 && setxattr(fd_path(node).text, name, value, size, flags) < 0)
 		ret = -errno;
@@ -241,7 +247,7 @@ void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char
 void fs_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
 {
 	struct node *node = node_of(number);
-	int ret = check_xattr(node, name);
+	int ret = own_xattr(name) ? -EPERM : check_xattr(node, name);
 
 	if (ret == 0 && removexattr(fd_path(node).text, name) < 0)
 		ret = -errno;
@@ -269,7 +275,9 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t siz
 
 	if (size && !value)
 		length = -ENOMEM;
-	if (length == 0) {
+	if (length == 0 && own_xattr(name)) {
+		length = strcmp(name, DAMAGE_XATTR) == 0 ? damage_xattr(node, value, size) : -ENODATA;
+	} else if (length == 0) {
 		length = getxattr(fd_path(node).text, name, value, size);
 		if (length < 0)
 			length = -errno;
@@ -285,13 +293,24 @@ static ssize_t filter_names(char *names, ssize_t length)
 	for (char *name = names; name < names + length;) {
 		size_t step = strlen(name) + 1;
 
-		if (strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) != 0) {
+		if (strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) != 0 && !own_xattr(name)) {
 			memmove(to, name, step);
 			to += step;
 		}
 		name += step;
 	}
 	return to - names;
+}
+
+/* Adds the name of the attribute that tells what is wrong, if something is known to be. */
+static ssize_t add_damage(struct node *node, char *names, ssize_t length)
+{
+	char error[1];
+
+	if (!node_error_get(node, error, sizeof(error)) || (size_t)length + sizeof(DAMAGE_XATTR) > XATTR_LIST_MAX)
+		return length;
+	memcpy(names + length, DAMAGE_XATTR, sizeof(DAMAGE_XATTR));
+	return length + (ssize_t)sizeof(DAMAGE_XATTR);
 }
 
 void fs_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
@@ -306,7 +325,7 @@ void fs_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 		length = listxattr(fd_path(node).text, names, XATTR_LIST_MAX);
 	if (length < 0 && names)
 		length = -errno;
-	if (length > 0)
-		length = filter_names(names, length);
+	if (length >= 0)
+		length = add_damage(node, names, filter_names(names, length));
 	reply_xattr(req, length, size, names);
 }

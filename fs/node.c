@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <search.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,6 +90,7 @@ static void drop_if_unused(struct node *node)
 		if (node->fd >= 0)
 			close(node->fd);
 		free(node->name);
+		free(node->error);
 		free(node);
 		if (parent)
 			parent->references--;
@@ -274,4 +276,29 @@ void node_bundle_size_forget(struct node *node)
 	pthread_mutex_lock(&table_lock);
 	node->bundle_size.known = false;
 	pthread_mutex_unlock(&table_lock);
+}
+
+bool node_error_set(struct node *node, const char *error)
+{
+	char *copy = error ? strdup(error) : NULL;
+	bool changed;
+
+	pthread_mutex_lock(&table_lock);
+	changed = !copy != !node->error || (copy && strcmp(copy, node->error) != 0);
+	free(node->error);
+	node->error = copy;
+	pthread_mutex_unlock(&table_lock);
+	return changed;
+}
+
+bool node_error_get(struct node *node, char *error, size_t size)
+{
+	bool known;
+
+	pthread_mutex_lock(&table_lock);
+	known = node->error;
+	if (known)
+		snprintf(error, size, "%s", node->error);
+	pthread_mutex_unlock(&table_lock);
+	return known;
 }

@@ -53,6 +53,7 @@ struct node {
 	struct node *parent; /* a reference; NULL: place unknown */
 	char *name;
 	struct bundle_size bundle_size;
+	char *error; /* why the image could not be opened the last time; NULL: it could, or nobody has tried */
 
 	/* under the mutex of fs/open_image.c */
 	struct open_image *open;
@@ -88,5 +89,10 @@ void node_clear_place(struct node *node, struct node *parent, const char *name);
 bool node_bundle_size_get(struct node *node, const struct stat *db_status, uint64_t *image_size);
 void node_bundle_size_set(struct node *node, const struct stat *db_status, uint64_t image_size);
 void node_bundle_size_forget(struct node *node);
+
+/* Remembers why the image cannot be opened, NULL: it can. True if that is new. */
+bool node_error_set(struct node *node, const char *error);
+/* False if there is none. */
+bool node_error_get(struct node *node, char *error, size_t size);
 
 #endif

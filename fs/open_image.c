@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <syslog.h>
 
+#include "fs/damage.h"
 #include "fs/log.h"
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
@@ -134,11 +135,10 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 	ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, store.read_only ? IMAGE_READ_ONLY : 0, 0, &image);
 	if (denied(ret) && !store.read_only)
 		ret = image_open(store.io, parent_fd, name, IMAGE_SHARED, IMAGE_READ_ONLY, 0, &image);
-	if (ret == -EUCLEAN)
-		log_message(
-		        LOG_ERR,
-		        "%s: not opened: the bundle or its map database is damaged; zcfs-defrag(8) on it tells more",
-		        name);
+	if (ret == -EUCLEAN || ret == -EMEDIUMTYPE) {
+		damage_note(node, parent_fd, name);
+		return -EUCLEAN;
+	}
 	/* Not there, or a directory now. */
 	if (ret == -ENOENT || ret == -EISDIR || ret == -EWOULDBLOCK)
 		return ret == -EWOULDBLOCK ? -EBUSY : -ESTALE;
@@ -148,6 +148,7 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 		image_close(image);
 		return -ESTALE;
 	}
+	node_error_set(node, NULL);
 	if (image->overlay)
 		log_message(LOG_WARNING,
 		            "%s: a committed change could not be written to the data file; "

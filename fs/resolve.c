@@ -139,9 +139,6 @@ static int image_size_of(struct node *node, int parent_fd, const char *name, con
 	if (node && (open_image_bundle_size(node, size) || node_bundle_size_get(node, &resolved->db, size)))
 		return 0;
 	ret = classify_size(parent_fd, name, &resolved->status, size);
-	if (ret == -EUCLEAN)
-		log_message(LOG_ERR, "%s: the map database of this bundle is damaged; zcfs-defrag(8) on it tells more",
-		            name);
 	if (ret == 0 && node)
 		node_bundle_size_set(node, &resolved->db, *size);
 	return ret;
@@ -160,7 +157,8 @@ int resolve_image_size(int parent_fd, const char *name, struct resolved *resolve
 	node_unref(node);
 	if (ret == 0)
 		resolved->status.st_size = (off_t)size;
-	return ret;
+	/* It is there, and shown with the data file's size. Who opens it gets the error. */
+	return ret == -EUCLEAN ? 0 : ret;
 }
 
 static int status_by_name(struct node *node, struct node *parent, const char *name, struct stat *status)

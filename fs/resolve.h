@@ -25,8 +25,8 @@ void resolved_release(struct resolved *resolved);
 
 #define cleanup_resolved __attribute__((cleanup(resolved_release)))
 
-/* Replaces st_size of a bundle by the image's size; does nothing for anything else. -EBUSY: a change is being
- * committed. */
+/* Replaces st_size of a bundle by the image's size; does nothing for anything else, and for one whose database is
+ * damaged. -EBUSY: a change is being committed. */
 int resolve_image_size(int parent_fd, const char *name, struct resolved *resolved);
 
 /* What the mount shows for a node that is known already. -ESTALE: not found where it was last seen. */

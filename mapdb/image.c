@@ -196,8 +196,12 @@ static bool can_overlay(int rc)
  * bundle here must be durable: a plain file that came back would show the bytes without the map. */
 static int apply_redo(const struct io *io, int parent_fd, struct map_db *db, int data_fd)
 {
-	int rc = io->fsync(io, parent_fd);
+	struct redo_overlay *overlay = NULL;
+	int rc = map_db_read_redo(db, &overlay); /* checks it: it may be somebody else's */
 
+	redo_overlay_free(overlay);
+	if (rc == 0)
+		rc = io->fsync(io, parent_fd);
 	if (rc == 0)
 		rc = map_db_reserve_redo(db, data_fd);
 	return rc == 0 ? map_db_apply_redo(db, data_fd) : rc;

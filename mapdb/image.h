@@ -78,7 +78,7 @@ bool image_name_reserved(const char *name);
  * IMAGE_SHARED), loads the map.
  *   IMAGE_SHARED: the database is closed again; image_db_open() opens it when needed.
  *   IMAGE_EXCLUSIVE: takes the lease too (retrying for lease_patience_ms), leaves the database open.
- * -EBUSY: locked by another, or (exclusive) somebody has the file open; -EUCLEAN damaged bundle or map; -EISDIR a directory that is no
+ * -EBUSY: locked by another, or (exclusive) somebody has the file open; -EUCLEAN damaged bundle or map, or data shorter than it; -EISDIR a directory that is no
  * bundle; -ESTALE the name no longer exists (after waiting; -ENOENT it never did); -EROFS etc. from the system. */
 int image_open(const struct io *io, int parent_fd, const char *name, enum image_access access, int flags,
 	       unsigned int lease_patience_ms, struct image **out);

@@ -98,23 +98,20 @@ static int configure(struct map_db *db)
 	return db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
 }
 
-enum open_mode { OPEN_READ_ONLY, OPEN_READ_WRITE, OPEN_CREATE };
-
-/* Everything but the first look at the file. */
-static int connect_database(const struct io *io, int bundle_fd, enum open_mode mode, struct map_db **out)
+int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out)
 {
 	static const int flags[] = {
-	        [OPEN_READ_ONLY] = SQLITE_OPEN_READONLY,
-	        [OPEN_READ_WRITE] = SQLITE_OPEN_READWRITE,
-	        [OPEN_CREATE] = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
+	        [DB_READ_ONLY] = SQLITE_OPEN_READONLY,
+	        [DB_READ_WRITE] = SQLITE_OPEN_READWRITE,
+	        [DB_CREATE] = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
 	};
 	struct map_db *db = calloc(1, sizeof *db);
 
 	if (!db)
 		return -ENOMEM;
-	*db = (struct map_db){.io = io, .read_only = mode == OPEN_READ_ONLY};
+	*db = (struct map_db){.io = io, .read_only = mode == DB_READ_ONLY};
 	db->bundle_fd = fcntl(bundle_fd, F_DUPFD_CLOEXEC, 0);
-	int rc = db->bundle_fd < 0 ? -errno : vfs_new(io, db->bundle_fd, mode == OPEN_CREATE, &db->vfs);
+	int rc = db->bundle_fd < 0 ? -errno : vfs_new(io, db->bundle_fd, mode == DB_CREATE, &db->vfs);
 	if (rc == 0)
 		rc = db_translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection, flags[mode] | SQLITE_OPEN_NOMUTEX,
 		                                      vfs_name(db->vfs)));
@@ -138,10 +135,10 @@ static int check_schema(struct map_db *db)
 	return result == SQLITE_MISMATCH ? -EMEDIUMTYPE : db_translate(db, result);
 }
 
-static int open_checked(const struct io *io, int bundle_fd, enum open_mode mode, struct map_db **out)
+static int open_checked(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out)
 {
 	struct map_db *db = NULL;
-	int rc = connect_database(io, bundle_fd, mode, &db);
+	int rc = db_connect(io, bundle_fd, mode, &db);
 
 	if (rc < 0)
 		return rc;
@@ -159,17 +156,17 @@ int map_db_open(const struct io *io, int bundle_fd, bool read_only, struct map_d
 	struct map_db *writer = NULL;
 
 	if (!read_only)
-		return open_checked(io, bundle_fd, OPEN_READ_WRITE, out);
+		return open_checked(io, bundle_fd, DB_READ_WRITE, out);
 
-	int rc = open_checked(io, bundle_fd, OPEN_READ_ONLY, out);
+	int rc = open_checked(io, bundle_fd, DB_READ_ONLY, out);
 	if (rc != -EROFS)
 		return rc;
 	/* A hot journal, which only a writer rolls back. */
-	rc = open_checked(io, bundle_fd, OPEN_READ_WRITE, &writer);
+	rc = open_checked(io, bundle_fd, DB_READ_WRITE, &writer);
 	if (rc < 0)
 		return rc == -EACCES || rc == -EPERM ? -EROFS : rc;
 	map_db_close(writer);
-	return open_checked(io, bundle_fd, OPEN_READ_ONLY, out);
+	return open_checked(io, bundle_fd, DB_READ_ONLY, out);
 }
 
 static void end_transaction(struct map_db *db)
@@ -248,7 +245,7 @@ static int fill_new_database(struct map_db *db, const struct image_map *map)
 int map_db_create(const struct io *io, int bundle_fd, const struct image_map *map)
 {
 	struct map_db *db = NULL;
-	int rc = connect_database(io, bundle_fd, OPEN_CREATE, &db);
+	int rc = db_connect(io, bundle_fd, DB_CREATE, &db);
 
 	if (rc < 0)
 		return rc;
@@ -259,8 +256,7 @@ int map_db_create(const struct io *io, int bundle_fd, const struct image_map *ma
 	return rc;
 }
 
-/* A column as an offset or count: an integer, not negative. */
-static bool column_u64(sqlite3_stmt *statement, int column, uint64_t *value)
+bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value)
 {
 	sqlite3_int64 number = sqlite3_column_int64(statement, column);
 
@@ -303,8 +299,8 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	if (rc < 0)
 		return rc;
 	*state = (struct map_state){0};
-	if (!column_u64(select, 0, &state->size) || !column_u64(select, 1, &state->generation) ||
-	    !column_u64(select, 2, &pending) || !column_u64(select, 3, &undo) || state->generation == 0)
+	if (!db_column_u64(select, 0, &state->size) || !db_column_u64(select, 1, &state->generation) ||
+	    !db_column_u64(select, 2, &pending) || !db_column_u64(select, 3, &undo) || state->generation == 0)
 		return -EUCLEAN;
 	state->redo_pending = pending;
 	state->undo_recorded = undo;
@@ -321,8 +317,8 @@ static int read_extents(struct map_db *db, struct image_map_builder *builder)
 	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
 		struct extent extent;
 
-		if (!column_u64(select, 0, &extent.guest_off) || !column_u64(select, 1, &extent.length) ||
-		    !column_u64(select, 2, &extent.host_off))
+		if (!db_column_u64(select, 0, &extent.guest_off) || !db_column_u64(select, 1, &extent.length) ||
+		    !db_column_u64(select, 2, &extent.host_off))
 			return -EUCLEAN;
 		rc = image_map_builder_add(builder, &extent);
 	}
@@ -341,7 +337,7 @@ int map_db_read_map(struct map_db *db, struct image_map **out)
 		rc = step_row(db, select);
 	if (rc < 0)
 		return rc;
-	if (!column_u64(select, 0, &size))
+	if (!db_column_u64(select, 0, &size))
 		return -EUCLEAN;
 	rc = image_map_builder_new(64, &builder);
 	if (rc < 0)

@@ -182,16 +182,119 @@ static int check_tables(sqlite3 *connection)
 	return found == (1u << COUNT(tables)) - 1 ? SQLITE_OK : SQLITE_CORRUPT;
 }
 
-int map_db_schema_check(sqlite3 *connection)
+int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_version)
 {
-	sqlite3_int64 application_id = 0, user_version = 0;
-	int result = read_integer(connection, "PRAGMA application_id", &application_id);
+	sqlite3_int64 id = 0, version = 0;
+	int result = read_integer(connection, "PRAGMA application_id", &id);
 
 	if (result == SQLITE_OK)
-		result = read_integer(connection, "PRAGMA user_version", &user_version);
+		result = read_integer(connection, "PRAGMA user_version", &version);
+	*application_id = (int)id;
+	*user_version = (int)version;
+	return result;
+}
+
+bool map_db_schema_known(int user_version)
+{
+	return user_version == MAP_DB_USER_VERSION;
+}
+
+int map_db_schema_check(sqlite3 *connection)
+{
+	int application_id, user_version;
+	int result = map_db_schema_identity(connection, &application_id, &user_version);
+
 	if (result != SQLITE_OK)
 		return result;
-	if (application_id != MAP_DB_APPLICATION_ID || user_version != MAP_DB_USER_VERSION)
+	if (application_id != MAP_DB_APPLICATION_ID || !map_db_schema_known(user_version))
 		return SQLITE_MISMATCH;
 	return check_tables(connection);
+}
+
+/* The text by which a view is created, if it is one of ours. */
+static const char *view_sql(const char *name)
+{
+	for (size_t i = 0; i < COUNT(views); i++) {
+		const char *at = views[i] + strlen("CREATE VIEW ");
+
+		if (!strncmp(at, name, strlen(name)) && at[strlen(name)] == ' ')
+			return views[i];
+	}
+	return NULL;
+}
+
+struct comparison {
+	void (*visit)(void *context, bool needed, const char *text);
+	void *context;
+	unsigned int tables, views; /* found, a bit each */
+};
+
+static void tell(const struct comparison *comparison, bool needed, const char *type, const char *name, const char *what)
+{
+	char text[200];
+
+	snprintf(text, sizeof text, "%.20s %.100s %s", type, name, what);
+	comparison->visit(comparison->context, needed, text);
+}
+
+/* One object of the database against ours. */
+static void compare_object(struct comparison *comparison, const char *type, const char *name, const char *sql)
+{
+	const char *view = view_sql(name);
+
+	for (size_t i = 0; i < COUNT(tables); i++) {
+		if (strcmp(name, tables[i].name) != 0)
+			continue;
+		comparison->tables |= 1u << i;
+		if (strcmp(type, "table") != 0 || strcmp(sql, tables[i].sql) != 0)
+			tell(comparison, true, "table", name, "is not the one that zcfs makes");
+		return;
+	}
+	for (size_t i = 0; i < COUNT(views); i++)
+		comparison->views |= view == views[i] ? 1u << i : 0;
+	if (view && strcmp(sql, view) != 0)
+		tell(comparison, false, "view", name, "is not the one that zcfs makes");
+	else if (!view && strncmp(name, "sqlite_", strlen("sqlite_")) != 0)
+		tell(comparison, false, type, name, "was added by somebody; zcfs does not use it");
+}
+
+static void tell_missing_view(const struct comparison *comparison, const char *sql)
+{
+	const char *name = sql + strlen("CREATE VIEW ");
+	char text[100];
+
+	snprintf(text, sizeof text, "%.*s", (int)strcspn(name, " "), name);
+	tell(comparison, false, "view", text, "is missing");
+}
+
+int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
+                          void *context)
+{
+	struct comparison comparison = {.visit = visit, .context = context};
+	sqlite3_stmt *statement = NULL;
+	int result =
+	        sqlite3_prepare_v2(connection, "SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY name",
+	                           -1, &statement, NULL);
+
+	while (result == SQLITE_OK && (result = sqlite3_step(statement)) == SQLITE_ROW) {
+		const char *column[3];
+		for (int i = 0; i < 3; i++) {
+			column[i] = (const char *)sqlite3_column_text(statement, i);
+			column[i] = column[i] ? column[i] : "";
+		}
+		compare_object(&comparison, column[0], column[1], column[2]);
+		result = SQLITE_OK;
+	}
+	sqlite3_finalize(statement);
+	if (result != SQLITE_DONE)
+		return result;
+	for (size_t i = 0; i < COUNT(tables); i++) {
+		if (!(comparison.tables >> i & 1))
+			tell(&comparison, true, "table", tables[i].name, "is missing");
+	}
+	for (size_t i = 0; i < COUNT(views); i++) {
+		if (!(comparison.views >> i & 1))
+			tell_missing_view(&comparison, views[i]);
+	}
+	return SQLITE_OK;
 }

@@ -6,12 +6,21 @@
 #define ZCFS_MAP_DB_SCHEMA_H
 
 #include <sqlite3.h>
+#include <stdbool.h>
 
 #define MAP_DB_APPLICATION_ID 0x7a636673 /* "zcfs" */
 #define MAP_DB_USER_VERSION   1
 
 /* Creates everything in an empty database, inside the caller's transaction. SQLite's result. */
 int map_db_schema_create(sqlite3 *connection);
+
+/* Whose database it is; SQLite's result. */
+int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_version);
+bool map_db_schema_known(int user_version); /* that we can use */
+
+/* Calls visit for everything that is not as documented; needed: the database cannot be used that way. text: one line. SQLite's result. */
+int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
+			  void *context);
 
 /* SQLITE_OK; SQLITE_MISMATCH: another application's file or another version; SQLITE_CORRUPT: not our tables; or why it could not be read. */
 int map_db_schema_check(sqlite3 *connection);

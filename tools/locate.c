@@ -234,8 +234,11 @@ static int split_path(const char *path, char **directory, char **name)
 	const char *slash = strrchr(whole, '/');
 	const char *last = slash ? slash + 1 : whole;
 	struct stat status;
-	if (lstat(whole, &status) < 0)
-		return -errno;
+	if (lstat(whole, &status) < 0) {
+		if (errno != EUCLEAN) /* what a mount says of a damaged bundle; it is no link */
+			return -errno;
+		status.st_mode = S_IFREG;
+	}
 	if (S_ISLNK(status.st_mode) || strcmp(last, ".") == 0 || strcmp(last, "..") == 0) {
 		char *resolved = realpath(whole, NULL);
 		if (!resolved)
@@ -276,6 +279,14 @@ int locate_image(const char *path, struct location *location)
 		return -errno;
 	error = leave_mount(location);
 	return error ? error : refuse_inside_bundle(location);
+}
+
+int locate_directory(const char *path, struct location *location)
+{
+	location->parent_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (location->parent_fd < 0)
+		return -errno;
+	return leave_mount(location);
 }
 
 void location_release(struct location *location)

@@ -23,6 +23,8 @@ struct location {
  *   -ENOTUNIQ the path leads into a bundle instead of to one.
  * location_release() is due in every case. */
 int locate_image(const char *path, struct location *location);
+/* The same for a directory: parent_fd is the directory itself, name stays NULL. */
+int locate_directory(const char *path, struct location *location);
 void location_release(struct location *location);
 
 #define LOCATION_INIT                                                                                                  \

@@ -70,7 +70,7 @@ static const struct {
         {ANY_STEP, EINTR, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ENOENT, EXIT_FAILED, "no such image", ""},
         {ANY_STEP, EUCLEAN, EXIT_DAMAGED, "its image map is damaged; nothing has been changed",
-         "check it with sqlite3 IMAGE/map.db 'PRAGMA integrity_check', or go back to a backup of the bundle"},
+         "zcfs-check on it tells what is wrong; go back to a backup of the bundle"},
         {ANY_STEP, EMEDIUMTYPE, EXIT_FAILED, "its map.db belongs to a newer zcfs or to another program",
          "use the zcfs that made it, or a newer one"},
         {ANY_STEP, EMLINK, EXIT_FAILED, "has another hard link, under which its bytes would appear scrambled",

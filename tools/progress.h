@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * progress: how far a pass has come, on a terminal's last line; and the user's wish to stop it.
- *
- * SIGINT, SIGTERM and SIGHUP only set a flag, which the pass sees at its next progress report. One thread, one
- * process-wide instance of the signal handlers.
+ * progress: how far a pass has come, on a terminal's last line. The user's wish to stop (tools/stop.h) reaches the pass through it.
  */
 #ifndef ZCFS_PROGRESS_H
 #define ZCFS_PROGRESS_H
@@ -13,6 +10,7 @@
 #include <time.h>
 
 #include "defrag/guest_pass.h"
+#include "tools/stop.h"
 
 struct progress {
 	const char *image; /* printable */
@@ -20,10 +18,6 @@ struct progress {
 	bool shown; /* something stands on the line */
 	struct timespec last;
 };
-
-/* Installs the handlers. SIGIO is ignored: a broken lease raises it, and its default action would kill in mid-pass. */
-void stop_on_signals(void);
-bool stop_requested(void);
 
 /* True if standard error is a terminal that can erase a line. */
 bool progress_possible(void);

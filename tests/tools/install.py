@@ -8,7 +8,8 @@ import tempfile
 from guest import run
 from tap import Cases, Skip, equal, holds
 
-WANTED = {'bin/zcfs', 'bin/zcfs-defrag', 'share/man/man8/zcfs.8', 'share/man/man8/zcfs-defrag.8', 'share/man/man7/zcfs-ntfs.7',
+WANTED = {'bin/zcfs', 'bin/zcfs-check', 'bin/zcfs-defrag', 'share/man/man8/zcfs.8', 'share/man/man8/zcfs-check.8',
+          'share/man/man8/zcfs-defrag.8', 'share/man/man7/zcfs-ntfs.7',
           'share/doc/zcfs/LICENSE', 'share/doc/zcfs/README.md'}
 
 

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * check: repair. What is repaired is decided by a look, done by the same code that recovers at every open, and believed
+ * only after another look.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "mapdb/check_internal.h"
+#include "mapdb/cleanup.h"
+
+static bool found(const struct check_report *report, enum finding_kind kind, bool repairable)
+{
+	for (size_t i = 0; i < report->count; i++) {
+		const struct finding *finding = &report->findings[i];
+
+		if (finding->kind == kind && finding->error && finding->repairable == repairable)
+			return true;
+	}
+	return false;
+}
+
+/* Nothing may be done about an image whose map or data are in doubt. */
+static bool in_doubt(const struct check_report *report)
+{
+	static const enum finding_kind kinds[] = {FINDING_BUNDLE, FINDING_DATABASE, FINDING_SCHEMA,
+	                                          FINDING_MAP,    FINDING_REDO,     FINDING_DATA};
+
+	for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+		if (found(report, kinds[i], false))
+			return true;
+	}
+	return false;
+}
+
+struct punch {
+	const struct io *io;
+	int data_fd;
+	bool (*stop)(void);
+};
+
+static int punch_leak(void *context, uint64_t host_off, uint64_t length)
+{
+	const struct punch *punch = context;
+
+	if (punch->stop && punch->stop())
+		return -ECANCELED;
+	return punch->io->fallocate(punch->io, punch->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
+	                            length);
+}
+
+static int drop_undo(struct map_db *db)
+{
+	int rc = map_db_begin(db);
+
+	if (rc == 0)
+		rc = db_drop_undo_rows(db);
+	if (rc == 0)
+		rc = map_db_commit(db);
+	if (rc < 0)
+		map_db_rollback(db);
+	return rc;
+}
+
+static int repair_opened(struct image *image, const struct check_report *report, bool (*stop)(void))
+{
+	struct punch punch = {.io = image->io, .data_fd = image->data_fd, .stop = stop};
+	int rc = 0;
+
+	/* Punching changes the file's ctime, after which an undo is of no use: better none than one that seems to be
+	 * there. */
+	if (found(report, FINDING_UNDO, true) || found(report, FINDING_LEAK, true))
+		rc = drop_undo(image->db);
+	if (rc == 0 && found(report, FINDING_LEAK, true))
+		rc = leaks_visit(image->data_fd, image->map, punch_leak, &punch);
+	if (rc == 0)
+		rc = image->io->fdatasync(image->io, image->data_fd);
+	return rc;
+}
+
+static int repair_bundle(const struct io *io, int parent_fd, const char *name, unsigned int lease_patience_ms,
+                         bool (*stop)(void), const struct check_report *report)
+{
+	struct image *image;
+	/* Rolls back the journal, applies redo and removes the second link of an adoption on its way. */
+	int rc = image_open(io, parent_fd, name, IMAGE_EXCLUSIVE, 0, lease_patience_ms, &image);
+
+	if (rc < 0)
+		return rc;
+	if (image->read_only)
+		rc = image->overlay ? -EINPROGRESS : -EROFS;
+	else
+		rc = repair_opened(image, report, stop);
+	image_close(image);
+	return rc;
+}
+
+/* What is still there after the repair, if it was there before: the same kind, and for those of which there can be
+ * several the same words. */
+static bool still_found(const struct check_report *after, const struct finding *finding)
+{
+	for (size_t i = 0; i < after->count; i++) {
+		const struct finding *other = &after->findings[i];
+
+		if (other->kind == finding->kind && other->error == finding->error &&
+		    (finding->kind == FINDING_LEAK || !strcmp(other->text, finding->text)))
+			return true;
+	}
+	return false;
+}
+
+/* report becomes what was found after the repair, and before that what is gone. */
+static int compare_reports(struct check_report *report, struct check_report *after)
+{
+	size_t count = 0;
+	struct finding *findings = reallocarray(NULL, report->count + after->count + 1, sizeof *findings);
+
+	if (!findings)
+		return -ENOMEM;
+	for (size_t i = 0; i < report->count; i++) {
+		if (report->findings[i].error && !still_found(after, &report->findings[i])) {
+			findings[count] = report->findings[i];
+			findings[count++].repaired = true;
+		}
+	}
+	if (after->count > 0)
+		memcpy(findings + count, after->findings, after->count * sizeof *findings);
+	count += after->count;
+	free(after->findings);
+	after->findings = findings;
+	after->count = count;
+	struct check_report swap = *report;
+	*report = *after;
+	*after = swap;
+	return 0;
+}
+
+int check_repair(const struct io *io, int parent_fd, const char *name, unsigned int lease_patience_ms,
+                 bool (*stop)(void), struct check_report *report)
+{
+	struct check_report after = {0};
+	bool repairable = false;
+	int repair = 0;
+
+	for (size_t i = 0; i < report->count; i++)
+		repairable |= report->findings[i].error && report->findings[i].repairable;
+	if (!repairable)
+		return 0;
+	if (found(report, FINDING_LEFTOVER, true))
+		repair = names_clean(io, parent_fd, name, NULL, NULL, NULL);
+	if (repair == 0 && report->kind == NAME_BUNDLE && !in_doubt(report))
+		repair = repair_bundle(io, parent_fd, name, lease_patience_ms, stop, report);
+
+	int rc = check_image(parent_fd, name, stop, &after);
+	if (rc == 0)
+		rc = compare_reports(report, &after);
+	check_report_free(&after);
+	return repair < 0 ? repair : rc;
+}
+
+/* ---- names without a bundle ---- */
+
+/* Those of bundles are reported with them. */
+static int add_unless_bundle(void *context, const char *entry, const char *name)
+{
+	struct check *check = context;
+	struct stat status;
+
+	check->name = name;
+	if (name_stat(check->parent_fd, name, &status) < 0 || !S_ISDIR(status.st_mode))
+		check_add_leftover(check, entry);
+	return 0;
+}
+
+int check_leftovers(const struct io *io, int parent_fd, bool repair, struct check_report *report)
+{
+	struct check_report after = {0};
+	struct check check = {.report = report, .parent_fd = parent_fd};
+
+	*report = (struct check_report){0};
+	int rc = names_visit_hidden(parent_fd, NULL, add_unless_bundle, &check);
+	if (rc < 0 || check.error < 0 || !repair || report->count == 0)
+		return rc < 0 ? rc : check.error;
+	rc = names_clean(io, parent_fd, NULL, NULL, NULL, NULL);
+	if (rc < 0)
+		return rc;
+	check.report = &after;
+	rc = names_visit_hidden(parent_fd, NULL, add_unless_bundle, &check);
+	if (rc == 0)
+		rc = check.error;
+	if (rc == 0)
+		rc = compare_reports(report, &after);
+	check_report_free(&after);
+	return rc;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "mapdb/lock_table.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+/* The name of a process, from /proc/PID/comm. */
+static void read_command(struct lock_holder *holder)
+{
+	char path[40];
+
+	snprintf(path, sizeof path, "/proc/%d/comm", (int)holder->pid);
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return;
+	if (fgets(holder->command, sizeof holder->command, file))
+		holder->command[strcspn(holder->command, "\n")] = '\0';
+	fclose(file);
+}
+
+/* One line of /proc/locks: "3: LEASE  ACTIVE    WRITE 708 fe:00:1234 0 EOF". Those who only wait have "->" after the
+ * number. On btrfs the device is the file system's and not the subvolume's that stat tells: an anonymous one in both
+ * cases, of major number 0. */
+static bool parse_line(const char *line, const struct stat *status, struct lock_holder *holder)
+{
+	char kind[16], state[16], access[16];
+	unsigned int device_major, device_minor;
+	unsigned long long inode;
+	int pid;
+
+	if (sscanf(line, "%*d: %15s %15s %15s %d %x:%x:%llu", kind, state, access, &pid, &device_major, &device_minor,
+	           &inode) != 7)
+		return false;
+	bool same_device = device_major == major(status->st_dev) && device_minor == minor(status->st_dev);
+	bool anonymous = device_major == 0 && major(status->st_dev) == 0;
+	if (inode != status->st_ino || (!same_device && !anonymous))
+		return false;
+	*holder = (struct lock_holder){.pid = pid, .lease = !strcmp(kind, "LEASE"), .write = !strcmp(access, "WRITE")};
+	return holder->lease || !strcmp(kind, "FLOCK");
+}
+
+size_t lock_holders(const struct stat *status, struct lock_holder *out, size_t max)
+{
+	FILE *file = fopen("/proc/locks", "re");
+	char line[256];
+	size_t count = 0;
+
+	if (!file)
+		return 0;
+	while (count < max && fgets(line, sizeof line, file)) {
+		if (parse_line(line, status, &out[count])) {
+			read_command(&out[count]);
+			count++;
+		}
+	}
+	fclose(file);
+	return count;
+}
