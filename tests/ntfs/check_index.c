@@ -109,6 +109,8 @@ static void check_key(struct index *ix, const uint8_t *e)
 	ix->prev_len = len;
 	if (ix->directory)
 		check_directory_entry(ix, e, key);
+	else
+		note_view_entry(ix->c, ix->base, ix->name, e);
 }
 
 /* The length of the entry at @e with @left bytes after it begins, or 0. */

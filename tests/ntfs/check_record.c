@@ -151,6 +151,7 @@ static void check_file_name(struct check *c, uint64_t no, uint64_t base, const u
 		insert_file_name(c, hash, base);
 	if (base < c->nr_recs) {
 		c->recs[base].names++;
+		c->recs[base].parent = REF_RECORD(get64(fn + FN_PARENT));
 		c->recs[base].dos_names += fn[FN_NAMESPACE] == NS_DOS;
 	}
 }
@@ -177,8 +178,10 @@ static void check_resident(struct check *c, uint64_t no, uint64_t base, const ui
 		finding(c, no, "attribute", "%s is resident", attr_label(c, type, name));
 	if (type == AT_FILE_NAME)
 		check_file_name(c, no, base, a + ofs, size);
+	if (type == AT_SI && size >= SI_SECURITY + 4 && base < c->nr_recs)
+		c->recs[base].security_id = get32(a + ofs + SI_SECURITY);
 	if (type == AT_INDEX_ROOT || type == AT_BITMAP || type == AT_LIST || type == AT_VOLUME_INFO ||
-	    (type == AT_DATA && base < 16 && !name))
+	    type == AT_OBJECT_ID || type == AT_REPARSE || (type == AT_DATA && base < 16 && !name))
 		keep_value(c, base, type, name, a + ofs, size);
 }
 
@@ -291,6 +294,10 @@ static void note_attribute(struct check *c, uint64_t no, uint64_t base, const ui
 
 	if (r->state == RS_BASE && get32(a) == AT_SI)
 		r->has_si = true;
+	if (base < c->nr_recs) {
+		c->recs[base].has_object_id |= get32(a) == AT_OBJECT_ID;
+		c->recs[base].has_reparse |= get32(a) == AT_REPARSE;
+	}
 	if (base < c->nr_recs && get32(a) == AT_INDEX_ROOT && a[A_NAME_LEN] == 4 &&
 	    !memcmp(a + get16(a + A_NAME_OFS), "$\0I\0003\0000", 8))
 		c->recs[base].has_root = true;
@@ -418,8 +425,6 @@ void check_record(struct check *c, uint64_t no, uint8_t *buf)
 		r->state = RS_TORN;
 		if (flags & RF_IN_USE)
 			finding(c, no, "fixup", "the update sequence does not match");
-		else
-			warning(c, no, "fixup", "the update sequence of an unused record does not match");
 		return;
 	}
 	flags = get16(buf + REC_FLAGS);

@@ -53,35 +53,6 @@ def extension(volume, which=1):
     return record, volume.record(parts[which][2] & 0xffffffffffff)
 
 
-def directory(volume):
-    """A directory with index blocks: its record, $INDEX_ALLOCATION, the size of a block."""
-    for record in volume.base_records():
-        allocation = record.find(ntfs.INDEX_ALLOCATION, '$I30')
-        if allocation:
-            return record, allocation, get('I', record.find(ntfs.INDEX_ROOT, '$I30').value(), 8)
-    raise LookupError('no such directory')
-
-
-class Block:
-    """The first index block of a directory, without its fixups."""
-
-    def __init__(self, volume):
-        self.volume, (self.record, self.allocation, size) = volume, directory(volume)
-        self.runs = self.allocation.runs()
-        self.buffer = bytearray(volume.read_runs(self.runs, 0, size))
-        ntfs.fixup_read(self.buffer)
-
-    def entries(self):
-        at = 24 + get('I', self.buffer, 24)
-        while not self.buffer[at + 12] & 2:
-            yield at
-            at += get('H', self.buffer, at + 8)
-
-    def save(self):
-        ntfs.fixup_write(self.buffer)
-        self.volume.write_runs(self.runs, 0, self.buffer)
-
-
 def change_list(volume, offset, fmt, value, entry=-1):
     _, attribute, entries = listed_file(volume)
     volume.put_data(attribute, entries[entry][5] + offset, struct_pack(fmt, value))
@@ -484,99 +455,6 @@ def list_gone(volume):
     record.save()
 
 
-# Directories
-
-def block_field(kind, what, change):
-    @breaks(kind, what)
-    def mutation(volume):
-        block = Block(volume)
-        change(block)
-        block.save()
-    return mutation
-
-
-def swap_entries(block):
-    """Two neighbours of one length change places."""
-    places = list(block.entries())
-    for one, two in zip(places, places[1:]):
-        length = get('H', block.buffer, one + 8)
-        if get('H', block.buffer, two + 8) == length and not block.buffer[one + 12] & 1 and not block.buffer[two + 12] & 1:
-            block.buffer[one:two + length] = block.buffer[two:two + length] + block.buffer[one:two]
-            return
-    raise LookupError('no such entries')
-
-
-def drop_entry(block):
-    at = list(block.entries())[1]
-    length, end = get('H', block.buffer, at + 8), 24 + get('I', block.buffer, 28)
-    block.buffer[at:end - length] = block.buffer[at + length:end]
-    put('I', block.buffer, 28, get('I', block.buffer, 28) - length)
-
-
-def change_entry(fmt, offset, change):
-    def mutation(block):
-        at = next(block.entries())
-        put(fmt, block.buffer, at + offset, change(get(fmt, block.buffer, at + offset)))
-    return mutation
-
-
-block_field('index-order', 'entries are out of order', swap_entries)
-block_field('name-missing', 'a file is in no directory', drop_entry)
-block_field('index-entry', 'an entry has a wrong sequence number', change_entry('H', 6, lambda v: v + 1))
-block_field('index-entry', 'an entry leads to a record that is not in use', change_entry('I', 0, lambda v: 20))
-block_field('index-entry', 'an entry leads to another file', change_entry('I', 0, lambda v: v + 1))
-block_field('index-entry', 'an entry has another parent', change_entry('I', 16, lambda v: v + 1))
-block_field('index-entry', 'an entry has another name', change_entry('H', 16 + 66, lambda v: v ^ 0x20))
-block_field('index', 'an entry has a wrong length', change_entry('H', 8, lambda v: v + 8))
-block_field('index', 'an entry leaves its block', change_entry('H', 8, lambda v: 60000))
-block_field('index-vcn', 'a block has another VCN', lambda block: put('Q', block.buffer, 16, 77))
-block_field('index', 'the header of a block is malformed', lambda block: put('I', block.buffer, 28, 60000))
-block_field('index-fixup', 'a block has no signature', lambda block: put('I', block.buffer, 0, 0))
-
-
-@breaks('index-fixup', 'an index block is torn')
-def block_torn(volume):
-    block = Block(volume)
-    ntfs.fixup_write(block.buffer)
-    block.buffer[510] ^= 1
-    volume.write_runs(block.runs, 0, block.buffer)
-
-
-def index_bits(volume, change):
-    record, _, _ = directory(volume)
-    bitmap = record.find(ntfs.BITMAP, '$I30')
-    volume.put_data(bitmap, 0, bytes([change(volume.attribute_data(bitmap)[0])]))
-
-
-@breaks('index-bitmap', 'an index block in use is marked as free')
-def index_bit_clear(volume):
-    index_bits(volume, lambda v: v & ~1)
-
-
-@breaks('index-bitmap', 'an unused index block is marked as used')
-def index_bit_set(volume):
-    record, _, _ = directory(volume)
-    bitmap = record.find(ntfs.BITMAP, '$I30')
-    data = volume.attribute_data(bitmap)
-    volume.put_data(bitmap, len(data) - 1, bytes([data[-1] | 0x80]))
-
-
-@breaks('index-vcn', 'the root leads to a block that does not exist')
-def index_child(volume):
-    record, _, _ = directory(volume)
-    root = record.find(ntfs.INDEX_ROOT, '$I30')
-    at = root.value_at() + 16 + get('I', record.buffer, root.value_at() + 16)
-    put('Q', record.buffer, at + get('H', record.buffer, at + 8) - 8, 1 << 20)
-    record.save()
-
-
-@breaks('index', 'the root has an impossible block size')
-def index_size(volume):
-    record, _, _ = directory(volume)
-    put('I', record.buffer, record.find(ntfs.INDEX_ROOT, '$I30').value_at() + 8, 12345)
-    record.save()
-
-
 # State
 
 @breaks('volume-flags', 'the volume is dirty')
@@ -600,6 +478,7 @@ def log_torn(volume):
 
 @breaks('log', 'the log is empty at its beginning only')
 def log_partly_empty(volume):
+    volume.write_at(volume.log(), b'\xff' * 8192)
     volume.write_at(volume.log() + 40960, b'RCRD')
 
 

@@ -22,9 +22,12 @@ enum record_state {
 
 struct record {
 	uint64_t base_ref;
+	uint64_t parent; /* of one of its names */
+	uint32_t security_id;
 	uint16_t seq, links, names, dos_names;
 	uint8_t state;
 	bool directory : 1, view_index : 1, has_list : 1, has_root : 1, has_si : 1, referenced : 1, has_data : 1;
+	bool has_object_id : 1, has_reparse : 1, id_indexed : 1, reparse_indexed : 1;
 };
 
 /* One non-resident attribute record. */
@@ -62,6 +65,13 @@ struct value {
 	size_t pos, len; /* in the pool */
 };
 
+/* An entry of an index that is no directory: what fits of its key and its data. */
+struct view {
+	uint64_t base;
+	uint32_t name, key_len, data_len;
+	uint8_t key[16], data[20];
+};
+
 struct name {
 	size_t pos;
 	uint32_t len; /* UTF-16 units */
@@ -86,7 +96,7 @@ struct check {
 	struct record *recs;
 	uint64_t nr_recs;
 	uint64_t cur; /* record being parsed, or whose index is being walked */
-	struct vec extents, runs, values, listed, names, pool;
+	struct vec extents, runs, values, listed, names, pool, views;
 	uint32_t *name_table; /* interning */
 	size_t name_slots;
 	struct group *groups;
@@ -134,11 +144,20 @@ void check_mft_bitmap(struct check *c);
 void print_fragments(struct check *c);
 void print_extents(struct check *c);
 
+/* check_state.c */
+void check_mirror(struct check *c);
+void check_volume_info(struct check *c);
+void check_logfile(struct check *c);
+
 /* check_list.c */
 void check_attribute_lists(struct check *c);
 
 /* check_index.c */
 void check_indexes(struct check *c);
 void check_names_indexed(struct check *c);
+
+/* check_view.c: what the other indexes say; after check_indexes */
+void note_view_entry(struct check *c, uint64_t base, uint32_t name, const uint8_t *e);
+void check_views(struct check *c);
 
 #endif

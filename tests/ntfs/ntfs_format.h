@@ -123,6 +123,9 @@ enum {
 	L_HEADER = 26
 };
 
+/* $STANDARD_INFORMATION: id of the descriptor, since NTFS 3.0. */
+enum { SI_SECURITY = 52 };
+
 /* $FILE_NAME. */
 enum { FN_PARENT = 0, FN_LENGTH = 64, FN_NAMESPACE = 65, FN_NAME = 66 };
 enum { NS_POSIX = 0, NS_WIN32 = 1, NS_DOS = 2, NS_WIN32_DOS = 3 };

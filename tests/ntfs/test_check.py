@@ -14,7 +14,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import commands
 import ntfs_image as ntfs
 from guest import run
-from mutations import directory, listed_file, MUTATIONS
+import windows
+from mutations import listed_file, MUTATIONS
+from mutations_index import directory
 from tap import Cases, equal, holds
 
 
@@ -27,11 +29,16 @@ def check(image, *options):
 def make_volume(image, options=()):
     """A volume with everything that the mutations look for."""
     with open(image, 'xb') as new:
-        new.truncate(16 << 20)
+        new.truncate(24 << 20)
     run('mkntfs', '--quiet', '--force', '--fast', '--cluster-size', '1024', *options, image)
     run(commands.NTFS_POPULATE, '--quiet', '--files', '150', '--dirs', '2', '--file-size', '3K..20K', '--compressed', '5',
         '--sparse', '5', '--streams', '5', '--links', '5', '--names', '20', '--tiny', '9', '--delete-every', '7', image)
     run(commands.NTFS_POPULATE, '--quiet', '--seed', '2', '--files', '2', '--file-size', '2M..2M', image)
+    run(commands.NTFS_POPULATE, '--quiet', '--seed', '3', '--spare', '650', image)
+    with ntfs.Volume(image) as volume:
+        windows.metadata(volume, descriptors=300, ids=20)
+    with ntfs.Volume(image) as volume:
+        windows.kinds(volume)
     run(commands.NTFS_SCATTER, '--quiet', '--max-run', '3', '--what', 'data,streams,dirs', image)
 
 

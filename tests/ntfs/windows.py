@@ -112,8 +112,8 @@ def security(builder, count):
     data, by_id, by_hash, at = bytearray(), [], [], 0
     for number, descriptor in enumerate(heads + owners):
         size = len(descriptor) + 20
-        if at % half + size > half:  # none goes over a border; behind each 256 KiB comes their copy
-            at = at // half * half + 2 * half
+        if at // half % 2 or at % half + size > half:  # none goes over a border; behind each 256 KiB comes their copy
+            at = (at // (2 * half) + 1) * 2 * half
         entry = pack('IIQI', security_hash(descriptor), 256 + number, at, size)
         data.extend(bytes(max(0, at + half + size - len(data))))
         data[at:at + size] = data[at + half:at + half + size] = entry + descriptor
@@ -541,6 +541,11 @@ def stale_mirror(builder):
     """$MFTMirr has as many records as a cluster, and Windows looks after the first ones: the rest is from long ago."""
     volume = builder.volume
     base = volume.mirror_lcn * volume.cluster_size
+    for number in range(min(16, volume.mirror_records)):
+        record = volume.record(number)
+        for at in range(get('I', record.buffer, 24), volume.record_size):
+            if at % ntfs.STRIDE < ntfs.STRIDE - 2:  # behind the bytes in use, but for the update sequence
+                volume.write_at(base + number * volume.record_size + at, bytes([builder.source.randrange(256)]))
     for number in range(24, volume.mirror_records):
         volume.write_at(base + number * volume.record_size, bytes(builder.source.randrange(256) for _ in range(512)))
 
