@@ -42,6 +42,17 @@ static int open_db(struct open_image *image, struct map_db **db)
 	return image->orphan ? 0 : image_db_open(image->image, db);
 }
 
+/* The current map. Under image->change nobody replaces it, so it needs no borrowing. */
+static struct image_map *current_map(struct open_image *image)
+{
+	struct image_map *map;
+
+	pthread_mutex_lock(&image->map_lock);
+	map = image->live->map;
+	pthread_mutex_unlock(&image->map_lock);
+	return map;
+}
+
 static int save_map(struct open_image *image, const struct image_map *map)
 {
 	struct map_db *db;
@@ -49,7 +60,7 @@ static int save_map(struct open_image *image, const struct image_map *map)
 
 	if (ret < 0 || !db)
 		return ret;
-	ret = map_db_resize(db, map);
+	ret = map_db_resize(db, current_map(image), map);
 	map_db_close(db);
 	return ret;
 }
@@ -67,17 +78,6 @@ static int change_map(struct open_image *image, struct image_map *map)
 	image->undo_dropped = true;
 	map_swap(image, live);
 	return 0;
-}
-
-/* The current map. Under image->change nobody replaces it, so it needs no borrowing. */
-static struct image_map *current_map(struct open_image *image)
-{
-	struct image_map *map;
-
-	pthread_mutex_lock(&image->map_lock);
-	map = image->live->map;
-	pthread_mutex_unlock(&image->map_lock);
-	return map;
 }
 
 static uint64_t last_host_end(const struct image_map *map)

@@ -166,20 +166,28 @@ void host_index_free(struct host_index *index)
 	free(index);
 }
 
-bool host_index_lookup(const struct host_index *index, uint64_t host_off, struct extent *out)
+/* How many extents begin at host_off or before. */
+static size_t count_up_to(const struct host_index *index, uint64_t host_off)
 {
-	const struct map_entry *entries = index->map->entries;
-	size_t low = 0, high = index->map->count; /* the first extent that begins after host_off */
+	size_t low = 0, high = index->map->count;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		if (entries[index->order[middle]].host_off <= host_off)
+		if (index->map->entries[index->order[middle]].host_off <= host_off)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	if (low > 0) {
-		size_t i = index->order[low - 1];
+	return low;
+}
+
+bool host_index_lookup(const struct host_index *index, uint64_t host_off, struct extent *out)
+{
+	const struct map_entry *entries = index->map->entries;
+	size_t next = count_up_to(index, host_off);
+
+	if (next > 0) {
+		size_t i = index->order[next - 1];
 		uint64_t into = host_off - entries[i].host_off;
 
 		if (into < extent_length(entries, i)) {
@@ -189,7 +197,21 @@ bool host_index_lookup(const struct host_index *index, uint64_t host_off, struct
 			return true;
 		}
 	}
-	uint64_t next = low < index->map->count ? entries[index->order[low]].host_off : UINT64_MAX;
-	*out = (struct extent){.guest_off = 0, .length = next - host_off, .host_off = host_off};
+	uint64_t end = next < index->map->count ? entries[index->order[next]].host_off : UINT64_MAX;
+	*out = (struct extent){.guest_off = 0, .length = end - host_off, .host_off = host_off};
 	return false;
+}
+
+bool host_index_unmapped(const struct host_index *index, uint64_t host_off, uint64_t *start, uint64_t *end)
+{
+	const struct map_entry *entries = index->map->entries;
+	size_t next = count_up_to(index, host_off);
+
+	*start = 0;
+	if (next > 0) {
+		size_t i = index->order[next - 1];
+		*start = entries[i].host_off + extent_length(entries, i);
+	}
+	*end = next < index->map->count ? entries[index->order[next]].host_off : UINT64_MAX;
+	return *start <= host_off;
 }

@@ -295,6 +295,10 @@ static int load_bundle(struct image *image, bool recovery_failed)
 	if (rc != 0)
 		return rc;
 	map_db_snapshot_end(image->db);
+	/* Whoever committed this map may have died between the journal's removal and its sync. If the journal came back
+	 * after a crash it would bring back the map before, without what has been written by this one. */
+	if (!image->read_only && image->io->fsync(image->io, image->bundle_fd) < 0)
+		image->read_only = true;
 	if (image->access == IMAGE_SHARED) {
 		map_db_close(image->db);
 		image->db = NULL;

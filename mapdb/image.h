@@ -92,6 +92,12 @@ int image_db_open(struct image *image, struct map_db **out);
  * shortly before the earliest end of that, counted from image_open, the image is still ours; later only if nobody tries. */
 bool image_still_ours(const struct image *image);
 
+/* True if somebody is waiting to open the file: the lease is being broken. Without leases nobody can be seen. */
+bool image_wanted(const struct image *image);
+/* For who keeps an image for long: if nobody wants it, it is from now on, and not only since image_open, that it can have begun to be
+ * wanted; see image_still_ours. */
+void image_keep(struct image *image);
+
 /* A change of the map, under IMAGE_EXCLUSIVE. begin: on a bundle map_db_begin; on a plain image makes the staging bundle and begins
  * in its database. Use image->db for the puts in between. -EMLINK: the file has another hard link; -EOPNOTSUPP: the file system
  * cannot exchange names (or is a network one): not adopted; -ENAMETOOLONG: no room for a hidden name; -EROFS: image is read-only.

@@ -135,8 +135,20 @@ int data_lease(struct image *image, unsigned int patience_ms)
 	}
 }
 
+bool image_wanted(const struct image *image)
+{
+	return image->leased && fcntl(image->data_fd, F_GETLEASE) != F_WRLCK;
+}
+
+void image_keep(struct image *image)
+{
+	int64_t now_ms = monotonic_ms();
+
+	if (image->leased && !image_wanted(image))
+		image->lease_safe_until_ms = now_ms + lease_break_ms() - LEASE_MARGIN_MS;
+}
+
 bool image_still_ours(const struct image *image)
 {
-	return !image->leased || fcntl(image->data_fd, F_GETLEASE) == F_WRLCK ||
-	       monotonic_ms() < image->lease_safe_until_ms;
+	return !image_wanted(image) || monotonic_ms() < image->lease_safe_until_ms;
 }

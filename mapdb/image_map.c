@@ -344,6 +344,31 @@ int image_map_permute(const struct image_map *map, const struct map_move *moves,
 	return rc == -EUCLEAN ? -EINVAL : rc; /* misaligned moves */
 }
 
+int image_map_relocate(const struct image_map *map, const struct extent *places, size_t count, struct image_map **out)
+{
+	struct image_map_builder *builder;
+	uint64_t pos = 0;
+	int rc = image_map_builder_new(map->count + 1, &builder);
+
+	for (size_t i = 0; i < count && rc == 0; i++) {
+		if (places[i].guest_off < pos || !range_inside(places[i].guest_off, places[i].length, map->size)) {
+			image_map_builder_drop(builder);
+			return -EINVAL;
+		}
+		rc = append_range(builder, map, pos, pos, places[i].guest_off - pos);
+		if (rc == 0)
+			rc = image_map_builder_add(builder, &places[i]);
+		pos = places[i].guest_off + places[i].length;
+	}
+	if (rc == 0)
+		rc = append_range(builder, map, pos, pos, map->size - pos);
+	if (rc < 0) {
+		image_map_builder_drop(builder);
+		return rc;
+	}
+	return image_map_builder_finish(builder, map->size, out);
+}
+
 /* Appends the space between the old size and the new one. An odd-sized image first gets the rest of its last unit,
  * which lies behind its last extent: no other extent can begin within a unit, so that is free. */
 static int append_grown(struct image_map_builder *builder, const struct image_map *map, uint64_t size,

@@ -72,6 +72,10 @@ int image_map_permute(const struct image_map *map, const struct map_move *moves,
  * be unmapped (-EUCLEAN) and aligned like guest offsets. */
 int image_map_resize(const struct image_map *map, uint64_t size, uint64_t host_off, struct image_map **out);
 
+/* The map in which each of the places, which are in guest order and do not overlap, lies at its host_off; the rest stays.
+ * -EINVAL if the places are not so or leave [0, size); -EUCLEAN if host bytes would be shared or are misaligned; -ENOMEM. */
+int image_map_relocate(const struct image_map *map, const struct extent *places, size_t count, struct image_map **out);
+
 /* Inverse lookup: host -> guest. The index keeps a reference to its map. */
 struct host_index;
 int host_index_new(struct image_map *map, struct host_index **out);
@@ -79,5 +83,7 @@ void host_index_free(struct host_index *index);
 /* True if host_off is mapped: *out is the mapping that begins exactly there, to the end of its extent. False if not: then
  * out->host_off = host_off, out->length = the unmapped bytes from there to the next extent (UINT64_MAX - host_off at the end). */
 bool host_index_lookup(const struct host_index *index, uint64_t host_off, struct extent *out);
+/* True if host_off is unmapped: *start and *end are where the unmapped bytes around it begin and end (UINT64_MAX: never). */
+bool host_index_unmapped(const struct host_index *index, uint64_t host_off, uint64_t *start, uint64_t *end);
 
 #endif

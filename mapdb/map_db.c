@@ -194,28 +194,7 @@ void map_db_close(struct map_db *db)
 	free(db);
 }
 
-static int insert_extents(struct map_db *db, const struct image_map *map)
-{
-	cleanup_statement sqlite3_stmt *insert = NULL;
-	size_t count = image_map_count(map);
-	int rc = db_prepare(db, "INSERT INTO extent(guest_off, length, host_off) VALUES (?1, ?2, ?3)", &insert);
-
-	for (size_t i = 0; i < count && rc == 0; i++) {
-		struct extent extent = image_map_get(map, i);
-
-		sqlite3_bind_int64(insert, 1, (sqlite3_int64)extent.guest_off);
-		sqlite3_bind_int64(insert, 2, (sqlite3_int64)extent.length);
-		sqlite3_bind_int64(insert, 3, (sqlite3_int64)extent.host_off);
-		int result = sqlite3_step(insert);
-		sqlite3_reset(insert);
-		if (result != SQLITE_DONE)
-			rc = db_translate(db, result);
-	}
-	return rc;
-}
-
-/* Runs one statement with one integer bound. */
-static int execute_with(struct map_db *db, const char *sql, uint64_t value)
+int db_execute_with(struct map_db *db, const char *sql, uint64_t value)
 {
 	cleanup_statement sqlite3_stmt *statement = NULL;
 	int rc = db_prepare(db, sql, &statement);
@@ -233,10 +212,10 @@ static int fill_new_database(struct map_db *db, const struct image_map *map)
 	if (rc == 0)
 		rc = db_translate(db, map_db_schema_create(db->connection));
 	if (rc == 0)
-		rc = execute_with(db, "INSERT INTO image(id, size, generation, redo_pending) VALUES (1, ?1, 1, 0)",
-		                  image_map_size(map));
+		rc = db_execute_with(db, "INSERT INTO image(id, size, generation, redo_pending) VALUES (1, ?1, 1, 0)",
+		                     image_map_size(map));
 	if (rc == 0)
-		rc = insert_extents(db, map);
+		rc = db_insert_extents(db, map);
 	if (rc == 0)
 		rc = db_execute(db, "COMMIT");
 	return rc;
@@ -363,6 +342,8 @@ int map_db_begin(struct map_db *db)
 	rc = map_db_read_state(db, &state);
 	if (rc == 0 && state.redo_pending)
 		rc = -EINPROGRESS;
+	if (rc == 0)
+		rc = db_translate(db, map_db_schema_upgrade(db->connection));
 	if (rc < 0)
 		map_db_rollback(db);
 	return rc;
@@ -406,7 +387,7 @@ int map_db_put_map(struct map_db *db, const struct image_map *map)
 		rc = keep_undo(db);
 	if (rc == 0)
 		rc = db_execute(db, "DELETE FROM extent");
-	return rc == 0 ? insert_extents(db, map) : rc;
+	return rc == 0 ? db_insert_extents(db, map) : rc;
 }
 
 static int put_blob(struct map_db *db, sqlite3_stmt **insert, const char *sql, const struct redo_blob *blob)
@@ -522,7 +503,7 @@ int map_db_put_file(struct map_db *db, const struct file_record *file)
 int map_db_commit(struct map_db *db)
 {
 	if (db->run_id) {
-		int rc = execute_with(db, "UPDATE undo_stamp SET run = ?1", (uint64_t)db->run_id);
+		int rc = db_execute_with(db, "UPDATE undo_stamp SET run = ?1", (uint64_t)db->run_id);
 		if (rc < 0)
 			return rc;
 	}
@@ -532,19 +513,13 @@ int map_db_commit(struct map_db *db)
 	return rc;
 }
 
-int map_db_resize(struct map_db *db, const struct image_map *map)
+int map_db_resize(struct map_db *db, const struct image_map *old, const struct image_map *map)
 {
 	int rc = map_db_begin(db);
 
 	if (rc < 0)
 		return rc;
-	rc = db_drop_undo_rows(db);
-	if (rc == 0)
-		rc = db_execute(db, "DELETE FROM extent");
-	if (rc == 0)
-		rc = insert_extents(db, map);
-	if (rc == 0)
-		rc = execute_with(db, "UPDATE image SET generation = generation + 1, size = ?1", image_map_size(map));
+	rc = db_replace_map(db, old, map);
 	if (rc == 0)
 		rc = map_db_commit(db);
 	if (rc < 0)

@@ -2,7 +2,8 @@
  *
  * map_db: the SQLite database of one bundle: the image map, pending redo, undo and the history of runs.
  *
- * The schema is documented where it is created, in map_db.c. The file is always opened by the name "map.db" below the
+ * The schema is documented where it is created, in map_db_schema.c. A database of an older version is read as it is; the
+ * first change upgrades it in its own transaction. The file is always opened by the name "map.db" below the
  * bundle's descriptor, through the project's own SQLite VFS (mapdb/vfs.h) and therefore through struct io.
  * Callers hold the image's lock (mapdb/image.h): shared to read, exclusive (or, inside the daemon, its own mutex around a
  * shared one) to write. A struct map_db is used by one thread at a time. Functions return 0 or -errno; SQLite's result is
@@ -34,7 +35,7 @@ struct map_state {
 
 /* What a run did, as kept in the table run. */
 struct run_record {
-	const char *operation;	   /* "defrag", "undo" */
+	const char *operation;	   /* "defrag", "undo", "settle" */
 	const char *options;	   /* as the user gave them, for the reader */
 	int64_t started_unix_s;	   /* seconds since 1970 */
 	int64_t duration_ms;	   /* until commit */
@@ -45,6 +46,14 @@ struct run_record {
 	uint64_t extents_before; /* of the image map */
 	uint64_t extents_after;
 	uint64_t metadata_bytes; /* bytes of guest metadata that redo changes */
+};
+
+/* What a run that is a settle pass did besides, as kept in the table settle. */
+struct settle_record {
+	int64_t run;	      /* its row in the table run; 0: none yet */
+	uint64_t plane_base;  /* host offset of the plane that it fills, see mapdb/settle_plan.h */
+	uint64_t bytes_moved; /* data copied */
+	bool finished;
 };
 
 /* What a run did to one attribute, as kept in the table file. */
@@ -112,10 +121,21 @@ int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run
 /* All of it: begin, put_undo, reserve_redo, commit, apply_redo. -EINPROGRESS: committed, redo is still pending. */
 int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);
 
-/* The image was cut or grown (data file already grown, or about to be cut): new map, generation, no undo. -EINPROGRESS: redo pending. */
-int map_db_resize(struct map_db *db, const struct image_map *map);
+/* The image was cut or grown (data file already grown, or about to be cut): new map instead of old, which is the one stored;
+ * generation, no undo. Only rows that differ are rewritten. -EINPROGRESS: redo pending. */
+int map_db_resize(struct map_db *db, const struct image_map *old, const struct image_map *map);
 /* The guest gave space back: undo would bring back what it discarded. Deletes the undo, if any. */
 int map_db_drop_undo(struct map_db *db);
+
+/* A portion of a settle pass was copied, and is durable: map takes the place of old, which is the one stored (both may be the
+ * same); rewrites only rows that differ; run and settle are recorded, in new rows if settle->run is 0, which it then is no longer;
+ * undo goes. If COMMIT fails, closes *db and looks again what became of it.
+ * 0: done and durable. -EINPROGRESS: it cannot be found out whether it was done, so either map may be the one that is found next
+ * time. Otherwise nothing is changed. *db is open again, or NULL after -EINPROGRESS. */
+int map_db_settle(struct map_db **db, const struct image_map *old, const struct image_map *map,
+		  const struct run_record *run, struct settle_record *settle);
+/* The last run, if it is a settle pass that was not finished; else settle->run is 0. The history row's counters are read, too. */
+int map_db_unfinished_settle(struct map_db *db, struct settle_record *settle, struct run_record *run);
 
 /* Writes a consistent copy of the database to the (empty) file copy_fd, with the SQLite backup API. */
 int map_db_copy(struct map_db *db, const struct io *io, int copy_fd);

@@ -41,6 +41,16 @@ int db_execute(struct map_db *db, const char *sql);
 int db_prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement);
 /* Runs a statement that returns no row, and makes it ready for the next time. */
 int db_run_statement(struct map_db *db, sqlite3_stmt *statement);
+/* Runs one statement with one integer bound. */
+int db_execute_with(struct map_db *db, const char *sql, uint64_t value);
+/* A column as an offset or count: false if it is not an integer, or negative. */
+bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value);
 int db_drop_undo_rows(struct map_db *db);
+
+/* map_db_rows.c: fills an empty table */
+int db_insert_extents(struct map_db *db, const struct image_map *map);
+/* Within a transaction: map takes the place of old, which must be the one stored. Rewrites only rows that differ; no undo, a new
+ * generation. -EUCLEAN if it meets rows that are not old's. */
+int db_replace_map(struct map_db *db, const struct image_map *old, const struct image_map *map);
 
 #endif

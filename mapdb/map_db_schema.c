@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The schema of map.db. All offsets and lengths are bytes. Version 1.
+ * The schema of map.db. All offsets and lengths are bytes. Version 2.
+ *
+ * Version 1 lacked what is marked so below. A version only ever adds tables and views, so that an upgrade is to create
+ * what is missing.
  */
 #include "mapdb/map_db_schema.h"
 
@@ -27,6 +30,7 @@
 static const struct table {
 	const char *name;
 	const char *sql;
+	int since; /* version; 0: the first */
 } tables[] = {
         /* One row. generation counts the changes of the map. redo_pending is 1 from the commit of a change until its
          * redo has reached the data file, also for a change whose redo is empty: while it is 1 nobody may write the
@@ -85,58 +89,100 @@ static const struct table {
                  "  fragments_before INTEGER NOT NULL,\n"
                  "  fragments_after INTEGER NOT NULL\n"
                  ") STRICT"},
+        /* A run that was a settle pass. plane_base: the host offset of the plane (mapdb/settle_plan.h) that it fills,
+         * which is where it goes on if it was interrupted: finished is 0 then, and no later run there. */
+        {"settle",
+         "CREATE TABLE settle(\n"
+         "  run INTEGER PRIMARY KEY REFERENCES run(id),\n"
+         "  plane_base INTEGER NOT NULL CHECK (plane_base >= 0 AND plane_base % 2097152 = 0),\n"
+         "  bytes_moved INTEGER NOT NULL CHECK (bytes_moved >= 0),\n"
+         "  finished INTEGER NOT NULL CHECK (finished IN (0, 1))\n"
+         ") STRICT",
+         2},
 };
 
 /* For people with the sqlite3 command; nothing here reads them. */
-static const char *const views[] = {
-        "CREATE VIEW summary AS\n"
-        "SELECT image.size AS size,\n"
-        "       image.generation AS generation,\n"
-        "       (SELECT count(*) FROM extent) AS extents,\n"
-        "       (SELECT coalesce(max(host_off + length), 0) FROM extent) AS host_end,\n"
-        "       NOT EXISTS (SELECT 1 FROM extent WHERE guest_off <> host_off) AS identity,\n"
-        "       image.redo_pending AS redo_pending,\n"
-        "       EXISTS (SELECT 1 FROM undo_stamp WHERE ctime_ns IS NOT NULL) AS undo_recorded,\n"
-        "       (SELECT count(*) FROM run) AS runs,\n"
-        "       (SELECT datetime(max(started_unix_s), 'unixepoch') FROM run) AS last_run_utc\n"
-        "FROM image",
+static const struct view {
+	const char *name;
+	const char *sql;
+	int since; /* version that it is new or different in; 0: the first */
+} views[] = {
+        {"summary", "CREATE VIEW summary AS\n"
+                    "SELECT image.size AS size,\n"
+                    "       image.generation AS generation,\n"
+                    "       (SELECT count(*) FROM extent) AS extents,\n"
+                    "       (SELECT coalesce(max(host_off + length), 0) FROM extent) AS host_end,\n"
+                    "       NOT EXISTS (SELECT 1 FROM extent WHERE guest_off <> host_off) AS identity,\n"
+                    "       image.redo_pending AS redo_pending,\n"
+                    "       EXISTS (SELECT 1 FROM undo_stamp WHERE ctime_ns IS NOT NULL) AS undo_recorded,\n"
+                    "       (SELECT count(*) FROM run) AS runs,\n"
+                    "       (SELECT datetime(max(started_unix_s), 'unixepoch') FROM run) AS last_run_utc\n"
+                    "FROM image"},
         /* How long the extents are. */
-        "CREATE VIEW fragmentation AS\n"
-        "SELECT CASE WHEN length < 4096 THEN 'below 4 KiB'\n"
-        "            WHEN length < 65536 THEN '4 KiB to 64 KiB'\n"
-        "            WHEN length < 1048576 THEN '64 KiB to 1 MiB'\n"
-        "            WHEN length < 16777216 THEN '1 MiB to 16 MiB'\n"
-        "            WHEN length < 268435456 THEN '16 MiB to 256 MiB'\n"
-        "            ELSE '256 MiB and more' END AS extent_length,\n"
-        "       count(*) AS extents, sum(length) AS bytes\n"
-        "FROM extent GROUP BY 1 ORDER BY min(length)",
-        "CREATE VIEW run_history AS\n"
-        "SELECT id AS run, operation, options, datetime(started_unix_s, 'unixepoch') AS started_utc,\n"
-        "       duration_ms / 1000.0 AS seconds, volumes, files_moved, fragments_before, fragments_after,\n"
-        "       extents_before, extents_after, metadata_bytes\n"
-        "FROM run ORDER BY id",
-        /* Of the last run: the files that were in most pieces, and what became of them. */
-        "CREATE VIEW worst_files AS\n"
-        "SELECT volume, path, attribute, bytes, fragments_before, fragments_after\n"
-        "FROM file WHERE run = (SELECT max(id) FROM run)\n"
-        "ORDER BY fragments_before DESC, path LIMIT 100",
+        {"fragmentation", "CREATE VIEW fragmentation AS\n"
+                          "SELECT CASE WHEN length < 4096 THEN 'below 4 KiB'\n"
+                          "            WHEN length < 65536 THEN '4 KiB to 64 KiB'\n"
+                          "            WHEN length < 1048576 THEN '64 KiB to 1 MiB'\n"
+                          "            WHEN length < 16777216 THEN '1 MiB to 16 MiB'\n"
+                          "            WHEN length < 268435456 THEN '16 MiB to 256 MiB'\n"
+                          "            ELSE '256 MiB and more' END AS extent_length,\n"
+                          "       count(*) AS extents, sum(length) AS bytes\n"
+                          "FROM extent GROUP BY 1 ORDER BY min(length)"},
+        {"run_history",
+         "CREATE VIEW run_history AS\n"
+         "SELECT id AS run, operation, options, datetime(started_unix_s, 'unixepoch') AS started_utc,\n"
+         "       duration_ms / 1000.0 AS seconds, volumes, files_moved, fragments_before, fragments_after,\n"
+         "       extents_before, extents_after, metadata_bytes\n"
+         "FROM run ORDER BY id"},
+        /* Of the last run that moved files: the files that were in most pieces, and what became of them. */
+        {"worst_files",
+         "CREATE VIEW worst_files AS\n"
+         "SELECT volume, path, attribute, bytes, fragments_before, fragments_after\n"
+         "FROM file WHERE run = (SELECT max(run) FROM file)\n"
+         "ORDER BY fragments_before DESC, path LIMIT 100",
+         2},
+        {"settle_history",
+         "CREATE VIEW settle_history AS\n"
+         "SELECT run, datetime(started_unix_s, 'unixepoch') AS started_utc, duration_ms / 1000.0 AS seconds,\n"
+         "       extents_before, extents_after, bytes_moved, plane_base, finished\n"
+         "FROM settle JOIN run ON run.id = settle.run ORDER BY run",
+         2},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
+static int create_view(sqlite3 *connection, const struct view *view)
+{
+	char drop[64];
+
+	snprintf(drop, sizeof drop, "DROP VIEW IF EXISTS %s", view->name);
+	int result = sqlite3_exec(connection, drop, NULL, NULL, NULL);
+	return result == SQLITE_OK ? sqlite3_exec(connection, view->sql, NULL, NULL, NULL) : result;
+}
+
+/* Creates what came after a version (0: everything), and says that it is there. */
+static int create_since(sqlite3 *connection, int version)
+{
+	char pragma[48];
+	int result = SQLITE_OK;
+
+	snprintf(pragma, sizeof pragma, "PRAGMA user_version = %d", MAP_DB_USER_VERSION);
+	for (size_t i = 0; i < COUNT(tables) && result == SQLITE_OK; i++)
+		if (version == 0 || tables[i].since > version)
+			result = sqlite3_exec(connection, tables[i].sql, NULL, NULL, NULL);
+	for (size_t i = 0; i < COUNT(views) && result == SQLITE_OK; i++)
+		if (version == 0 || views[i].since > version)
+			result = create_view(connection, &views[i]);
+	return result == SQLITE_OK ? sqlite3_exec(connection, pragma, NULL, NULL, NULL) : result;
+}
+
 int map_db_schema_create(sqlite3 *connection)
 {
-	char pragmas[96];
-	int result;
+	char pragma[48];
 
-	snprintf(pragmas, sizeof pragmas, "PRAGMA application_id = %d; PRAGMA user_version = %d", MAP_DB_APPLICATION_ID,
-	         MAP_DB_USER_VERSION);
-	result = sqlite3_exec(connection, pragmas, NULL, NULL, NULL);
-	for (size_t i = 0; i < COUNT(tables) && result == SQLITE_OK; i++)
-		result = sqlite3_exec(connection, tables[i].sql, NULL, NULL, NULL);
-	for (size_t i = 0; i < COUNT(views) && result == SQLITE_OK; i++)
-		result = sqlite3_exec(connection, views[i], NULL, NULL, NULL);
-	return result;
+	snprintf(pragma, sizeof pragma, "PRAGMA application_id = %d", MAP_DB_APPLICATION_ID);
+	int result = sqlite3_exec(connection, pragma, NULL, NULL, NULL);
+	return result == SQLITE_OK ? create_since(connection, 0) : result;
 }
 
 static int read_integer(sqlite3 *connection, const char *sql, sqlite3_int64 *value)
@@ -165,12 +211,14 @@ static bool is_table(sqlite3_stmt *row, const struct table *table)
 
 /* Each of our tables is there to the letter, so none is a view, a virtual table or has columns that compute something.
  */
-static int check_tables(sqlite3 *connection)
+static int check_tables(sqlite3 *connection, int version)
 {
 	sqlite3_stmt *statement = NULL;
-	unsigned int found = 0;
+	unsigned int found = 0, wanted = 0;
 	int result = sqlite3_prepare_v2(connection, "SELECT type, name, sql FROM sqlite_schema", -1, &statement, NULL);
 
+	for (size_t i = 0; i < COUNT(tables); i++)
+		wanted |= tables[i].since <= version ? 1u << i : 0;
 	while (result == SQLITE_OK && (result = sqlite3_step(statement)) == SQLITE_ROW) {
 		for (size_t i = 0; i < COUNT(tables); i++)
 			found |= is_table(statement, &tables[i]) ? 1u << i : 0;
@@ -179,7 +227,7 @@ static int check_tables(sqlite3 *connection)
 	sqlite3_finalize(statement);
 	if (result != SQLITE_DONE)
 		return result;
-	return found == (1u << COUNT(tables)) - 1 ? SQLITE_OK : SQLITE_CORRUPT;
+	return (found & wanted) == wanted ? SQLITE_OK : SQLITE_CORRUPT;
 }
 
 int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_version)
@@ -196,7 +244,7 @@ int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_v
 
 bool map_db_schema_known(int user_version)
 {
-	return user_version == MAP_DB_USER_VERSION;
+	return user_version >= 1 && user_version <= MAP_DB_USER_VERSION;
 }
 
 int map_db_schema_check(sqlite3 *connection)
@@ -208,24 +256,31 @@ int map_db_schema_check(sqlite3 *connection)
 		return result;
 	if (application_id != MAP_DB_APPLICATION_ID || !map_db_schema_known(user_version))
 		return SQLITE_MISMATCH;
-	return check_tables(connection);
+	return check_tables(connection, user_version);
 }
 
-/* The text by which a view is created, if it is one of ours. */
-static const char *view_sql(const char *name)
+int map_db_schema_upgrade(sqlite3 *connection)
 {
-	for (size_t i = 0; i < COUNT(views); i++) {
-		const char *at = views[i] + strlen("CREATE VIEW ");
+	int application_id, version;
+	int result = map_db_schema_identity(connection, &application_id, &version);
 
-		if (!strncmp(at, name, strlen(name)) && at[strlen(name)] == ' ')
-			return views[i];
-	}
-	return NULL;
+	return result == SQLITE_OK && version < MAP_DB_USER_VERSION ? create_since(connection, version) : result;
+}
+
+/* Which of our views has that name; COUNT(views): none. */
+static size_t find_view(const char *name)
+{
+	size_t i = 0;
+
+	while (i < COUNT(views) && strcmp(views[i].name, name) != 0)
+		i++;
+	return i;
 }
 
 struct comparison {
 	void (*visit)(void *context, bool needed, const char *text);
 	void *context;
+	int version;
 	unsigned int tables, views; /* found, a bit each */
 };
 
@@ -237,10 +292,10 @@ static void tell(const struct comparison *comparison, bool needed, const char *t
 	comparison->visit(comparison->context, needed, text);
 }
 
-/* One object of the database against ours. */
+/* One object of the database against ours. What is newer than the database, the upgrade makes as it should be. */
 static void compare_object(struct comparison *comparison, const char *type, const char *name, const char *sql)
 {
-	const char *view = view_sql(name);
+	size_t view = find_view(name);
 
 	for (size_t i = 0; i < COUNT(tables); i++) {
 		if (strcmp(name, tables[i].name) != 0)
@@ -250,21 +305,25 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 			tell(comparison, true, "table", name, "is not the one that zcfs makes");
 		return;
 	}
-	for (size_t i = 0; i < COUNT(views); i++)
-		comparison->views |= view == views[i] ? 1u << i : 0;
-	if (view && strcmp(sql, view) != 0)
-		tell(comparison, false, "view", name, "is not the one that zcfs makes");
-	else if (!view && strncmp(name, "sqlite_", strlen("sqlite_")) != 0)
+	if (view < COUNT(views)) {
+		comparison->views |= 1u << view;
+		if (views[view].since <= comparison->version && strcmp(sql, views[view].sql) != 0)
+			tell(comparison, false, "view", name, "is not the one that zcfs makes");
+	} else if (strncmp(name, "sqlite_", strlen("sqlite_")) != 0) {
 		tell(comparison, false, type, name, "was added by somebody; zcfs does not use it");
+	}
 }
 
-static void tell_missing_view(const struct comparison *comparison, const char *sql)
+static void tell_missing(const struct comparison *comparison)
 {
-	const char *name = sql + strlen("CREATE VIEW ");
-	char text[100];
-
-	snprintf(text, sizeof text, "%.*s", (int)strcspn(name, " "), name);
-	tell(comparison, false, "view", text, "is missing");
+	for (size_t i = 0; i < COUNT(tables); i++) {
+		if (tables[i].since <= comparison->version && !(comparison->tables >> i & 1))
+			tell(comparison, true, "table", tables[i].name, "is missing");
+	}
+	for (size_t i = 0; i < COUNT(views); i++) {
+		if (views[i].since <= comparison->version && !(comparison->views >> i & 1))
+			tell(comparison, false, "view", views[i].name, "is missing");
+	}
 }
 
 int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
@@ -272,10 +331,12 @@ int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool
 {
 	struct comparison comparison = {.visit = visit, .context = context};
 	sqlite3_stmt *statement = NULL;
-	int result =
-	        sqlite3_prepare_v2(connection, "SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY name",
-	                           -1, &statement, NULL);
+	int application_id, result = map_db_schema_identity(connection, &application_id, &comparison.version);
 
+	if (result == SQLITE_OK)
+		result = sqlite3_prepare_v2(connection,
+		                            "SELECT type, name, coalesce(sql, '') FROM sqlite_schema ORDER BY name", -1,
+		                            &statement, NULL);
 	while (result == SQLITE_OK && (result = sqlite3_step(statement)) == SQLITE_ROW) {
 		const char *column[3];
 		for (int i = 0; i < 3; i++) {
@@ -288,13 +349,6 @@ int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool
 	sqlite3_finalize(statement);
 	if (result != SQLITE_DONE)
 		return result;
-	for (size_t i = 0; i < COUNT(tables); i++) {
-		if (!(comparison.tables >> i & 1))
-			tell(&comparison, true, "table", tables[i].name, "is missing");
-	}
-	for (size_t i = 0; i < COUNT(views); i++) {
-		if (!(comparison.views >> i & 1))
-			tell_missing_view(&comparison, views[i]);
-	}
+	tell_missing(&comparison);
 	return SQLITE_OK;
 }

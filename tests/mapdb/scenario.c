@@ -162,7 +162,7 @@ static int resize_a(const struct io *io, int dir_fd, uint64_t size)
 	if (rc == 0 && grows)
 		rc = io->fdatasync(io, image->data_fd);
 	if (rc == 0)
-		rc = map_db_resize(image->db, map);
+		rc = map_db_resize(image->db, image->map, map);
 	if (rc == 0 && !grows)
 		rc = io->ftruncate(io, image->data_fd, end);
 	image_map_unref(map);

@@ -93,6 +93,24 @@ static void check_lookup(const struct image_map *map, const struct model *model)
 	}
 }
 
+/* Where the unmapped bytes around a host unit begin and end. */
+static void check_unmapped(const struct host_index *index, const struct model *model, uint64_t host, bool mapped)
+{
+	uint64_t start, end, expected_start = 0, expected_end = UINT64_MAX;
+
+	for (uint64_t i = 0; i < units_of(model->size); i++) {
+		uint64_t off = model->host[i] * 512;
+		uint64_t length = model->size - i * 512 < 512 ? model->size - i * 512 : 512;
+
+		if (model->host[i] < host && off + length > expected_start)
+			expected_start = off + length;
+		if (model->host[i] > host && off < expected_end)
+			expected_end = off;
+	}
+	CHECK_IS(host_index_unmapped(index, host * 512, &start, &end), !mapped);
+	CHECK(mapped || (start == expected_start && end == expected_end));
+}
+
 static void check_inverse(struct image_map *map, const struct model *model)
 {
 	struct host_index *index;
@@ -110,6 +128,7 @@ static void check_inverse(struct image_map *map, const struct model *model)
 		CHECK(found.length > 0);
 		if (mapped)
 			CHECK_IS(found.guest_off, guest * 512);
+		check_unmapped(index, model, host, mapped);
 	}
 	host_index_free(index);
 }
@@ -217,6 +236,35 @@ static void check_resize(struct image_map *map, const struct model *model)
 	image_map_unref(resized);
 	if (units_of(after.size) > old_units && old_units > 0)
 		CHECK_IS(image_map_resize(map, after.size, model->host[0] * 512, &resized), -EUCLEAN);
+}
+
+static void check_relocate(struct image_map *map, const struct model *model)
+{
+	struct extent places[UNITS_MAX];
+	struct model after = *model;
+	struct image_map *moved;
+	uint64_t units = units_of(model->size), first = free_host(model);
+	size_t count = 0;
+
+	for (uint64_t i = 0; i < units; i += 1 + random_below(3)) {
+		uint64_t length = model->size - i * 512;
+
+		places[count++] = (struct extent){i * 512, length < 512 ? length : 512, (first + units - i) * 512};
+		after.host[i] = first + units - i;
+	}
+	CHECK_IS(image_map_relocate(map, places, count, &moved), 0);
+	check_same(moved, &after);
+	image_map_unref(moved);
+	if (count < 2)
+		return;
+	places[0].host_off = model->host[places[1].guest_off / 512] * 512;
+	CHECK_IS(image_map_relocate(map, places, 1, &moved), -EUCLEAN);
+	places[0].host_off = places[1].host_off;
+	CHECK_IS(image_map_relocate(map, places, count, &moved), -EUCLEAN);
+	places[1].guest_off = 0;
+	CHECK_IS(image_map_relocate(map, places, count, &moved), -EINVAL);
+	places[1].guest_off = model->size;
+	CHECK_IS(image_map_relocate(map, places, count, &moved), -EINVAL);
 }
 
 /* Every way to break one good list of extents. */
@@ -356,6 +404,7 @@ int main(void)
 		check_same(map, &model);
 		check_permute(map, &model);
 		check_resize(map, &model);
+		check_relocate(map, &model);
 		check_refusals(&model);
 		image_map_unref(map);
 	}

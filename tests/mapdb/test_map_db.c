@@ -218,7 +218,7 @@ static void check_refused(int good_fd, int dir_fd)
 		int error;
 	} cases[] = {
 	        {"PRAGMA application_id = 1", -EMEDIUMTYPE},
-	        {"PRAGMA user_version = 2", -EMEDIUMTYPE},
+	        {"PRAGMA user_version = 3", -EMEDIUMTYPE},
 	        {"PRAGMA user_version = 0", -EMEDIUMTYPE},
 	        {"UPDATE extent SET host_off = (SELECT host_off FROM extent WHERE guest_off = 4096) WHERE guest_off = "
 	         "0",
@@ -243,6 +243,7 @@ static void check_refused(int good_fd, int dir_fd)
 	        {"UPDATE redo SET entries = zeroblob(0)", -EUCLEAN},
 	        {"INSERT INTO redo SELECT seq + 1, entries FROM redo", -EUCLEAN}, /* overlapping entries */
 	        {"DROP TABLE undo", -EUCLEAN},
+	        {"DROP TABLE settle", -EUCLEAN},
 	        {"ALTER TABLE extent ADD COLUMN more INTEGER", -EUCLEAN},
 	        {"ALTER TABLE extent RENAME TO kept; CREATE VIEW extent AS SELECT * FROM kept", -EUCLEAN},
 	        {"DROP VIEW summary; DROP VIEW fragmentation; DROP TABLE extent;"
@@ -271,17 +272,99 @@ static void check_refused(int good_fd, int dir_fd)
 static void check_trigger(int good_fd, int dir_fd)
 {
 	struct map_db *db;
-	struct image_map *map;
+	struct image_map *map, *old;
 
 	empty_directory(dir_fd);
 	copy_directory(good_fd, dir_fd);
 	edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0;"
 	             "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END");
 	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
-	CHECK_IS(image_map_identity(3 * EXTENT, &map), 0);
-	CHECK_IS(map_db_resize(db, map), 0);
+	CHECK_IS(map_db_read_map(db, &old), 0);
+	CHECK_IS(image_map_resize(old, 3 * EXTENT, 0, &map), 0);
+	CHECK_IS(map_db_resize(db, old, map), 0);
+	CHECK_IS(map_db_resize(db, old, map), -EUCLEAN); /* no longer what is stored */
 	map_db_close(db);
+	image_map_unref(old);
 	CHECK_IS(read_all(dir_fd), 0);
+	image_map_unref(map);
+}
+
+/* What a version 1 was: no settle pass, and another view. */
+static const char to_version_1[] = "DROP VIEW settle_history; DROP TABLE settle; DROP VIEW worst_files;"
+                                   "CREATE VIEW worst_files AS SELECT path FROM file; PRAGMA user_version = 1";
+
+/* An older database is read as it is, without being written, and upgraded by the first change. */
+static void check_upgrade(int good_fd, int dir_fd)
+{
+	struct settle_record settle;
+	struct run_record run;
+	struct map_db *db;
+	struct image_map *map;
+
+	empty_directory(dir_fd);
+	copy_directory(good_fd, dir_fd);
+	edit(dir_fd, to_version_1);
+	CHECK_IS(read_all(dir_fd), 0);
+	edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0");
+	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_unfinished_settle(db, &settle, &run), 0);
+	CHECK_IS(settle.run, 0);
+	map_db_close(db);
+
+	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_begin(db), 0);
+	CHECK_IS(map_db_rollback(db), 0);
+	CHECK_IS(map_db_read_map(db, &map), 0);
+	edit(dir_fd, "CREATE TEMP TABLE none AS SELECT * FROM worst_files; SELECT path FROM worst_files"); /* still 1 */
+	run = (struct run_record){.operation = "settle", .extents_before = 7, .started_unix_s = 99};
+	settle = (struct settle_record){.plane_base = 4 << 20, .bytes_moved = 5};
+	CHECK_IS(map_db_settle(&db, map, map, &run, &settle), 0);
+	CHECK(settle.run > 0);
+	map_db_close(db);
+	edit(dir_fd, "SELECT volume FROM worst_files; SELECT * FROM settle_history");
+	CHECK_IS(read_all(dir_fd), 0);
+
+	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	struct settle_record found;
+	struct run_record found_run = {0};
+	CHECK_IS(map_db_unfinished_settle(db, &found, &found_run), 0);
+	CHECK(found.run == settle.run && found.plane_base == 4 << 20 && found.bytes_moved == 5);
+	CHECK(found_run.extents_before == 7 && found_run.started_unix_s == 99);
+	map_db_close(db);
+	image_map_unref(map);
+}
+
+/* A row is rewritten only where maps differ, and the result is the same. */
+static void check_settle(int dir_fd)
+{
+	struct image_map *map = shuffled_map(EXTENTS), *moved;
+	struct run_record run = {.operation = "settle"};
+	struct settle_record settle = {.plane_base = 16 << 20};
+	struct map_db *db;
+	int64_t first_run = 0;
+
+	empty_directory(dir_fd);
+	CHECK_IS(map_db_create(&io_fast, dir_fd, map), 0);
+	for (uint64_t i = 0, off = 0; i < 20; i++) {
+		uint64_t length = random_below(100) * EXTENT + 512 * (1 + random_below(8));
+		struct extent place = {off, length, settle.plane_base + off};
+
+		CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+		CHECK_IS(image_map_relocate(map, &place, 1, &moved), 0);
+		settle.finished = i == 19;
+		CHECK_IS(map_db_settle(&db, map, moved, &run, &settle), 0);
+		CHECK(first_run == 0 || settle.run == first_run);
+		first_run = settle.run;
+		map_db_close(db);
+		check_stored(dir_fd, moved, i + 2);
+		image_map_unref(map);
+		map = moved;
+		off += length;
+	}
+	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_unfinished_settle(db, &settle, &run), 0);
+	CHECK_IS(settle.run, 0);
+	map_db_close(db);
 	image_map_unref(map);
 }
 
@@ -340,6 +423,8 @@ int main(void)
 	copy_directory(live_fd, good_fd);
 	check_refused(good_fd, dir_fd);
 	check_trigger(good_fd, dir_fd);
+	check_upgrade(good_fd, dir_fd);
+	check_settle(dir_fd);
 	check_damaged(good_fd, dir_fd);
 
 	CHECK_IS(image_map_identity(0, &empty), 0);

@@ -70,7 +70,7 @@ static void check_views(void)
 	expect("SELECT run, operation, options, seconds, files_moved FROM run_history", "1|defrag|--pack|0.007|1\n");
 	expect("SELECT * FROM worst_files", "1|/a/b|$DATA|4096|0|0\n");
 	expect("PRAGMA foreign_key_check; PRAGMA journal_mode; PRAGMA application_id; PRAGMA user_version",
-	       "delete\n2053334643\n1\n");
+	       "delete\n2053334643\n2\n");
 }
 
 static void check_their_transaction(void)

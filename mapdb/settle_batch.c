@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * settle: what one step copies: choosing it, copying it piece by piece, at the pace that was asked for.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "mapdb/host_space.h"
+#include "mapdb/settle_internal.h"
+
+#define CHOICE_STEP   (UINT64_C(1) << 20) /* bytes by which a batch is made longer, at most */
+#define HOLES_FACTOR  16u                 /* a batch may have so many times more holes than data */
+#define COPIES_SHARED 3                   /* after these a piece that is always written to is copied exclusively */
+#define PAUSE_NS      5000000
+#define SECOND_NS     INT64_C(1000000000)
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+int64_t settle_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
+}
+
+/* Visits what of the guest's range is data on the host, in guest order, host stretch by host stretch. */
+typedef int visit_data(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length);
+
+static int for_each_data(const struct settle *settle, uint64_t guest_off, uint64_t length, visit_data *visit,
+                         void *context)
+{
+	struct host_stretch stretch = {0};
+	uint64_t end = guest_off + length;
+	int rc = 0;
+
+	while (guest_off < end && rc == 0) {
+		struct extent extent;
+
+		image_map_lookup(settle->map, guest_off, end - guest_off, &extent);
+		if (extent.host_off < stretch.start || extent.host_off >= stretch.end)
+			rc = host_stretch_at(settle->data_fd, extent.host_off, &stretch);
+		uint64_t part = MIN(extent.length, stretch.end - extent.host_off);
+		if (rc == 0 && stretch.data)
+			rc = visit(context, guest_off, extent.host_off, part);
+		guest_off += part;
+	}
+	return rc;
+}
+
+static int count_data(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
+{
+	*(uint64_t *)context += length;
+	return 0;
+}
+
+/* Adds bytes of the plan's move to the batch. */
+static bool add_window(struct batch *batch, const struct extent *move, uint64_t done, uint64_t length)
+{
+	struct extent *last = batch->count ? &batch->windows[batch->count - 1] : NULL;
+
+	if (last && last->guest_off + last->length == move->guest_off + done &&
+	    last->host_off + last->length == move->host_off + done) {
+		last->length += length;
+		return true;
+	}
+	if (batch->count == WINDOWS_MAX)
+		return false;
+	batch->windows[batch->count++] = (struct extent){
+	        .guest_off = move->guest_off + done, .length = length, .host_off = move->host_off + done};
+	return true;
+}
+
+static int choose_windows(struct settle *settle, uint64_t data_bytes, struct batch *batch)
+{
+	uint64_t data = 0, total = 0, done = settle->next_done;
+	uint64_t step_max = MIN(CHOICE_STEP, (data_bytes / 16 + HOST_BLOCK) / HOST_BLOCK * HOST_BLOCK);
+	int rc = 0;
+
+	for (size_t i = settle->next; i < settle->plan.count && rc == 0; i++, done = 0) {
+		const struct extent *move = &settle->plan.moves[i];
+
+		while (done < move->length && rc == 0) {
+			uint64_t step = MIN(step_max, move->length - done);
+
+			if (data >= data_bytes || total >= data_bytes * HOLES_FACTOR ||
+			    !add_window(batch, move, done, step))
+				return 0;
+			rc = for_each_data(settle, move->guest_off + done, step, count_data, &data);
+			total += step;
+			done += step;
+		}
+	}
+	return rc;
+}
+
+static int by_host_off(const void *left, const void *right)
+{
+	const struct extent *a = left, *b = right;
+
+	return a->host_off < b->host_off ? -1 : a->host_off > b->host_off;
+}
+
+void batch_release(struct batch *batch)
+{
+	free(batch->sources);
+	batch->sources = NULL;
+	batch->source_count = 0;
+}
+
+/* Where the windows' bytes are. */
+static int find_sources(const struct settle *settle, struct batch *batch)
+{
+	size_t capacity = 0, joined = 0;
+
+	batch_release(batch);
+	for (size_t i = 0; i < batch->count; i++) {
+		uint64_t pos = batch->windows[i].guest_off, end = pos + batch->windows[i].length;
+
+		while (pos < end) {
+			if (batch->source_count == capacity) {
+				capacity = capacity ? capacity * 2 : 256;
+				struct extent *grown = reallocarray(batch->sources, capacity, sizeof *batch->sources);
+				if (!grown)
+					return -ENOMEM;
+				batch->sources = grown;
+			}
+			struct extent *source = &batch->sources[batch->source_count++];
+			image_map_lookup(settle->map, pos, end - pos, source);
+			pos += source->length;
+		}
+	}
+	qsort(batch->sources, batch->source_count, sizeof *batch->sources, by_host_off);
+	for (size_t i = 0; i < batch->source_count; i++) {
+		struct extent *last = joined ? &batch->sources[joined - 1] : NULL;
+
+		if (last && last->host_off + last->length == batch->sources[i].host_off)
+			last->length += batch->sources[i].length;
+		else
+			batch->sources[joined++] = batch->sources[i];
+	}
+	batch->source_count = joined;
+	return 0;
+}
+
+/* Has the host read everything at once, in its own order, instead of one small extent after another. Holes are not
+ * read: that would fill the page cache with zeros. */
+static void read_ahead(const struct settle *settle, const struct batch *batch)
+{
+	struct host_stretch stretch = {0};
+
+	for (size_t i = 0; i < batch->source_count; i++) {
+		uint64_t pos = batch->sources[i].host_off, end = pos + batch->sources[i].length;
+
+		while (pos < end) {
+			if ((pos < stretch.start || pos >= stretch.end) &&
+			    host_stretch_at(settle->data_fd, pos, &stretch) < 0)
+				return;
+			uint64_t part = MIN(end, stretch.end) - pos;
+			if (stretch.data)
+				posix_fadvise(settle->data_fd, (off_t)pos, (off_t)part, POSIX_FADV_WILLNEED);
+			pos += part;
+		}
+	}
+}
+
+int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch)
+{
+	*batch = (struct batch){0};
+	int rc = choose_windows(settle, data_bytes, batch);
+
+	if (rc == 0)
+		rc = find_sources(settle, batch);
+	if (rc == 0)
+		read_ahead(settle, batch);
+	return rc;
+}
+
+static int punch(const struct settle *settle, uint64_t host_off, uint64_t length)
+{
+	return settle->io->fallocate(settle->io, settle->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
+	                             length);
+}
+
+int batch_prepare(struct settle *settle, const struct batch *batch)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < batch->count && rc == 0; i++)
+		rc = punch(settle, batch->windows[i].host_off, batch->windows[i].length);
+	return rc;
+}
+
+/* Data on its way to the new place: the buffer holds guest bytes that follow each other. */
+struct copying {
+	const struct settle *settle;
+	uint64_t to_host; /* add to a guest offset to get the new host offset */
+	uint64_t guest_off;
+	size_t length;
+	uint64_t bytes; /* written so far */
+};
+
+static int copy_flush(struct copying *copying)
+{
+	const struct settle *settle = copying->settle;
+	int rc = 0;
+
+	if (copying->length > 0)
+		rc = io_pwrite_full(settle->io, settle->data_fd, settle->buffer, copying->length,
+		                    copying->guest_off + copying->to_host);
+	copying->bytes += copying->length;
+	copying->length = 0;
+	return rc;
+}
+
+static int copy_data(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
+{
+	struct copying *copying = context;
+	const struct settle *settle = copying->settle;
+	int rc = 0;
+
+	if (copying->length > 0 && copying->guest_off + copying->length != guest_off)
+		rc = copy_flush(copying);
+	if (rc == 0)
+		rc = io_pread_full(settle->io, settle->data_fd, settle->buffer + copying->length, (size_t)length,
+		                   host_off);
+	if (rc < 0)
+		return rc;
+	if (copying->length == 0)
+		copying->guest_off = guest_off;
+	copying->length += (size_t)length;
+	return 0;
+}
+
+/* Copies a piece until nobody has written to it meanwhile. */
+static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length, uint64_t to_host, uint64_t *bytes)
+{
+	int rc = 1;
+
+	for (int copies = 0; rc == 1; copies++) {
+		struct copying copying = {.settle = settle, .to_host = to_host};
+
+		settle->hooks.copy_begin(settle->hooks.context, guest_off, length, copies == COPIES_SHARED);
+		/* What was punched since the last time must not stay copied. */
+		rc = copies == 0 ? 0 : punch(settle, guest_off + to_host, length);
+		if (rc == 0)
+			rc = for_each_data(settle, guest_off, length, copy_data, &copying);
+		if (rc == 0)
+			rc = copy_flush(&copying);
+		int written = settle->hooks.copy_end(settle->hooks.context);
+		rc = rc < 0 ? rc : written;
+		*bytes = copying.bytes;
+	}
+	return rc;
+}
+
+static void pause_a_bit(int64_t ns)
+{
+	struct timespec pause = {.tv_nsec = (long)MIN(ns, PAUSE_NS)};
+
+	nanosleep(&pause, NULL);
+}
+
+static bool time_to_stop(const struct settle *settle, int64_t end_ns)
+{
+	return settle->hooks.stop(settle->hooks.context) || (end_ns && settle_now_ns() >= end_ns);
+}
+
+bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns)
+{
+	for (;;) {
+		int64_t now_ns = settle_now_ns(), ahead_ns = 0;
+
+		if (time_to_stop(settle, end_ns))
+			return true;
+		if (limits->rate) {
+			int64_t spent_ns = now_ns - settle->pace_since_ns;
+
+			ahead_ns = (int64_t)((double)settle->pace_bytes / (double)limits->rate * 1e9) - spent_ns;
+			/* What was not used in time is lost, or it would come as a burst later. */
+			if (ahead_ns < -SECOND_NS || ahead_ns > 60 * SECOND_NS) {
+				settle->pace_since_ns = now_ns;
+				settle->pace_bytes = 0;
+				ahead_ns = 0;
+			}
+		}
+		if (ahead_ns <= 0 && !(limits->idle && settle->hooks.busy(settle->hooks.context)))
+			return false;
+		pause_a_bit(ahead_ns > 0 ? ahead_ns : PAUSE_NS);
+	}
+}
+
+int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits, int64_t end_ns)
+{
+	for (size_t i = 0; i < batch->count; i++) {
+		const struct extent *window = &batch->windows[i];
+
+		for (uint64_t done = 0; done < window->length;) {
+			uint64_t length = MIN(SETTLE_PIECE, window->length - done), bytes = 0;
+
+			if (batch_wait(settle, limits, end_ns))
+				return 0;
+			int rc = copy_piece(settle, window->guest_off + done, length,
+			                    window->host_off - window->guest_off, &bytes);
+			if (rc < 0)
+				return rc;
+			settle->pace_bytes += bytes;
+			batch->data_bytes += bytes;
+			batch->copied += length;
+			done += length;
+		}
+	}
+	return 0;
+}
+
+int batch_cut(struct settle *settle, struct batch *batch)
+{
+	uint64_t left = batch->copied;
+	size_t count = 0;
+
+	for (size_t i = 0; i < batch->count; i++) {
+		struct extent *window = &batch->windows[i];
+		uint64_t copied = MIN(window->length, left);
+
+		left -= copied;
+		if (copied < window->length)
+			batch->rest[batch->rest_count++] = (struct extent){.guest_off = window->guest_off + copied,
+			                                                   .length = window->length - copied,
+			                                                   .host_off = window->host_off + copied};
+		window->length = copied;
+		count += copied > 0;
+	}
+	batch->count = count;
+	return batch->rest_count ? find_sources(settle, batch) : 0;
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What settle.c (the pass and its steps) and settle_batch.c (what one step copies) share.
+ */
+#ifndef ZCFS_SETTLE_INTERNAL_H
+#define ZCFS_SETTLE_INTERNAL_H
+
+#include "mapdb/settle.h"
+
+#define WINDOWS_MAX 256u
+
+struct settle {
+	const struct io *io;
+	int data_fd;
+	struct settle_hooks hooks;
+	struct settle_options options;
+	char *text;
+
+	struct image_map *map; /* that the plan is for, after what has been moved */
+	struct host_index *index;
+	struct settle_plan plan;
+	size_t next;	    /* move */
+	uint64_t next_done; /* bytes of it that are moved */
+	uint64_t placed;    /* bytes of the plan that are moved */
+
+	struct run_record run;
+	struct settle_record record; /* run 0: nothing committed yet */
+
+	uint8_t *buffer; /* SETTLE_PIECE bytes */
+	int64_t pace_since_ns;
+	uint64_t pace_bytes; /* copied since then */
+};
+
+/* Consecutive pieces of the plan. */
+struct batch {
+	struct extent windows[WINDOWS_MAX]; /* guest range, new host_off; in guest order */
+	size_t count;
+	struct extent rest[WINDOWS_MAX]; /* what was not copied, after batch_cut */
+	size_t rest_count;
+	struct extent *sources; /* where the windows' bytes are now, in host order, neighbours joined */
+	size_t source_count;
+	uint64_t copied;     /* bytes of the windows, from the first on */
+	uint64_t data_bytes; /* of those, data */
+};
+
+int64_t settle_now_ns(void);
+
+/* The next batch of about data_bytes of data. Asks the host to read it. -ENOMEM, -errno. */
+int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch);
+void batch_release(struct batch *batch);
+/* Punches the targets. */
+int batch_prepare(struct settle *settle, const struct batch *batch);
+/* Waits until more may be copied. True: stop instead. end_ns: when to stop at the latest; 0: never. */
+bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns);
+/* Copies until everything is copied or it is time to stop; says in batch->copied how far it came. */
+int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits, int64_t end_ns);
+/* Makes of the batch one of what was copied only. -ENOMEM. */
+int batch_cut(struct settle *settle, struct batch *batch);
+
+#endif
