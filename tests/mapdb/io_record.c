@@ -335,6 +335,15 @@ size_t io_record_count(const struct io_record *record)
 	return record->count;
 }
 
+size_t io_record_changes(const struct io_record *record)
+{
+	size_t changes = 0;
+
+	for (size_t i = 0; i < record->count; i++)
+		changes += record->operations[i].kind != SYNC && record->operations[i].kind != SYNC_DATA;
+	return changes;
+}
+
 static bool is_name_operation(enum kind kind)
 {
 	return kind == CREATE || kind == LINK || kind == RENAME || kind == UNLINK || kind == MKDIR;

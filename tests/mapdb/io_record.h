@@ -18,6 +18,7 @@ struct io_record *io_record_new(int root_fd);
 void io_record_free(struct io_record *record);
 const struct io *io_record_io(const struct io_record *record);
 size_t io_record_count(const struct io_record *record); /* operations so far */
+size_t io_record_changes(const struct io_record *record); /* those of them that were no syncs */
 
 /* What a crash takes away besides everything after the prefix. */
 enum io_loss {

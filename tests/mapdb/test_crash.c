@@ -110,8 +110,9 @@ int main(void)
 		check_context("%s", scenario_name(step));
 		CHECK_IS(scenario_run(io_record_io(record), live_fd, step), 0);
 		marks[step + 1] = io_record_count(record);
+		size_t changes = io_record_changes(record);
 		view_read(io_record_io(record), live_fd, &views[step + 1]);
-		CHECK_IS(io_record_count(record), marks[step + 1]); /* nothing was left for recovery */
+		CHECK_IS(io_record_changes(record), changes); /* nothing was left for recovery */
 	}
 	for (size_t step = 0; step < scenario_steps; step++)
 		crash_everywhere(record, step, dir_fd, nested_fd);

@@ -126,7 +126,7 @@ static void settle_to_the_end(struct image_map *map)
 		check_targets_free(map, &plan);
 		struct image_map *moved = carry_out(map, &plan, all);
 		check_long_stay(map, moved);
-		if (all && !done)
+		if (all && plan.count > 0)
 			CHECK(image_map_count(moved) < image_map_count(map));
 		options.resume = !all && random_below(2);
 		options.plane_base = plan.plane_base;
