@@ -146,6 +146,19 @@ static void decode(struct volume *v, const uint8_t *a, struct vec *runs)
 		die("malformed mapping pairs: run ntfs-check first");
 }
 
+#define COPY_STEP 4096u
+
+/* Copies what differs, so that a long run of zeros takes no memory (buffers are zeroed) and no blocks of the image. */
+static void copy_different(uint8_t *to, const uint8_t *from, uint64_t len)
+{
+	for (uint64_t done = 0; done < len; done += COPY_STEP) {
+		size_t n = len - done < COPY_STEP ? (size_t)(len - done) : COPY_STEP;
+
+		if (memcmp(to + done, from + done, n) != 0)
+			memcpy(to + done, from + done, n);
+	}
+}
+
 /* Copies @len bytes from (or, with @write, to) the clusters of @runs. */
 static void copy_runs(struct volume *v, const struct vec *runs, uint8_t *buf, uint64_t len, bool write)
 {
@@ -156,9 +169,9 @@ static void copy_runs(struct volume *v, const struct vec *runs, uint8_t *buf, ui
 		uint64_t n = r->len * cs < len ? r->len * cs : len;
 
 		if (write)
-			memcpy(cluster(v, (uint64_t)r->lcn), buf, n);
+			copy_different(cluster(v, (uint64_t)r->lcn), buf, n);
 		else
-			memcpy(buf, cluster(v, (uint64_t)r->lcn), n);
+			copy_different(buf, cluster(v, (uint64_t)r->lcn), n);
 		buf += n;
 		len -= n;
 	}
@@ -604,8 +617,9 @@ static bool pool_next(struct volume *v, struct pool *pool)
 	if (lcn >= v->boot.nr_clusters)
 		return false;
 	pool->lcn = lcn;
-	for (pool->left = 0; lcn < v->boot.nr_clusters && !bit(v->bitmap, lcn); lcn++)
-		pool->left++;
+	while (lcn < v->boot.nr_clusters && !bit(v->bitmap, lcn))
+		lcn += lcn % 8 == 0 && v->boot.nr_clusters - lcn >= 8 && !v->bitmap[lcn / 8] ? 8 : 1;
+	pool->left = lcn - pool->lcn;
 	return true;
 }
 
@@ -651,8 +665,10 @@ static void place_pieces(struct volume *v, const struct options *o)
 	uint64_t free_clusters = 0, gap = 0, every;
 	struct pool pool = {0, 0};
 
-	for (uint64_t i = 0; i < v->boot.nr_clusters; i++)
-		free_clusters += !bit(v->bitmap, i);
+	for (uint64_t i = 0, n; i < v->boot.nr_clusters; i += n) {
+		n = i % 8 == 0 && v->boot.nr_clusters - i >= 8 && !v->bitmap[i / 8] ? 8 : 1;
+		free_clusters += bit(v->bitmap, i) ? 0 : n;
+	}
 	for (size_t i = 0; i < v->pieces.nr; i++)
 		for (uint64_t k = 0; k < p[i].len; k++)
 			put_bit(v->bitmap, p[i].old_lcn + k, false);
@@ -743,43 +759,109 @@ static void make_runs(struct volume *v, struct target *t)
 
 /* ---- Moving ---- */
 
-/*
- * All clusters move at once: from[d] is the cluster whose content belongs at d. Chains begin where the old content is
- * wanted nowhere else and are copied without a buffer; what is left are cycles, which need one cluster of it.
- */
-static void move_clusters(struct volume *v)
+/* The clusters that get another's content, in order, and which: destination i of a part is its lcn + i. */
+struct part {
+	uint64_t lcn, len, old;
+	uint64_t index; /* of its first cluster among all destinations */
+};
+
+struct moves {
+	struct part *parts; /* by lcn */
+	size_t nr;
+	uint8_t *wanted; /* bits, by index: the old content of this destination is wanted elsewhere */
+	uint8_t *done;
+};
+
+static int compare_parts(const void *pa, const void *pb)
+{
+	const struct part *a = pa, *b = pb;
+
+	return a->lcn < b->lcn ? -1 : a->lcn > b->lcn;
+}
+
+/* The part that contains the cluster, or NULL if its content stays. */
+static const struct part *find_part(const struct moves *m, uint64_t lcn)
+{
+	size_t lo = 0, hi = m->nr;
+
+	while (lo < hi) {
+		size_t mid = lo + (hi - lo) / 2;
+
+		if (m->parts[mid].lcn + m->parts[mid].len <= lcn)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < m->nr && m->parts[lo].lcn <= lcn ? &m->parts[lo] : NULL;
+}
+
+static void collect_parts(struct volume *v, struct moves *m)
 {
 	const struct piece *p = v->pieces.p;
 	const struct sub *subs = v->subs.p;
-	uint64_t nr = v->boot.nr_clusters, cs = v->boot.cluster_size;
-	uint32_t *from = xalloc(nr, sizeof(*from)), d, s;
-	uint8_t *wanted_bits = xalloc(nr / 8 + 1, 1), *spare = xalloc(cs, 1);
+	uint64_t sum = 0;
 
-	memset(from, 0xff, nr * sizeof(*from));
+	m->parts = xalloc(v->subs.nr, sizeof(*m->parts));
 	for (size_t i = 0; i < v->pieces.nr; i++) {
 		uint64_t old = p[i].old_lcn;
 
-		for (s = p[i].subs; s != UINT32_MAX; s = subs[s].next)
-			for (uint64_t k = 0; k < subs[s].len; k++, old++) {
-				if (subs[s].lcn + k == old)
-					continue;
-				from[subs[s].lcn + k] = (uint32_t)old;
-				put_bit(wanted_bits, old, true);
-			}
+		for (uint32_t s = p[i].subs; s != UINT32_MAX; old += subs[s].len, s = subs[s].next)
+			if (subs[s].lcn != old)
+				m->parts[m->nr++] = (struct part){subs[s].lcn, subs[s].len, old, 0};
 	}
-	for (int cycles = 0; cycles < 2; cycles++)
-		for (uint64_t i = 0; i < nr; i++) {
-			if (from[i] == UINT32_MAX || (!cycles && bit(wanted_bits, i)))
-				continue;
-			memcpy(spare, cluster(v, i), cs);
-			for (d = (uint32_t)i; (s = from[d]) != UINT32_MAX; d = s) {
-				from[d] = UINT32_MAX;
-				memcpy(cluster(v, d), cycles && s == i ? spare : cluster(v, s), cs);
-			}
+	if (m->nr)
+		qsort(m->parts, m->nr, sizeof(*m->parts), compare_parts);
+	for (size_t i = 0; i < m->nr; sum += m->parts[i++].len)
+		m->parts[i].index = sum;
+	m->wanted = xalloc(sum / 8 + 1, 1);
+	m->done = xalloc(sum / 8 + 1, 1);
+	for (size_t i = 0; i < m->nr; i++)
+		for (uint64_t k = 0; k < m->parts[i].len; k++) {
+			const struct part *other = find_part(m, m->parts[i].old + k);
+
+			if (other)
+				put_bit(m->wanted, other->index + (m->parts[i].old + k - other->lcn), true);
 		}
+}
+
+/* Fills the cluster, then the one whose content that was, and so on. */
+static void move_chain(struct volume *v, struct moves *m, uint64_t first, uint8_t *spare)
+{
+	uint64_t cs = v->boot.cluster_size, d = first;
+	const struct part *part;
+
+	memcpy(spare, cluster(v, first), cs);
+	while ((part = find_part(m, d)) && !bit(m->done, part->index + (d - part->lcn))) {
+		uint64_t from = part->old + (d - part->lcn);
+
+		put_bit(m->done, part->index + (d - part->lcn), true);
+		memcpy(cluster(v, d), from == first ? spare : cluster(v, from), cs);
+		d = from;
+	}
+}
+
+/*
+ * All clusters move at once. Chains begin where the old content is wanted nowhere else; what is left are cycles, which
+ * need one cluster of it kept.
+ */
+static void move_clusters(struct volume *v)
+{
+	struct moves m = {0};
+	uint8_t *spare = xalloc(v->boot.cluster_size, 1);
+
+	collect_parts(v, &m);
+	for (int cycles = 0; cycles < 2; cycles++)
+		for (size_t i = 0; i < m.nr; i++)
+			for (uint64_t k = 0; k < m.parts[i].len; k++) {
+				uint64_t index = m.parts[i].index + k;
+
+				if (!bit(m.done, index) && (cycles || !bit(m.wanted, index)))
+					move_chain(v, &m, m.parts[i].lcn + k, spare);
+			}
 	free(spare);
-	free(wanted_bits);
-	free(from);
+	free(m.done);
+	free(m.wanted);
+	free(m.parts);
 }
 
 /* ---- Writing ---- */
