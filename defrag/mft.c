@@ -7,7 +7,8 @@
 
 #include "mapdb/cleanup.h"
 
-#define MIRROR_RECORDS_MAX 16u /* what readers compare with $MFTMirr */
+#define MIRROR_RECORDS_MAX 16u        /* what readers compare with $MFTMirr */
+#define RECORDS_MAX        (1u << 26) /* 64 GiB of small records: an image that claims more is sparse, and an attack */
 
 /* Adds one extent of $MFT's runs and makes all records that it holds readable. */
 static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
@@ -51,6 +52,21 @@ static int add_mft_extensions(struct scan *s, uint8_t *record0)
 			r = attr ? add_mft_extent(s, attr) : -EUCLEAN;
 	}
 	attr_list_free(&list);
+	return r;
+}
+
+/* Each record is there once, so that what a scan collects is no longer than what it reads. 1: yes; 0: no; -ENOMEM. */
+static int runs_overlap(const struct run_list *runs)
+{
+	struct run_list sorted = {0};
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < runs->count; i++)
+		r = run_list_push(&sorted, runs->runs[i].lcn, runs->runs[i].length);
+	if (r == 0)
+		r = run_list_sort(&sorted);
+	for (size_t i = 1; r == 0 && i < sorted.count; i++)
+		r = sorted.runs[i].lcn - sorted.runs[i - 1].lcn < sorted.runs[i - 1].length;
+	run_list_free(&sorted);
 	return r;
 }
 
@@ -112,12 +128,19 @@ int mft_open(struct scan *s, struct volume_report *report)
 	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
 	if (r == 0 && has_list)
 		r = add_mft_extensions(s, record);
-	if (r == -EUCLEAN || r == -ERANGE)
+	if (r == 0)
+		r = runs_overlap(&s->mft_runs);
+	if (r == -EUCLEAN || r == -ERANGE || r == 1)
 		return report_damage(report, "the run list of $MFT is damaged");
 	if (r < 0)
 		return r;
 	if (initialized / g->record_size > s->record_count || initialized / g->record_size > UINT32_MAX)
 		return report_damage(report, "the size of $MFT does not agree with its run list");
 	s->record_count = initialized / g->record_size;
+	if (s->record_count > RECORDS_MAX) {
+		report_result(report, VOLUME_REFUSED, "", "$MFT has %llu records, more than the %u that are supported",
+		              (unsigned long long)s->record_count, RECORDS_MAX);
+		return 1;
+	}
 	return check_mirror(s, report);
 }
