@@ -176,6 +176,105 @@ static void check_round_trip(uint64_t clusters, unsigned int hole_bits)
 	check_rooms(runs, count, size);
 }
 
+/* ---- numbers around powers of two ---- */
+
+/* Three runs around a border, one below it, one across, one above; backwards, too. */
+static void check_border(uint64_t border)
+{
+	const struct run up[] = {{border - 3, 2}, {border, 3}, {RUN_HOLE, border}, {border + 5, 1}};
+	const struct run down[] = {{border + 1, 1}, {border - 1, 1}, {0, border - 2}, {RUN_HOLE, border + 1}};
+	const struct run *const lists[] = {up, down};
+	for (size_t i = 0; i < 2; i++) {
+		uint8_t pairs[64];
+		struct run_list list = {0};
+		uint64_t vcns, total = 0;
+		size_t used, count = 4;
+		CHECK_IS(mapping_pairs_encode(lists[i], count, pairs, sizeof(pairs), &used), count);
+		CHECK_IS(used, mapping_pairs_size(lists[i], count));
+		CHECK_IS(mapping_pairs_decode(pairs, used, border + 6, &list, &vcns), 0);
+		check_same(&list, lists[i], count);
+		for (size_t k = 0; k < count; k++)
+			total += lists[i][k].length;
+		CHECK_IS(vcns, total);
+		run_list_free(&list);
+		/* On a volume that is one cluster shorter than the highest run it is none. */
+		CHECK_IS(decode(pairs, used, border + (i ? 2 : 6)), 0);
+		CHECK_IS(decode(pairs, used, border + (i ? 1 : 5)), -EUCLEAN);
+	}
+}
+
+static void put_hole(uint8_t *pairs, uint64_t length)
+{
+	pairs[0] = 0x08;
+	memcpy(pairs + 1, &length, sizeof(length));
+}
+
+/* Sums of lengths and of LCN differences that are just not too large, and just are. */
+static void check_sums(void)
+{
+	uint8_t holes[19] = {0};
+	put_hole(holes, INT64_MAX - 5);
+	put_hole(holes + 9, 5);
+	CHECK_IS(decode(holes, sizeof(holes), 100), 0);
+	put_hole(holes + 9, 6);
+	CHECK_IS(decode(holes, sizeof(holes), 100), -EUCLEAN);
+	put_hole(holes + 9, INT64_MAX);
+	CHECK_IS(decode(holes, sizeof(holes), 100), -EUCLEAN);
+	put_hole(holes, UINT64_C(1) << 63);
+	CHECK_IS(decode(holes, sizeof(holes), 100), -EUCLEAN);
+	/* 2^62 and 2^62 once more; up and down again; down from nothing. */
+	CHECK_IS(DECODE(UINT64_MAX, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x40, 0),
+	         -EUCLEAN);
+	CHECK_IS(DECODE(UINT64_MAX, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0), 0);
+	CHECK_IS(DECODE(UINT64_MAX, 0x81, 1, 0, 0, 0, 0, 0, 0, 0, 0x80, 0), -EUCLEAN);
+	/* A run up to the last cluster of the largest volume, and one longer. */
+	CHECK_IS(DECODE(UINT64_C(1) << 62, 0x88, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0x20, 0), 0);
+	CHECK_IS(DECODE(UINT64_C(1) << 62, 0x88, 1, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0x20, 0), -EUCLEAN);
+}
+
+/* Numbers in more bytes than they need are the same numbers. */
+static void check_wide_numbers(void)
+{
+	static const uint8_t wide[] = {0x44, 5,    0,    0,    0,    0x10, 0, 0, 0, 0x42, 3,
+	                               0,    0xf8, 0xff, 0xff, 0xff, 0x03, 7, 0, 0, 0};
+	static const struct run narrow[] = {{0x10, 5}, {8, 3}, {RUN_HOLE, 7}};
+	struct run_list list = {0};
+	uint64_t vcns;
+	CHECK_IS(mapping_pairs_decode(wide, sizeof(wide), 100, &list, &vcns), 0);
+	check_same(&list, narrow, 3);
+	CHECK_IS(vcns, 15);
+	CHECK_IS(mapping_pairs_size(list.runs, list.count), 9);
+	run_list_free(&list);
+}
+
+/* VCNs and lengths, too, are found beyond 2^32 and 2^60. */
+static void check_large_index(void)
+{
+	const struct run runs[] = {{RUN_HOLE, UINT64_C(1) << 60}, {5, UINT64_C(1) << 32}, {UINT64_C(1) << 40, 9}};
+	struct run_index index;
+	CHECK_IS(run_index_build(&index, runs, 3), 0);
+	CHECK_IS(run_index_clusters(&index), (UINT64_C(1) << 60) + (UINT64_C(1) << 32) + 9);
+	struct run found = run_index_lookup(&index, (UINT64_C(1) << 60) - 1);
+	CHECK(found.lcn == RUN_HOLE && found.length == 1);
+	found = run_index_lookup(&index, (UINT64_C(1) << 60) + (UINT64_C(1) << 32) - 1);
+	CHECK(found.lcn == (UINT64_C(1) << 32) + 4 && found.length == 1);
+	found = run_index_lookup(&index, (UINT64_C(1) << 60) + (UINT64_C(1) << 32) + 8);
+	CHECK(found.lcn == (UINT64_C(1) << 40) + 8 && found.length == 1);
+	run_index_free(&index);
+}
+
+static void check_large_numbers(void)
+{
+	for (unsigned int bits = 7; bits < 61; bits++) {
+		check_context("around 2^%u", bits);
+		check_border(UINT64_C(1) << bits);
+	}
+	check_context("sums");
+	check_sums();
+	check_wide_numbers();
+	check_large_index();
+}
+
 /* ---- a second opinion ---- */
 
 static ntfs_volume *fake_volume(void)
@@ -302,6 +401,7 @@ int main(void)
 	random_start();
 	check_known_bytes();
 	check_bad_bytes();
+	check_large_numbers();
 	for (unsigned int round = 0; round < ROUNDS; round++) {
 		check_context("round %u", round);
 		check_round_trip(UINT64_C(1) << 32, 40);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Images that must not be changed are not: exit status, words, and not one byte of the store. Those that only look alike are
 defragmented as ever."""
+import hashlib
 import os
 import uuid
 
@@ -60,6 +61,32 @@ def prove_accepted(cases, name, image, offsets, scratch):
         os.unlink(view)
 
 
+def beginning(path):
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read(32 << 20)).hexdigest()
+
+
+def prove_too_large_refused(cases, directory):
+    """As long as its boot sector says, which is more than 2^32 clusters; almost all of it holes."""
+    store = os.path.join(directory, 'large')
+    made = run(os.path.join(MAKERS, 'make-refused'), '--only', 'clusters-beyond-2-32', store).split('\t')[1]
+    with cases.case('more than 2^32 clusters that are all there: refused, unchanged'):
+        with open(made, 'r+b') as image:
+            boot = image.read(512)
+            sector, end = int.from_bytes(boot[11:13], 'little'), int.from_bytes(boot[40:48], 'little')
+            holds(end // boot[13] >= 1 << 32, f'it has only {end} sectors')
+            image.truncate((end + 1) * sector)
+            os.pwrite(image.fileno(), boot, end * sector)
+        before, content = os.stat(made), beginning(made)
+        result = defrag(made)
+        equal(result.status, REFUSED, 'the exit status')
+        holds('2^32 clusters' in result.err and 'what to do' in result.err, result.err)
+        after = os.stat(made)
+        equal((beginning(made), after.st_ino, after.st_size, after.st_blocks, after.st_mtime_ns),
+              (content, before.st_ino, before.st_size, before.st_blocks, before.st_mtime_ns), 'the image')
+    run('rm', '-r', store)
+
+
 def main():
     unmount_on_termination()
     cases = Cases()
@@ -79,6 +106,7 @@ def main():
             else:
                 prove_refused(cases, name, image, int(status))
             run('rm', '-r', store)
+        prove_too_large_refused(cases, directory)
     cases.finish()
 
 
