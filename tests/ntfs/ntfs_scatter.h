@@ -9,6 +9,27 @@
 
 #include "ntfs_format.h"
 
+enum what {
+	W_DATA = 1,
+	W_STREAMS = 2,
+	W_DIRS = 4,
+	W_MFT = 8,
+	W_MFTBMP = 16,
+	W_BITMAP = 32,
+	W_SECURE = 64,
+	W_LISTS = 128,
+	W_OTHER = 256,
+};
+
+struct options {
+	const char *image;
+	uint64_t offset, seed, fragments, min_run, max_run, free_pieces, only;
+	unsigned what;
+	bool poison, quiet;
+};
+
+#define NO_ONLY UINT64_MAX
+
 struct piece {
 	uint64_t vcn, old_lcn, len;
 	uint32_t target;
@@ -60,15 +81,48 @@ struct volume {
 	uint64_t rng;
 };
 
-/* ntfs_scatter.c */
+static inline bool bit(const uint8_t *bits, uint64_t no)
+{
+	return bits[no / 8] >> (no % 8) & 1;
+}
+
+static inline void put_bit(uint8_t *bits, uint64_t no, bool set)
+{
+	if (set)
+		bits[no / 8] |= (uint8_t)(1u << (no % 8));
+	else
+		bits[no / 8] &= (uint8_t) ~(1u << (no % 8));
+}
+
+/* scatter_volume.c */
 _Noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void *xalloc(size_t nr, size_t item); /* zeroed */
 void *vec_add(struct vec *v, size_t nr);
 uint64_t random_next(struct volume *v);
+uint64_t random_below(struct volume *v, uint64_t n);
 uint8_t *record(struct volume *v, uint64_t no);
+uint8_t *cluster(struct volume *v, uint64_t lcn);
+/* The attribute of a record, or NULL. Records are consistent: the tool wants a volume that ntfs-check accepts. */
+uint8_t *find_attr(uint8_t *r, uint32_t type, uint8_t name_len);
+void decode(struct volume *v, const uint8_t *a, struct vec *runs); /* adds the runs of an extent to @runs */
+void load_volume(struct volume *v, const struct options *o);
+void unload_volume(struct volume *v);
+void write_metadata(struct volume *v);
+void poison_free(struct volume *v);
+
+/* scatter_choose.c */
+void find_targets(struct volume *v, const struct options *o);
+void cut_targets(struct volume *v, const struct options *o);
+uint64_t pinned(struct volume *v, const struct target *t); /* clusters at the head of a target that stay */
+
+/* scatter_place.c */
+void place_pieces(struct volume *v, const struct options *o);
+void make_runs(struct volume *v, struct target *t);     /* the new run list of a target */
 uint64_t take_cluster(struct volume *v, bool anywhere); /* a free one, marked as used; dies if there is none */
 void give_cluster(struct volume *v, uint64_t lcn);
-uint8_t *cluster(struct volume *v, uint64_t lcn);
+
+/* scatter_move.c */
+void move_clusters(struct volume *v);
 
 /* scatter_records.c */
 /* Writes the new runs of all targets of one base record into its records, with an attribute list where it takes one. */

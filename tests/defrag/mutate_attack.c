@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Damage that somebody would think of who wants to hurt: sizes beyond all bounds, rings, one thing for another.
+ */
+#include <string.h>
+
+#include "tests/defrag/mutate.h"
+#include "tests/mapdb/check.h"
+
+static NTFS_BOOT_SECTOR *boot_sector(void)
+{
+	return (NTFS_BOOT_SECTOR *)image_bytes;
+}
+
+/* Both copies of the boot sector say the same. */
+static void copy_boot(void)
+{
+	uint32_t sector = base->record_option ? 4096 : 512;
+	memcpy(image_bytes + base->size / sector * sector - sector, image_bytes, sector);
+}
+
+static void boot_of_eternity(void)
+{
+	boot_sector()->number_of_sectors = cpu_to_sle64(INT64_C(1) << 62);
+	copy_boot();
+}
+
+static void boot_of_terabytes(void)
+{
+	boot_sector()->number_of_sectors = cpu_to_sle64(INT64_C(1) << 31);
+	copy_boot();
+}
+
+static void boot_mft_nowhere(void)
+{
+	boot_sector()->mft_lcn = cpu_to_sle64(INT64_MIN + 1);
+	copy_boot();
+}
+
+static void boot_mft_past_end(void)
+{
+	boot_sector()->mft_lcn = cpu_to_sle64(INT64_C(1) << 54);
+	copy_boot();
+}
+
+static void boot_mirror_is_mft(void)
+{
+	boot_sector()->mftmirr_lcn = boot_sector()->mft_lcn;
+	copy_boot();
+}
+
+static void boot_tiny_records(void)
+{
+	boot_sector()->clusters_per_mft_record = -31;
+	copy_boot();
+}
+
+/* Record 0, to be changed and put back. */
+static _Alignas(8) uint8_t mft_itself[4096];
+
+static ATTR_RECORD *open_mft(ATTR_TYPES type)
+{
+	load_record(base, image_bytes, 0, mft_itself);
+	CHECK_IS(record_unprotect(mft_itself, base->record_size), 0);
+	record_for_each(attr,
+	                mft_itself) if (attr->type == type && attr->non_resident && !attr->name_length) return attr;
+	return NULL;
+}
+
+static void close_mft(void)
+{
+	record_protect(mft_itself, base->record_size);
+	store_record(base, image_bytes, 0, mft_itself, true);
+}
+
+static void set_sizes(ATTR_RECORD *attr, uint64_t clusters)
+{
+	attr->highest_vcn = cpu_to_sle64((int64_t)clusters - 1);
+	attr->allocated_size = attr->data_size = attr->initialized_size =
+	        cpu_to_sle64((int64_t)(clusters * base->cluster));
+}
+
+static void mft_without_runs(void)
+{
+	ATTR_RECORD *attr = open_mft(AT_DATA);
+	memset((uint8_t *)attr + attr_pairs_off(attr), 0, attr_pairs_room(attr));
+	set_sizes(attr, 0);
+	close_mft();
+}
+
+static void mft_of_one_hole(void)
+{
+	static const struct run hole = {RUN_HOLE, INT64_C(1) << 40};
+	ATTR_RECORD *attr = open_mft(AT_DATA);
+	size_t used;
+	mapping_pairs_encode(&hole, 1, (uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), &used);
+	set_sizes(attr, hole.length);
+	close_mft();
+}
+
+/* The whole volume, as often as there is room to say so: a cheap way to say that there are many records. */
+static void mft_over_and_over(void)
+{
+	ATTR_RECORD *attr = open_mft(AT_DATA);
+	uint64_t lcn = (uint64_t)sle64_to_cpu(boot_sector()->mft_lcn), length = base->size / base->cluster - 8 - lcn,
+	         clusters = 0;
+	uint8_t *p = (uint8_t *)attr + attr_pairs_off(attr), *end = (uint8_t *)attr + le32_to_cpu(attr->length);
+	struct run run = {lcn, length};
+	size_t used;
+	CHECK_IS(mapping_pairs_encode(&run, 1, p, (size_t)(end - p), &used), 1);
+	for (p += used - 1, clusters += length; end - p > 5; p += 5, clusters += length) {
+		const uint8_t again[] = {0x13, (uint8_t)length, (uint8_t)(length >> 8), (uint8_t)(length >> 16), 0};
+		memcpy(p, again, 5);
+	}
+	*p = 0;
+	set_sizes(attr, clusters);
+	close_mft();
+}
+
+static void mft_larger_than_its_runs(void)
+{
+	ATTR_RECORD *attr = open_mft(AT_DATA);
+	attr->initialized_size = attr->data_size = cpu_to_sle64(INT64_C(1) << 42);
+	close_mft();
+}
+
+static void bitmap_of_the_mft_is_the_mft(void)
+{
+	ATTR_RECORD *attr = open_mft(AT_BITMAP);
+	struct run run = {(uint64_t)sle64_to_cpu(boot_sector()->mft_lcn), 1};
+	size_t used;
+	if (attr)
+		mapping_pairs_encode(&run, 1, (uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr), &used);
+	close_mft();
+}
+
+/* A catalog of shadow copies that goes on with itself. */
+static void shadows_for_ever(void)
+{
+	static const uint8_t guid[16] = {0x6b, 0x87, 0x08, 0x38, 0x76, 0xc1, 0x48, 0x4e,
+	                                 0xb7, 0xae, 0x04, 0x04, 0x6e, 0x6c, 0xc7, 0x52};
+	uint64_t at = 1 << 20;
+	memcpy(image_bytes + 0x1e00, guid, sizeof(guid));
+	memcpy(image_bytes + 0x1e00 + 48, &at, sizeof(at));
+	memset(image_bytes + at, 0, 16384);
+	memcpy(image_bytes + at, guid, sizeof(guid));
+	memcpy(image_bytes + at + 40, &at, sizeof(at));
+}
+
+/* Every directory is its own parent. */
+static void directories_in_a_ring(void)
+{
+	_Alignas(8) uint8_t record[4096];
+	for (uint32_t i = 24; i < base->records; i++) {
+		load_record(base, image_bytes, i, record);
+		if (mft_record(record)->magic != magic_FILE || record_unprotect(record, base->record_size) < 0)
+			continue;
+		record_for_each(attr, record) if (attr->type == AT_FILE_NAME)((FILE_NAME_ATTR *)attr_value(attr))
+		        ->parent_directory = MK_LE_MREF(i, 1);
+		record_protect(record, base->record_size);
+		store_record(base, image_bytes, i, record, true);
+	}
+}
+
+/* The first entry of each list outside its record for the second: one attribute is named twice, the other never. */
+static void lists_with_twins(void)
+{
+	_Alignas(8) uint8_t record[4096];
+	for (size_t i = 0; i < base->listed_count; i++) {
+		load_record(base, base->bytes, base->listed[i], record);
+		CHECK_IS(record_unprotect(record, base->record_size), 0);
+		record_for_each(attr, record)
+		{
+			struct run_list runs = {0};
+			uint64_t vcns;
+			if (attr->type != AT_ATTRIBUTE_LIST || !attr->non_resident || base->listed[i] < 24)
+				continue;
+			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+			                              UINT32_MAX, &runs, &vcns),
+			         0);
+			uint8_t *list = image_bytes + runs.runs[0].lcn * base->cluster;
+			uint32_t last = (uint32_t)sle64_to_cpu(attr->data_size) - 32;
+			if (last < base->cluster && last >= 64)
+				memcpy(list + last, list + last - 32, 32);
+			run_list_free(&runs);
+		}
+	}
+}
+
+static void none(void)
+{
+}
+const struct attack attacks[] = {
+        {"no damage", none, VOLUME_DONE},
+        {"a volume of 2^62 sectors", boot_of_eternity, VOLUME_REFUSED},
+        {"a volume of a terabyte", boot_of_terabytes, VOLUME_REFUSED},
+        {"$MFT below the volume", boot_mft_nowhere, VOLUME_REFUSED},
+        {"$MFT above the volume", boot_mft_past_end, VOLUME_REFUSED},
+        {"$MFT as its own mirror", boot_mirror_is_mft, VOLUME_REFUSED},
+        {"records of 2^31 bytes", boot_tiny_records, VOLUME_REFUSED},
+        {"$MFT without runs", mft_without_runs, VOLUME_REFUSED},
+        {"$MFT as one hole", mft_of_one_hole, VOLUME_REFUSED},
+        {"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},
+        {"$MFT larger than its runs", mft_larger_than_its_runs, VOLUME_REFUSED},
+        {"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
+        {"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
+        {"directories in a ring", directories_in_a_ring, VOLUME_DONE},
+        {"attribute lists with twins", lists_with_twins, VOLUME_DONE},
+};
+const size_t attack_count = sizeof(attacks) / sizeof(*attacks);
