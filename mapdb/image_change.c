@@ -251,9 +251,7 @@ static int finish_staging(struct image *image)
 	return rc == 0 ? io->fsync(io, image->parent_fd) : rc;
 }
 
-/* Exchanges name and hidden name, of which one is the image's file or bundle, whose inode is expected. If name has come
- * to mean something else at the last moment, undoes it: -ESTALE. */
-static int exchange_checked(const struct image *image, const char *hidden, const struct stat *expected)
+int image_exchange_checked(const struct image *image, const char *hidden, const struct stat *expected)
 {
 	const struct io *io = image->io;
 	struct stat status;
@@ -279,7 +277,7 @@ static int commit_staging(struct image *image)
 	if (rc == 0 && fstat(image->data_fd, &opened) < 0)
 		rc = -errno;
 	if (rc == 0)
-		rc = exchange_checked(image, image->staging_name, &opened);
+		rc = image_exchange_checked(image, image->staging_name, &opened);
 	if (rc < 0) {
 		drop_staging(image);
 		return rc;
@@ -372,7 +370,7 @@ static int exchange_plain(struct image *image, const char *hidden)
 	if (rc == 0 && !image_still_ours(image))
 		rc = -EBUSY;
 	if (rc == 0)
-		rc = exchange_checked(image, hidden, &bundle);
+		rc = image_exchange_checked(image, hidden, &bundle);
 	if (rc < 0) {
 		io->unlink(io, image->parent_fd, hidden, 0);
 		return rc;

@@ -44,6 +44,7 @@ int bundle_open(const struct io *io, int parent_fd, const char *name);
 #define HIDDEN_MARK	".zcfs-"
 #define REMOVED_MARK	"removed-"
 #define REPLACE_MARK	"replace-"
+#define PLAIN_MARK	"plain-"
 #define JOURNAL_NAME	MAP_DB_NAME "-journal"
 #define NAME_LENGTH_MAX 255 /* NAME_MAX of every Linux file system that matters */
 
@@ -98,6 +99,10 @@ int names_remove_bundle(const struct io *io, int parent_fd, const char *name);
 
 /* Before COMMIT: -ENOSPC if the host might not have the room that redo and the end of the change need after it. */
 int image_check_room(const struct image *image, const struct redo_overlay *redo);
+
+/* Exchanges the image's name and a hidden name, of which one is the image's file or bundle, whose inode is expected. If the name has
+ * come to mean something else at the last moment, undoes it: -ESTALE. */
+int image_exchange_checked(const struct image *image, const char *hidden, const struct stat *expected);
 
 /* Replaces map and state by what image->db has now. The old ones stay after an error. */
 int image_reload(struct image *image);

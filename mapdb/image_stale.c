@@ -8,10 +8,11 @@
  *                      the link that NAME has been, or will be. Either way its data is redundant if NAME has the same
  *                      inode.
  *     removed-XXXXXX   a bundle that was removed. Nothing in it is wanted.
- *     replace-NEW-OLD  a replacement of NAME under way (image_rename_replace); NEW and OLD are inode numbers in hex of
- *                      the two things themselves. If NEW is here and OLD is at NAME, they must be exchanged; if it is
- *                      the other way round, what is here can go. In any other case this is a copy of a store, and
- *                      nobody's business.
+ *     plain-XXXXXX     a bundle becomes a plain image in a file of its own (mapdb/plain.h). A file: the one that was
+ * not finished, if NAME is still the bundle. A directory: the bundle, if NAME is the file already. replace-NEW-OLD  a
+ * replacement of NAME under way (image_rename_replace); NEW and OLD are inode numbers in hex of the two things
+ * themselves. If NEW is here and OLD is at NAME, they must be exchanged; if it is the other way round, what is here can
+ * go. In any other case this is a copy of a store, and nobody's business.
  *
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
  */
@@ -32,7 +33,7 @@
 
 /* ---- hidden names ---- */
 
-enum hidden_kind { HIDDEN_STAGING, HIDDEN_REMOVED, HIDDEN_REPLACE };
+enum hidden_kind { HIDDEN_STAGING, HIDDEN_REMOVED, HIDDEN_PLAIN, HIDDEN_REPLACE };
 
 struct hidden {
 	enum hidden_kind kind;
@@ -68,6 +69,10 @@ static bool parse_hidden(const char *entry, struct hidden *hidden)
 	if (!strncmp(suffix, REMOVED_MARK, strlen(REMOVED_MARK))) {
 		hidden->kind = HIDDEN_REMOVED;
 		return is_random_part(suffix + strlen(REMOVED_MARK));
+	}
+	if (!strncmp(suffix, PLAIN_MARK, strlen(PLAIN_MARK))) {
+		hidden->kind = HIDDEN_PLAIN;
+		return is_random_part(suffix + strlen(PLAIN_MARK));
 	}
 	hidden->kind = HIDDEN_REPLACE;
 	return sscanf(suffix, REPLACE_MARK "%" SCNx64 "-%" SCNx64 "%n", &hidden->new_inode, &hidden->old_inode,
@@ -224,6 +229,23 @@ static int clean_removed(const struct cleaner *cleaner, const char *entry)
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 }
 
+/* Before or after the exchange, one of the two is the bundle. Whoever is at work holds the lock of its data. */
+static int clean_plain(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
+{
+	const struct io *io = cleaner->io;
+	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
+
+	int rc = names_find_locked(io, cleaner->parent_fd, hidden->name, cleaner->held, LOCK_EX, &owner);
+	if (rc == 0)
+		rc = names_find_locked(io, cleaner->parent_fd, entry, cleaner->held, LOCK_EX, &self);
+	if (rc < 0)
+		return rc;
+	if (!self.found.has_data || !owner.found.has_data || self.found.is_directory == owner.found.is_directory)
+		return -EEXIST;
+	rc = io->fsync(io, cleaner->parent_fd);
+	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
+}
+
 /* A replacement cut short: finishes it. */
 static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
 {
@@ -255,6 +277,8 @@ static int clean_entry(const struct cleaner *cleaner, const char *entry, const s
 		return clean_staging(cleaner, entry, hidden);
 	case HIDDEN_REMOVED:
 		return clean_removed(cleaner, entry);
+	case HIDDEN_PLAIN:
+		return clean_plain(cleaner, entry, hidden);
 	case HIDDEN_REPLACE:
 		return clean_replace(cleaner, entry, hidden);
 	}

@@ -6,9 +6,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -36,7 +38,8 @@ static int posix_open(const struct io *io, int dir_fd, const char *path, int fla
 
 	for (int i = 0; fd == -EAGAIN && i < OPEN_AGAIN_MAX; i++) {
 		fd = RESTARTED(syscall(SYS_openat2, dir_fd, path, &how, sizeof how));
-		/* A lease looks the same, and is nothing to insist on: each try is one more call for it to be broken. */
+		/* A lease looks the same, and is nothing to insist on: each try is one more call for it to be broken.
+		 */
 		if (fd == -EAGAIN && flags & O_NONBLOCK)
 			break;
 	}
@@ -82,6 +85,15 @@ static int posix_fallocate_mode(const struct io *io, int fd, int mode, uint64_t 
 	return RESTARTED(fallocate(fd, mode, (off_t)off, (off_t)length));
 }
 
+static int posix_clone(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd, uint64_t to_off)
+{
+	struct file_clone_range range = {
+	        .src_fd = from_fd, .src_offset = from_off, .src_length = length, .dest_offset = to_off};
+	int rc = RESTARTED(ioctl(to_fd, FICLONERANGE, &range));
+
+	return rc == -ENOTTY || rc == -EXDEV || rc == -ENOSYS ? -EOPNOTSUPP : rc;
+}
+
 static int posix_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
 {
 	return RESTARTED(linkat(old_dir_fd, old_name, new_dir_fd, new_name, 0));
@@ -122,6 +134,7 @@ const struct io io_posix = {
         .fsync = posix_fsync,
         .ftruncate = posix_ftruncate,
         .fallocate = posix_fallocate_mode,
+        .clone = posix_clone,
         .link = posix_link,
         .rename = posix_rename,
         .unlink = posix_unlink,

@@ -31,6 +31,9 @@ struct io {
 	int (*fsync)(const struct io *io, int fd); /* files and directories */
 	int (*ftruncate)(const struct io *io, int fd, uint64_t size);
 	int (*fallocate)(const struct io *io, int fd, int mode, uint64_t off, uint64_t length);
+	/* Makes a range of one file share the blocks of a range of another one in the same file system (FICLONERANGE): whole blocks, or
+	 * up to from's end. -EOPNOTSUPP: the file system, or a file of this kind, cannot. */
+	int (*clone)(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd, uint64_t to_off);
 
 	int (*link)(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name);
 	int (*rename)(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name,

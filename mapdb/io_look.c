@@ -47,6 +47,11 @@ static int no_fallocate(const struct io *io, int fd, int mode, uint64_t off, uin
 	return -EROFS;
 }
 
+static int no_clone(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd, uint64_t to_off)
+{
+	return -EROFS;
+}
+
 static int no_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
 {
 	return -EROFS;
@@ -77,6 +82,7 @@ const struct io io_look = {
         .fsync = no_sync,
         .ftruncate = no_ftruncate,
         .fallocate = no_fallocate,
+        .clone = no_clone,
         .link = no_link,
         .rename = no_rename,
         .unlink = no_unlink,

@@ -20,8 +20,8 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "  -a, --analyze         only count fragments; works on an image in use, too\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
                                 "      --pack            lay everything out anew, free space in one piece\n"
-                                "      --undo            bring back, byte for byte, what the guest saw before the\n"
-                                "                        last pass, if nothing has been written since\n"
+                                "      --undo            bring back what the guest saw before the last pass\n"
+                                "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
@@ -37,13 +37,23 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "3 refused for a volume's state, 4 image in use, 5 image map or volume damaged;\n"
                                 "of several, the first in the order 5 1 3 4 0.\n";
 
-enum { OPTION_PACK = 256, OPTION_UNDO, OPTION_VERIFY, OPTION_VOLUME, OPTION_WAIT, OPTION_JSON, OPTION_VERSION };
+enum {
+	OPTION_PACK = 256,
+	OPTION_PLAIN,
+	OPTION_UNDO,
+	OPTION_VERIFY,
+	OPTION_VOLUME,
+	OPTION_WAIT,
+	OPTION_JSON,
+	OPTION_VERSION
+};
 
 static const struct option long_options[] = {
         {"analyze", no_argument, NULL, 'a'},
         {"analyse", no_argument, NULL, 'a'},
         {"dry-run", no_argument, NULL, 'n'},
         {"pack", no_argument, NULL, OPTION_PACK},
+        {"plain", optional_argument, NULL, OPTION_PLAIN},
         {"undo", no_argument, NULL, OPTION_UNDO},
         {"verify", required_argument, NULL, OPTION_VERIFY},
         {"volume", required_argument, NULL, OPTION_VOLUME},
@@ -58,7 +68,7 @@ static const struct option long_options[] = {
 
 const char *defrag_mode_name(enum defrag_mode mode)
 {
-	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo"};
+	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo", "plain"};
 	return names[mode];
 }
 
@@ -91,6 +101,18 @@ static bool parse_seconds(const char *text, double *seconds)
 	return end != text && !*end && isfinite(*seconds) && *seconds > 0 && *seconds <= INT_MAX;
 }
 
+static bool parse_plain(const char *text, enum plain_method *method)
+{
+	static const char *const names[] = {"auto", "exchange", "reflink", "copy"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		*method = (enum plain_method)i;
+		if (strcmp(text, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 static int choose_mode(struct defrag_options *options, enum defrag_mode mode)
 {
 	if (options->mode != MODE_DEFRAG && options->mode != mode)
@@ -110,6 +132,10 @@ static int take_option(int option, struct defrag_options *options)
 		return choose_mode(options, MODE_DRY_RUN);
 	case OPTION_UNDO:
 		return choose_mode(options, MODE_UNDO);
+	case OPTION_PLAIN:
+		if (optarg && !parse_plain(optarg, &options->plain))
+			return wrong_usage("--plain knows exchange, reflink and copy: %s", optarg);
+		return choose_mode(options, MODE_PLAIN);
 	case OPTION_PACK:
 		options->pack = true;
 		return 0;
@@ -142,12 +168,15 @@ static int take_option(int option, struct defrag_options *options)
 
 static int check_combination(const struct defrag_options *options)
 {
-	if (options->pack && (options->mode == MODE_ANALYZE || options->mode == MODE_UNDO))
+	bool passes = options->mode == MODE_DEFRAG || options->mode == MODE_DRY_RUN;
+
+	if (options->pack && !passes)
 		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
-	if (options->verify_data && (options->mode == MODE_ANALYZE || options->mode == MODE_UNDO))
+	if (options->verify_data && !passes)
 		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
-	if (options->volume && options->mode == MODE_UNDO)
-		return wrong_usage("--undo is for the whole image: it cannot be combined with --volume");
+	if (options->volume && (options->mode == MODE_UNDO || options->mode == MODE_PLAIN))
+		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
+		                   defrag_mode_name(options->mode));
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
 	if (options->quiet && options->verbose)

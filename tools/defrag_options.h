@@ -8,10 +8,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO };
+#include "mapdb/plain.h"
+
+enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN };
 
 struct defrag_options {
 	enum defrag_mode mode;
+	enum plain_method plain; /* MODE_PLAIN: how */
 	bool pack;
 	bool verify_data; /* the ends of every moved stream, not only of a few hundred */
 	bool quiet;

@@ -28,6 +28,8 @@ struct outcome {
 	bool in_use;                  /* analyzed while somebody used it */
 	bool unleased;                /* the store's file system has no leases: only flock protected it */
 	bool reported;                /* the report below is filled in */
+	bool was_plain;               /* --plain: nothing to do */
+	struct plain_report plain;    /* --plain: what was done */
 	double seconds;
 	struct pass_report report;
 };
@@ -38,7 +40,7 @@ int graver_exit_code(int a, int b);
 int exit_code_of_report(const struct pass_report *report);
 
 /* Where something went wrong. */
-enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO };
+enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN };
 /* Fills in cause, remedy (unless there is one already) and exit code for a negative errno. */
 void outcome_explain(struct outcome *outcome, enum step step, int error);
 

@@ -130,6 +130,17 @@ static void put_report(struct object *object, const struct pass_report *report, 
 	put(object, "volumes", volumes);
 }
 
+static void put_plain(struct object *object, const struct outcome *outcome)
+{
+	static const char *const methods[] = {"auto", "exchange", "reflink", "copy"};
+	struct object plain = object_new();
+	put(&plain, "changed", json_boolean(!outcome->was_plain));
+	put(&plain, "method", json_string(methods[outcome->plain.method]));
+	put(&plain, "bytes_shared", json_count(outcome->plain.bytes_shared));
+	put(&plain, "bytes_copied", json_count(outcome->plain.bytes_copied));
+	put(object, "plain", object_finish(&plain));
+}
+
 json_t *outcome_json(const struct outcome *outcome, const struct defrag_options *options)
 {
 	const struct pass_report *report = &outcome->report;
@@ -141,6 +152,8 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 	put(&object, "remedy", json_text(whole ? report->remedy : outcome->remedy));
 	put(&object, "in_use", json_boolean(outcome->in_use || outcome->exit_code == EXIT_IN_USE));
 	put(&object, "seconds", json_real(outcome->seconds));
+	if (options->mode == MODE_PLAIN && outcome->exit_code == EXIT_DONE)
+		put_plain(&object, outcome);
 	if (outcome->reported)
 		put_report(&object, report, options->mode != MODE_ANALYZE);
 	return object_finish(&object);

@@ -214,6 +214,23 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 	}
 }
 
+static void print_plain(const struct outcome *outcome)
+{
+	char number[TEXT_NUMBER_MAX];
+	const struct plain_report *plain = &outcome->plain;
+	if (outcome->was_plain) {
+		printf("%s: is a plain image already\n", outcome->image);
+		return;
+	}
+	printf("%s: a plain image again, ", outcome->image);
+	if (plain->method == PLAIN_EXCHANGE)
+		printf("the same file as before; ");
+	else
+		printf("a new file; blocks shared with the old one: %s, ", text_bytes(number, plain->bytes_shared));
+	printf("file data copied: %s; ", text_bytes(number, plain->bytes_copied));
+	printf("history and undo are gone; %.2f s\n", outcome->seconds);
+}
+
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options)
 {
 	if (!options->quiet && outcome->exit_code == EXIT_DONE) {
@@ -222,6 +239,8 @@ void outcome_print(const struct outcome *outcome, const struct defrag_options *o
 		else if (options->mode == MODE_UNDO)
 			printf("%s: undone: the guest sees again what it saw before the last pass; %.2f s\n",
 			       outcome->image, outcome->seconds);
+		else if (options->mode == MODE_PLAIN)
+			print_plain(outcome);
 	}
 	fflush(stdout);
 	outcome_print_problems(outcome);

@@ -26,6 +26,14 @@ static bool time_to_redraw(struct progress *progress)
 	return true;
 }
 
+static void print_share(struct progress *progress, uint64_t done, uint64_t total)
+{
+	if (total > 0)
+		fprintf(stderr, " %u%%", (unsigned int)((double)(done < total ? done : total) * 100 / (double)total));
+	fflush(stderr);
+	progress->shown = true;
+}
+
 int progress_report(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total)
 {
 	struct progress *progress = context;
@@ -37,11 +45,20 @@ int progress_report(void *context, unsigned int volume, enum pass_phase phase, u
 	if (volume > 0)
 		fprintf(stderr, "volume %u: ", volume);
 	fprintf(stderr, "%s", pass_phase_name(phase));
-	if (total > 0)
-		fprintf(stderr, " %u%%", (unsigned int)((double)(done < total ? done : total) * 100 / (double)total));
-	fflush(stderr);
-	progress->shown = true;
+	print_share(progress, done, total);
 	return 0;
+}
+
+bool progress_plain(void *context, uint64_t done, uint64_t total)
+{
+	struct progress *progress = context;
+	if (stop_requested())
+		return true;
+	if (progress->show && time_to_redraw(progress)) {
+		fprintf(stderr, "\r\033[K%.50s: to a plain file", progress->image);
+		print_share(progress, done, total);
+	}
+	return false;
 }
 
 void progress_erase(struct progress *progress)

@@ -23,6 +23,8 @@ struct progress {
 bool progress_possible(void);
 /* The callback of struct pass_options; context is a struct progress. */
 int progress_report(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total);
+/* The same for image_to_plain(). */
+bool progress_plain(void *context, uint64_t done, uint64_t total);
 void progress_erase(struct progress *progress);
 
 #endif

@@ -82,6 +82,17 @@ static int undo(struct image *image, const struct defrag_options *options, struc
 	return 0;
 }
 
+static int make_plain(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	struct plain_options plain = {.method = options->plain, .progress = progress_plain, .context = &progress};
+
+	outcome->was_plain = image->bundle_fd < 0;
+	int error = image_to_plain(image, &plain, &outcome->plain);
+	progress_erase(&progress);
+	return error;
+}
+
 static bool volume_found(const struct pass_report *report, unsigned int number)
 {
 	for (size_t i = 0; i < report->volume_count; i++) {
@@ -141,8 +152,17 @@ static int attempt(const struct location *location, const struct defrag_options 
 	if (error)
 		return error;
 	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
-	*step = options->mode == MODE_UNDO ? STEP_UNDO : STEP_PASS;
-	return options->mode == MODE_UNDO ? undo(image, options, outcome) : run_pass(image, options, outcome);
+	switch (options->mode) {
+	case MODE_UNDO:
+		*step = STEP_UNDO;
+		return undo(image, options, outcome);
+	case MODE_PLAIN:
+		*step = STEP_PLAIN;
+		return make_plain(image, options, outcome);
+	default:
+		*step = STEP_PASS;
+		return run_pass(image, options, outcome);
+	}
 }
 
 /* Polls instead of sleeping in flock(): a lease cannot be waited for, and a signal must end the wait at any moment. An
@@ -152,7 +172,7 @@ static void process_located(const struct location *location, const struct defrag
 {
 	bool endless = options->wait && options->wait_seconds <= 0;
 	double deadline = monotonic_seconds() + (options->wait ? options->wait_seconds : GRACE_SECONDS);
-	bool changes = options->mode == MODE_DEFRAG || options->mode == MODE_UNDO;
+	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
 	unsigned int stale = 0;
 	enum step step;
 	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */

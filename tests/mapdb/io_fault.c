@@ -79,6 +79,11 @@ static int fault_fallocate(const struct io *io, int fd, int mode, uint64_t off, 
 	PASS(io, fallocate(base, fd, mode, off, length));
 }
 
+static int fault_clone(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd, uint64_t to_off)
+{
+	PASS(io, clone(base, from_fd, from_off, length, to_fd, to_off));
+}
+
 static int fault_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
 {
 	PASS(io, link(base, old_dir_fd, old_name, new_dir_fd, new_name));
@@ -117,6 +122,7 @@ void io_fault_init(struct io_fault *fault, const struct io *base, size_t k, enum
 	                        .fsync = fault_fsync,
 	                        .ftruncate = fault_ftruncate,
 	                        .fallocate = fault_fallocate,
+	                        .clone = fault_clone,
 	                        .link = fault_link,
 	                        .rename = fault_rename,
 	                        .unlink = fault_unlink,

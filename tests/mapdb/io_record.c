@@ -142,6 +142,19 @@ static int record_fallocate(const struct io *io, int fd, int mode, uint64_t off,
 	return rc;
 }
 
+/* Where the tests run, no file system may have it: what a clone does is what a write of the same bytes does. */
+static int record_clone(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd,
+                        uint64_t to_off)
+{
+	uint8_t *bytes = malloc((size_t)length);
+
+	CHECK(bytes);
+	CHECK_IS(io_pread_full(&io_posix, from_fd, bytes, (size_t)length, from_off), 0);
+	int rc = io_pwrite_full(io, to_fd, bytes, (size_t)length, to_off);
+	free(bytes);
+	return rc;
+}
+
 static int record_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
 {
 	int rc = io_posix.link(&io_posix, old_dir_fd, old_name, new_dir_fd, new_name);
@@ -305,6 +318,7 @@ struct io_record *io_record_new(int root_fd)
 	        .fsync = record_fsync,
 	        .ftruncate = record_ftruncate,
 	        .fallocate = record_fallocate,
+	        .clone = record_clone,
 	        .link = record_link,
 	        .rename = record_rename,
 	        .unlink = record_unlink,

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "mapdb/image.h"
+#include "mapdb/plain.h"
 
 static const char *const image_names[2] = {"a.img", "b.img"};
 
@@ -229,6 +230,21 @@ static int copy_a(const struct io *io, int dir_fd)
 	return rc;
 }
 
+/* Into a file of its own. */
+static int plain_file_a(const struct io *io, int dir_fd)
+{
+	const struct plain_options options = {.method = PLAIN_REFLINK};
+	struct plain_report report;
+	struct image *image;
+	int rc = image_open(io, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_to_plain(image, &options, &report);
+	image_close(image);
+	return rc;
+}
+
 static int unlink_a(const struct io *io, int dir_fd)
 {
 	return image_unlink_bundle(io, dir_fd, "a.img");
@@ -255,6 +271,8 @@ static const struct step {
         {"another new file", copy_a, false},
         {"adopt that", adopt_b, true},
         {"bundle over bundle", replace_a_by_b, false},
+        {"plain file", plain_file_a, true},
+        {"adopt a third time", adopt_a, true},
         {"unlink", unlink_a, false},
 };
 
@@ -354,6 +372,11 @@ static int fast_fallocate(const struct io *io, int fd, int mode, uint64_t off, u
 	return io_posix.fallocate(io, fd, mode, off, length);
 }
 
+static int fast_clone(const struct io *io, int from_fd, uint64_t from_off, uint64_t length, int to_fd, uint64_t to_off)
+{
+	return io_posix.clone(&io_posix, from_fd, from_off, length, to_fd, to_off);
+}
+
 static int fast_link(const struct io *io, int old_dir_fd, const char *old_name, int new_dir_fd, const char *new_name)
 {
 	return io_posix.link(io, old_dir_fd, old_name, new_dir_fd, new_name);
@@ -384,6 +407,7 @@ const struct io io_fast = {
         .fsync = fast_sync,
         .ftruncate = fast_ftruncate,
         .fallocate = fast_fallocate,
+        .clone = fast_clone,
         .link = fast_link,
         .rename = fast_rename,
         .unlink = fast_unlink,

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * plain: a bundle becomes an ordinary raw file again, whatever its map is, so that zcfs can be left at any time.
+ *
+ * If the map is the identity, the data file itself takes the name (image_make_plain). Otherwise a new file is made beside the bundle,
+ * with the content in guest order and the owner, mode, times and extended attributes of the old one; it is made durable, takes the
+ * name by one exchange, and the bundle is removed. The blocks are shared with the old data file where the file system can do that
+ * (reflinks: XFS, btrfs), which copies nothing but the edges of extents that do not lie on blocks; elsewhere they are copied, for which
+ * there must be as much free space as the image takes up. Holes stay holes.
+ *
+ * The new file has another inode number, and its lock is another one: whoever waited for the old one's looks again, as after every lock.
+ *
+ * Crash: the name is the bundle or the complete file; a hidden entry ".NAME.zcfs-plain-XXXXXX" may be left, which
+ * image_clean_stale() removes. Undo and history are lost with the bundle.
+ */
+#ifndef ZCFS_PLAIN_H
+#define ZCFS_PLAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mapdb/image.h"
+
+enum plain_method {
+	PLAIN_AUTO,	/* the first of the following that can be done */
+	PLAIN_EXCHANGE, /* the map is the identity (or the image plain already) */
+	PLAIN_REFLINK,	/* -EOPNOTSUPP where there are no reflinks */
+	PLAIN_COPY,
+};
+
+struct plain_options {
+	enum plain_method method;
+	/* Called now and then with the bytes of the image that are done; true: stop, -ECANCELED. May be NULL. */
+	bool (*progress)(void *context, uint64_t done, uint64_t total);
+	void *context;
+};
+
+struct plain_report {
+	enum plain_method method; /* what was done */
+	uint64_t bytes_shared;	  /* with the old data file, without being copied; holes included */
+	uint64_t bytes_copied;
+};
+
+/* image: IMAGE_EXCLUSIVE, not read-only; afterwards, if 0 is returned, it has neither lock nor lease any more and can only be closed.
+ * -EINVAL: PLAIN_EXCHANGE, and the map is not the identity; -EOPNOTSUPP, -ENOSPC, -EDQUOT; -EBUSY: somebody has opened it meanwhile;
+ * -ECANCELED. After an error nothing is changed. */
+int image_to_plain(struct image *image, const struct plain_options *options, struct plain_report *report);
+
+#endif
