@@ -240,7 +240,8 @@ static int clean_plain(const struct cleaner *cleaner, const char *entry, const s
 		rc = names_find_locked(io, cleaner->parent_fd, entry, cleaner->held, LOCK_EX, &self);
 	if (rc < 0)
 		return rc;
-	if (!self.found.has_data || !owner.found.has_data || self.found.is_directory == owner.found.is_directory)
+	/* A bundle that is being removed loses its data first. */
+	if (!self.found.exists || !owner.found.has_data || self.found.is_directory == owner.found.is_directory)
 		return -EEXIST;
 	rc = io->fsync(io, cleaner->parent_fd);
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);

@@ -11,6 +11,7 @@
 #include <sys/statvfs.h>
 
 #include "mapdb/cleanup.h"
+#include "mapdb/image_settle.h"
 #include "mapdb/plain_internal.h"
 
 /* A copy needs as much as the data file takes up; what is shared already is counted too. Better to know before than
@@ -99,6 +100,55 @@ static int exchange_data(struct image *image, struct plain_report *report)
 	return rc;
 }
 
+struct settling {
+	const struct image *image;
+	const struct plain_options *options;
+	uint64_t done, total;
+};
+
+static bool settling_stopped(void *context)
+{
+	const struct settling *settling = context;
+
+	return settling->options->progress &&
+	       settling->options->progress(settling->options->context, settling->done, settling->total);
+}
+
+/* Until nothing is left to move. A step that ends early because somebody wants the image ends the whole. */
+static int settle_home(struct image *image, const struct plain_options *options, struct plain_report *report)
+{
+	const struct settle_options settle_options = {.identity = true, .text = "--plain"};
+	const struct settle_limits limits = {0};
+	struct settling settling = {.image = image, .options = options, .total = image_map_size(image->map)};
+	struct settle_progress progress = {0};
+	struct image_settle *settle = NULL;
+	int rc = image_settle_new(image, &settle_options, settling_stopped, &settling, &settle);
+
+	while (rc == 0 && !progress.finished) {
+		image_keep(image);
+		rc = image_settle_step(settle, &limits, &progress);
+		if (rc < 0)
+			break;
+		/* More than the image has bytes if some are moved twice. */
+		uint64_t left = progress.bytes_left < settling.total ? progress.bytes_left : settling.total;
+		settling.done = settling.total - left;
+		report->bytes_copied = progress.bytes_moved;
+		if (!progress.finished && image_wanted(image))
+			rc = -EBUSY;
+		else if (!progress.finished && settling_stopped(&settling))
+			rc = -ECANCELED;
+	}
+	image_settle_free(settle);
+	return rc;
+}
+
+static int settle_and_exchange(struct image *image, const struct plain_options *options, struct plain_report *report)
+{
+	int rc = image_map_is_identity(image->map) ? 0 : settle_home(image, options, report);
+
+	return rc == 0 ? image_make_plain(image) : rc;
+}
+
 int image_to_plain(struct image *image, const struct plain_options *options, struct plain_report *report)
 {
 	enum plain_method method = options->method;
@@ -109,11 +159,13 @@ int image_to_plain(struct image *image, const struct plain_options *options, str
 	if (image->bundle_fd < 0 || method == PLAIN_EXCHANGE ||
 	    (method == PLAIN_AUTO && image_map_is_identity(image->map)))
 		return exchange_data(image, report);
-	*report = (struct plain_report){.method = method == PLAIN_AUTO ? PLAIN_REFLINK : method};
-	int rc = replace_by_file(image, options, report);
-	if (rc == -EOPNOTSUPP && method == PLAIN_AUTO) {
-		*report = (struct plain_report){.method = PLAIN_COPY};
-		rc = replace_by_file(image, options, report);
+	int rc = -EOPNOTSUPP;
+	for (int i = PLAIN_REFLINK; i <= PLAIN_COPY && rc == -EOPNOTSUPP; i++) {
+		if (method != PLAIN_AUTO && (int)method != i)
+			continue;
+		*report = (struct plain_report){.method = (enum plain_method)i};
+		rc = i == PLAIN_SETTLE ? settle_and_exchange(image, options, report)
+		                       : replace_by_file(image, options, report);
 	}
 	return rc;
 }

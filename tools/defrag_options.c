@@ -103,7 +103,7 @@ static bool parse_seconds(const char *text, double *seconds)
 
 static bool parse_plain(const char *text, enum plain_method *method)
 {
-	static const char *const names[] = {"auto", "exchange", "reflink", "copy"};
+	static const char *const names[] = {"auto", "exchange", "reflink", "settle", "copy"};
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		*method = (enum plain_method)i;
@@ -134,7 +134,7 @@ static int take_option(int option, struct defrag_options *options)
 		return choose_mode(options, MODE_UNDO);
 	case OPTION_PLAIN:
 		if (optarg && !parse_plain(optarg, &options->plain))
-			return wrong_usage("--plain knows exchange, reflink and copy: %s", optarg);
+			return wrong_usage("--plain knows exchange, reflink, settle and copy: %s", optarg);
 		return choose_mode(options, MODE_PLAIN);
 	case OPTION_PACK:
 		options->pack = true;

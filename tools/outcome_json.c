@@ -132,7 +132,7 @@ static void put_report(struct object *object, const struct pass_report *report, 
 
 static void put_plain(struct object *object, const struct outcome *outcome)
 {
-	static const char *const methods[] = {"auto", "exchange", "reflink", "copy"};
+	static const char *const methods[] = {"auto", "exchange", "reflink", "settle", "copy"};
 	struct object plain = object_new();
 	put(&plain, "changed", json_boolean(!outcome->was_plain));
 	put(&plain, "method", json_string(methods[outcome->plain.method]));

@@ -223,7 +223,7 @@ static void print_plain(const struct outcome *outcome)
 		return;
 	}
 	printf("%s: a plain image again, ", outcome->image);
-	if (plain->method == PLAIN_EXCHANGE)
+	if (plain->method == PLAIN_EXCHANGE || plain->method == PLAIN_SETTLE)
 		printf("the same file as before; ");
 	else
 		printf("a new file; blocks shared with the old one: %s, ", text_bytes(number, plain->bytes_shared));

@@ -11,34 +11,13 @@ import shutil
 import sys
 
 from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, defrag, defrag_report, unmount_on_termination, workspace
-from guest import run, unmount
-from host import digest, write_view
+from guest import run
+from host import digest, host_file_system, write_view
 from tap import Cases, equal, holds
 
-KINDS = {
-    'ext4': ['mkfs.ext4', '-q', '-F'],
-    'xfs': ['mkfs.xfs', '-q', '-f'],
-    'btrfs': ['mkfs.btrfs', '-q', '-f'],
-}
 DISK_MIB = 320  # the least that mkfs.xfs accepts, and a bit
 STEP = int(os.environ.get('STEP_KIB', '512')) << 10
 STEPS_MAX = 64 << 20  # bytes, freed one after another: enough for any of these images
-
-
-@contextlib.contextmanager
-def mounted(kind, directory):
-    disk, point = os.path.join(directory, 'disk'), os.path.join(directory, 'mount')
-    with open(disk, 'xb') as file:
-        file.truncate(DISK_MIB << 20)
-    run(*KINDS[kind], disk)
-    os.mkdir(point)
-    run('mount', '-o', 'loop', disk, point)
-    try:
-        yield point
-    finally:
-        unmount(point)
-        os.unlink(disk)
-        os.rmdir(point)
 
 
 class Filler:
@@ -123,7 +102,7 @@ def until_done(cases, what, store, first_step, options, old, new):
 
 
 def prove(cases, kind, what, original, source, clone=False):
-    with workspace() as directory, mounted(kind, directory) as point:
+    with workspace() as directory, host_file_system(kind, directory, DISK_MIB) as point:
         store = Store(point, directory)
         old = digest(original)
         shutil.copy(original, store.image)

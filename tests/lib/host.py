@@ -8,7 +8,7 @@ import stat
 import struct
 import subprocess
 
-from guest import WAIT_SECONDS, unmount, wait_for_mount
+from guest import WAIT_SECONDS, run, unmount, wait_for_mount
 
 COMPARE_STEP = 1 << 20   # bytes read at a time
 COMPARE_BLOCK = 1 << 10  # bytes compared at once before looking closer
@@ -32,6 +32,34 @@ def store_mounted(zcfs, store, point, *options):
             raise
         finally:
             daemon.stdout.close()
+
+
+MAKERS = {
+    'ext4': ['mkfs.ext4', '-q', '-F'],
+    'xfs': ['mkfs.xfs', '-q', '-f'],
+    'btrfs': ['mkfs.btrfs', '-q', '-f'],
+}
+
+
+@contextlib.contextmanager
+def host_file_system(kind, directory, mebibytes):
+    """A file system of that kind (one of MAKERS, or tmpfs) below a directory; where it is mounted."""
+    disk, point = os.path.join(directory, 'disk'), os.path.join(directory, 'host')
+    os.mkdir(point)
+    if kind == 'tmpfs':
+        run('mount', '-t', 'tmpfs', '-o', f'size={mebibytes}M', 'zcfs-test', point)
+    else:
+        with open(disk, 'xb') as file:
+            file.truncate(mebibytes << 20)
+        run(*MAKERS[kind], disk)
+        run('mount', '-o', 'loop', disk, point)
+    try:
+        yield point
+    finally:
+        unmount(point)
+        if kind != 'tmpfs':
+            os.unlink(disk)
+        os.rmdir(point)
 
 
 def open_database(path):
