@@ -4,22 +4,30 @@
  *
  * The thread model
  * ----------------
- * libfuse reads requests in a pool of threads, each of which runs a handler to its end. Three kinds of things can make
- * a handler wait, and each has its rule:
+ * Requests come in one of two ways (fs/dispatch.h), and three kinds of threads handle them:
  *
- *   - The disk. Reads, writes, fsync and the names of the store wait for it in the request thread: that is what the
- * pool is for. A request over many extents first takes what is cached, then has the host read all the rest at once, and
- * only then waits; never for one extent after another.
- *   - Another process that holds an image's lock (a tool). No request thread ever waits for that: it makes one attempt
- * and otherwise leaves the request to the thread in fs/waiting.c.
- *   - Each other. Reads and writes hold no lock while they do I/O: they borrow the current map (a pointer copy under a
- * mutex) and return it. Only what changes the size, the allocation or the database of an image takes its mutex
- * "change", and keeps it over I/O; it then waits for those who still use the old map, who in turn wait for nothing but
- * the disk. A write that must grow a bundle returns the map first, takes "change", grows, and borrows the new map.
+ *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
+ *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
+ *     two changes of thread; as soon as one of them would have to wait, a worker starts it again from the beginning.
+ *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
+ *     libfuse wakes up for it.
+ *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
+ *
+ * What workers and the threads of /dev/fuse may wait for:
+ *
+ *   - The disk. A request over many extents first takes what is cached, then has the host read all the rest at once
+ *     (fs/host_batch.h), and only then waits; never for one extent after another.
+ *   - Each other. Reads and writes hold no lock while they do I/O: they borrow the current map (fs/live_map.h) and
+ *     return it when they are done, in the same thread. Only what changes the size, the allocation or the database of
+ *     an image takes its mutex "change", and keeps it over I/O; it then waits for those who still use the old map, who
+ *     in turn wait for nothing but the disk. A write that must grow a bundle returns the map first, takes "change",
+ *     grows, and borrows the new map.
+ *   - Not for another process that holds an image's lock (a tool). They make one attempt and otherwise leave the
+ *     request to the thread in fs/waiting.c.
  *
  * The kernel orders a truncate against the writes of the same inode; the wait for the old map's users is for those who
  * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map
- * names.
+ * names. No I/O is left on its way by who returns a map.
  *
  * No notification is sent to the kernel from a handler. Threads start after the daemon's last fork.
  */
@@ -27,201 +35,130 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
+#include "fs/host_batch.h"
+#include "fs/host_file.h"
 #include "fs/resize.h"
 #include "fs/store.h"
 
-/* A request of 1 MiB over 4 KiB clusters is one batch. */
-#define BATCH_MAX 256
+/* What the host's page cache works by. */
+#define HOST_PAGE 4096u
 
-struct piece {
+/* The extents of a request, one after the other: those of the map, cut to [guest_off, guest_off + length). */
+struct walk {
+	const struct image_map *map;
+	size_t index; /* of the next extent */
+	uint64_t guest_off, end;
+};
+
+static struct walk walk_begin(const struct image_map *map, uint64_t guest_off, size_t length)
+{
+	return (struct walk){map, image_map_find(map, guest_off), guest_off, guest_off + length};
+}
+
+static bool walk_next(struct walk *walk, uint64_t *host_off, size_t *length)
+{
+	struct extent extent;
+	uint64_t into;
+
+	if (walk->guest_off == walk->end)
+		return false;
+	extent = image_map_get(walk->map, walk->index++);
+	into = walk->guest_off - extent.guest_off;
+	extent.length -= into;
+	if (extent.length > walk->end - walk->guest_off)
+		extent.length = walk->end - walk->guest_off;
+	*host_off = extent.host_off + into;
+	*length = (size_t)extent.length;
+	walk->guest_off += extent.length;
+	return true;
+}
+
+/* ---- reading ---- */
+
+/* One extent without waiting: true if all of it was read. Past the end of a file in memory there are zeros. */
+static bool read_now(struct open_image *image, uint8_t *buffer, size_t length, uint64_t host_off)
+{
+	ssize_t n = host_read_now(&image->host, image->image->data_fd, buffer, length, host_off);
+
+	if (n >= 0 && (size_t)n < length)
+		memset(buffer + n, 0, length - (size_t)n);
+	return n >= 0;
+}
+
+static int read_mapped(struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
+                       uint64_t guest_off, int flags)
+{
+	struct walk walk = walk_begin(map, guest_off, length);
+	struct host_batch *misses = NULL;
+	int fd = image->image->data_fd, ret = 0;
 	uint64_t host_off;
-	uint8_t *buffer;
-	size_t length; /* bytes */
-};
+	size_t n;
 
-/* Pieces that follow each other on the host: one system call. */
-struct run {
-	size_t first, count; /* pieces */
-	size_t length;       /* bytes */
-};
-
-struct batch {
-	struct piece pieces[BATCH_MAX];
-	struct run runs[BATCH_MAX];
-	size_t piece_count, run_count;
-};
-
-static int by_host_off(const void *left, const void *right)
-{
-	const struct piece *a = left, *b = right;
-
-	return a->host_off < b->host_off ? -1 : a->host_off > b->host_off;
-}
-
-/* Splits [guest_off, guest_off + length) into at most BATCH_MAX pieces in host order. Returns the bytes they cover. */
-static size_t batch_fill(struct batch *batch, const struct image_map *map, uint8_t *buffer, size_t length,
-                         uint64_t guest_off)
-{
-	size_t done = 0, count = 0;
-
-	for (; done < length && count < BATCH_MAX; count++) {
-		struct extent extent;
-
-		image_map_lookup(map, guest_off + done, length - done, &extent);
-		batch->pieces[count] = (struct piece){extent.host_off, buffer + done, (size_t)extent.length};
-		done += (size_t)extent.length;
-	}
-	if (count > 1)
-		qsort(batch->pieces, count, sizeof(batch->pieces[0]), by_host_off);
-
-	batch->piece_count = count;
-	batch->run_count = 0;
-	for (size_t i = 0; i < count; i++) {
-		struct run *run = batch->run_count ? &batch->runs[batch->run_count - 1] : NULL;
-
-		if (run && batch->pieces[run->first].host_off + run->length == batch->pieces[i].host_off) {
-			run->count++;
-			run->length += batch->pieces[i].length;
-		} else {
-			batch->runs[batch->run_count++] = (struct run){i, 1, batch->pieces[i].length};
-		}
-	}
-	return done;
-}
-
-static int run_vector(const struct batch *batch, const struct run *run, struct iovec *vector)
-{
-	for (size_t i = 0; i < run->count; i++) {
-		vector[i].iov_base = batch->pieces[run->first + i].buffer;
-		vector[i].iov_len = batch->pieces[run->first + i].length;
-	}
-	return (int)run->count;
-}
-
-/* Reads what is cached; has the host start reading the rest. False: the run is still to be read. */
-static bool run_read_cached(const struct batch *batch, const struct run *run, int fd)
-{
-	struct iovec vector[BATCH_MAX];
-	off_t host_off = (off_t)batch->pieces[run->first].host_off;
-	ssize_t n = preadv2(fd, vector, run_vector(batch, run, vector), host_off, RWF_NOWAIT);
-
-	if (n == (ssize_t)run->length)
-		return true;
-	posix_fadvise(fd, host_off, (off_t)run->length, POSIX_FADV_WILLNEED);
-	return false;
-}
-
-static int run_read(const struct batch *batch, const struct run *run, int fd)
-{
-	struct iovec vector[BATCH_MAX];
-	off_t host_off = (off_t)batch->pieces[run->first].host_off;
-	int ret = 0;
-
-	if (preadv(fd, vector, run_vector(batch, run, vector), host_off) == (ssize_t)run->length)
-		return 0;
-	for (size_t i = run->first; ret == 0 && i < run->first + run->count; i++) {
-		const struct piece *piece = &batch->pieces[i];
-
-		ret = io_pread_full(store.io, fd, piece->buffer, piece->length, piece->host_off);
-	}
-	return ret;
-}
-
-static int batch_read(struct batch *batch, int fd)
-{
-	size_t missing = 0;
-	int ret = 0;
-
-	if (batch->run_count == 1)
-		return run_read(batch, &batch->runs[0], fd);
-	for (size_t i = 0; i < batch->run_count; i++)
-		if (!run_read_cached(batch, &batch->runs[i], fd))
-			batch->runs[missing++] = batch->runs[i];
-	for (size_t i = 0; ret == 0 && i < missing; i++)
-		ret = run_read(batch, &batch->runs[i], fd);
-	return ret;
-}
-
-static int batch_write(const struct batch *batch, int fd)
-{
-	struct iovec vector[BATCH_MAX];
-	int ret = 0;
-
-	for (size_t r = 0; ret == 0 && r < batch->run_count; r++) {
-		const struct run *run = &batch->runs[r];
-		off_t host_off = (off_t)batch->pieces[run->first].host_off;
-
-		if (pwritev(fd, vector, run_vector(batch, run, vector), host_off) == (ssize_t)run->length)
+	for (; ret == 0 && walk_next(&walk, &host_off, &n); buffer += n) {
+		if (read_now(image, buffer, n, host_off))
 			continue;
-		for (size_t i = run->first; ret == 0 && i < run->first + run->count; i++) {
-			const struct piece *piece = &batch->pieces[i];
-
-			ret = io_pwrite_full(store.io, fd, piece->buffer, piece->length, piece->host_off);
+		if (flags & DATA_NOW)
+			return -EAGAIN;
+		if (n == length)
+			return io_pread_full(store.io, fd, buffer, n, host_off);
+		if (!misses)
+			misses = host_batch_begin();
+		if (!misses)
+			return -ENOMEM;
+		misses->pieces[misses->count++] = (struct host_piece){host_off, buffer, n};
+		if (misses->count == HOST_BATCH_MAX) {
+			ret = host_batch_read(misses, fd);
+			misses->count = 0;
 		}
 	}
+	if (ret == 0 && misses && misses->count > 0)
+		ret = host_batch_read(misses, fd);
 	return ret;
 }
 
 /* What a recovery could not write yet is put over what was read. */
-static void batch_patch(const struct batch *batch, const struct redo_overlay *overlay)
+static void patch(const struct redo_overlay *overlay, const struct image_map *map, uint8_t *buffer, size_t length,
+                  uint64_t guest_off)
 {
-	for (size_t i = 0; i < batch->piece_count; i++)
-		redo_overlay_patch(overlay, batch->pieces[i].host_off, batch->pieces[i].buffer,
-		                   batch->pieces[i].length);
+	struct walk walk = walk_begin(map, guest_off, length);
+	uint64_t host_off;
+	size_t n;
+
+	for (; walk_next(&walk, &host_off, &n); buffer += n)
+		redo_overlay_patch(overlay, host_off, buffer, n);
 }
 
-static int read_mapped(const struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
-                       uint64_t guest_off)
+static ssize_t read_bundle(struct open_image *image, uint8_t *buffer, size_t length, uint64_t guest_off, int flags)
 {
-	const struct redo_overlay *overlay = image->image->overlay;
-	int fd = image->image->data_fd;
-	struct extent extent;
-	struct batch batch;
+	struct live_map *live = map_borrow(image);
+	uint64_t size = image_map_size(live->map);
 	int ret = 0;
 
-	image_map_lookup(map, guest_off, length, &extent);
-	if (extent.length == length) {
-		ret = io_pread_full(store.io, fd, buffer, length, extent.host_off);
-		if (ret == 0 && overlay)
-			redo_overlay_patch(overlay, extent.host_off, buffer, length);
-		return ret;
-	}
-	for (size_t done = 0; ret == 0 && done < length;) {
-		done += batch_fill(&batch, map, buffer + done, length - done, guest_off + done);
-		ret = batch_read(&batch, fd);
-		if (ret == 0 && overlay)
-			batch_patch(&batch, overlay);
-	}
-	return ret;
+	if (guest_off >= size)
+		length = 0;
+	else if (length > size - guest_off)
+		length = (size_t)(size - guest_off);
+	if (length > 0)
+		ret = read_mapped(image, live->map, buffer, length, guest_off, flags);
+	if (length > 0 && ret == 0 && image->image->overlay)
+		patch(image->image->overlay, live->map, buffer, length, guest_off);
+	map_return(image, live);
+	return ret < 0 ? ret : (ssize_t)length;
 }
 
-static int write_mapped(int fd, const struct image_map *map, const uint8_t *buffer, size_t length, uint64_t guest_off)
+static ssize_t read_plain(struct open_image *image, uint8_t *buffer, size_t length, uint64_t off, int flags)
 {
-	struct extent extent;
-	struct batch batch;
-	int ret = 0;
-
-	image_map_lookup(map, guest_off, length, &extent);
-	if (extent.length == length)
-		return io_pwrite_full(store.io, fd, buffer, length, extent.host_off);
-	for (size_t done = 0; ret == 0 && done < length;) {
-		/* Pieces serve both directions, hence not const; writing only reads them. */
-		done += batch_fill(&batch, map, (uint8_t *)(uintptr_t)buffer + done, length - done, guest_off + done);
-		ret = batch_write(&batch, fd);
-	}
-	return ret;
-}
-
-static ssize_t read_plain(const struct open_image *image, uint8_t *buffer, size_t length, uint64_t off)
-{
+	ssize_t n = host_read_now(&image->host, image->image->data_fd, buffer, length, off);
 	size_t done = 0;
 
+	if (n >= 0 || (flags & DATA_NOW))
+		return n;
 	while (done < length) {
-		ssize_t n = store.io->pread(store.io, image->image->data_fd, buffer + done, length - done, off + done);
-
+		n = store.io->pread(store.io, image->image->data_fd, buffer + done, length - done, off + done);
 		if (n < 0)
 			return done ? (ssize_t)done : n;
 		if (n == 0)
@@ -231,47 +168,99 @@ static ssize_t read_plain(const struct open_image *image, uint8_t *buffer, size_
 	return (ssize_t)done;
 }
 
-static ssize_t write_plain(int fd, const uint8_t *buffer, size_t length, uint64_t off)
+ssize_t data_read(struct open_image *image, uint8_t *buffer, size_t length, uint64_t guest_off, int flags)
+{
+	return image->bundle ? read_bundle(image, buffer, length, guest_off, flags)
+	                     : read_plain(image, buffer, length, guest_off, flags);
+}
+
+/* ---- writing ---- */
+
+/* Writes in earnest. How many bytes, or -errno if none. */
+static ssize_t write_wait(int fd, const uint8_t *buffer, size_t length, uint64_t host_off, int flags)
 {
 	size_t done = 0;
 
 	while (done < length) {
-		ssize_t n = store.io->pwrite(store.io, fd, buffer + done, length - done, off + done);
+		struct iovec vector = {(void *)(uintptr_t)(buffer + done), length - done};
+		ssize_t n;
 
+		if (flags & DATA_SYNC)
+			n = pwritev2(fd, &vector, 1, (off_t)(host_off + done), RWF_DSYNC);
+		else
+			n = pwrite(fd, buffer + done, length - done, (off_t)(host_off + done));
+		if (n < 0 && errno == EINTR)
+			continue;
 		if (n <= 0)
-			return done ? (ssize_t)done : n;
+			return done ? (ssize_t)done : n < 0 ? -errno : -EIO;
 		done += (size_t)n;
 	}
 	return (ssize_t)done;
 }
 
-ssize_t data_read(struct open_image *image, uint8_t *buffer, size_t length, uint64_t guest_off)
+/* A page that is written in part is read first. Has the host start with that for all extents, so that they are not
+ * waited for one after another. */
+static void fetch_edges(int fd, struct walk walk)
 {
-	struct live_map *live;
-	uint64_t size;
-	int ret = 0;
+	uint64_t host_off;
+	size_t n;
 
-	if (!image->bundle)
-		return read_plain(image, buffer, length, guest_off);
+	while (walk_next(&walk, &host_off, &n)) {
+		if (host_off % HOST_PAGE)
+			posix_fadvise(fd, (off_t)host_off, 1, POSIX_FADV_WILLNEED);
+		if ((host_off + n) % HOST_PAGE)
+			posix_fadvise(fd, (off_t)(host_off + n), 1, POSIX_FADV_WILLNEED);
+	}
+}
 
-	live = map_borrow(image);
-	size = image_map_size(live->map);
-	if (guest_off >= size)
-		length = 0;
-	else if (length > size - guest_off)
-		length = (size_t)(size - guest_off);
-	if (length > 0)
-		ret = read_mapped(image, live->map, buffer, length, guest_off);
+static int write_mapped(struct open_image *image, int fd, const struct image_map *map, const uint8_t *buffer,
+                        size_t length, uint64_t guest_off, int flags)
+{
+	struct walk walk = walk_begin(map, guest_off, length);
+	uint64_t host_off;
+	ssize_t ret;
+	size_t n;
+
+	if (!(flags & DATA_NOW) && !image->host.in_memory)
+		fetch_edges(fd, walk);
+	for (; walk_next(&walk, &host_off, &n); buffer += n) {
+		if (flags & DATA_NOW)
+			ret = host_write_now(&image->host, fd, buffer, n, host_off);
+		else
+			ret = write_wait(fd, buffer, n, host_off, flags);
+		if (ret < 0)
+			return (int)ret;
+		if ((size_t)ret < n) /* the rest will say why */
+			ret = write_wait(fd, buffer + ret, n - (size_t)ret, host_off + (uint64_t)ret, flags);
+		if (ret < 0)
+			return (int)ret;
+	}
+	return 0;
+}
+
+static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buffer, size_t length, uint64_t guest_off,
+                            int flags)
+{
+	struct live_map *live = map_borrow(image);
+	uint64_t end = guest_off + length;
+	int ret;
+
+	while (end > image_map_size(live->map)) {
+		map_return(image, live);
+		ret = flags & DATA_NOW ? -EAGAIN : resize_grow_to(image, end);
+		if (ret < 0)
+			return ret;
+		live = map_borrow(image);
+	}
+	ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
 	map_return(image, live);
 	return ret < 0 ? ret : (ssize_t)length;
 }
 
-ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t length, uint64_t guest_off)
+ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t length, uint64_t guest_off, int flags)
 {
 	int fd = atomic_load_explicit(&image->write_fd, memory_order_relaxed);
-	struct live_map *live;
 	uint64_t end;
-	int ret;
 
 	if (fd < 0)
 		return -EROFS;
@@ -279,18 +268,11 @@ ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t lengt
 		return 0;
 	if (__builtin_add_overflow(guest_off, length, &end) || end > IMAGE_MAP_OFF_MAX)
 		return -EFBIG;
-	if (!image->bundle)
-		return write_plain(fd, buffer, length, guest_off);
-
-	live = map_borrow(image);
-	while (end > image_map_size(live->map)) {
-		map_return(image, live);
-		ret = resize_grow_to(image, end);
-		if (ret < 0)
-			return ret;
-		live = map_borrow(image);
-	}
-	ret = write_mapped(fd, live->map, buffer, length, guest_off);
-	map_return(image, live);
-	return ret < 0 ? ret : (ssize_t)length;
+	if ((flags & DATA_NOW) && (flags & DATA_SYNC))
+		return -EAGAIN;
+	if (image->bundle)
+		return write_bundle(image, fd, buffer, length, guest_off, flags);
+	if (flags & DATA_NOW)
+		return host_write_now(&image->host, fd, buffer, length, guest_off);
+	return write_wait(fd, buffer, length, guest_off, flags);
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 
 #include "fs/caller.h"
 #include "fs/data.h"
+#include "fs/dispatch.h"
 #include "fs/log.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
@@ -269,77 +271,179 @@ static uint8_t *thread_buffer(size_t size)
 	return buffer->bytes;
 }
 
-void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
+/* Where a read's answer is put together: in a ring's own buffer, or in one of this thread. NULL: no memory. */
+static uint8_t *answer_buffer(fuse_req_t req, size_t size)
 {
-	uint8_t *buffer = thread_buffer(size);
-	ssize_t n;
+#ifdef ZCFS_FUSE_RINGS
+	char *payload;
+	size_t payload_size;
 
-	if (!buffer)
-		n = -ENOMEM;
-	else if (is_copy(number))
-		n = store.io->pread(store.io, node_of(number)->fd, buffer, size, (uint64_t)off);
-	else
-		n = data_read(image_of(info), buffer, size, (uint64_t)off);
+	if (fuse_req_get_payload(req, &payload, &payload_size, NULL) == 0)
+		return payload_size >= size ? (uint8_t *)payload : NULL;
+#endif
+	return thread_buffer(size);
+}
+
+/* A read or write that a ring's thread leaves to a worker; also one that waits for somebody outside. */
+struct data_call {
+	struct waiting waiting; /* its req is the request's */
+	struct deferred deferred;
+	fuse_ino_t number;
+	struct open_image *image; /* the kernel keeps the handle open until the answer */
+	const uint8_t *buffer;    /* what is to be written */
+	size_t size;
+	off_t off;
+	int flags;             /* of data_write */
+	bool drops_privileges; /* of the image, before it is written */
+	uint8_t copy[];
+};
+
+static void data_call_release(struct waiting *waiting)
+{
+	free(waiting);
+}
+
+static struct data_call *call_of(struct deferred *deferred)
+{
+	return (struct data_call *)((char *)deferred - offsetof(struct data_call, deferred));
+}
+
+static void leave_to_worker(struct data_call *call, void (*run)(struct deferred *deferred))
+{
+	call->deferred.run = run;
+	if (dispatch_defer(&call->deferred))
+		return;
+	fuse_reply_err(call->waiting.req, ENOTCONN); /* the daemon is ending */
+	free(call);
+}
+
+static ssize_t read_some(fuse_ino_t number, struct open_image *image, uint8_t *buffer, size_t size, off_t off,
+                         int flags)
+{
+	if (!is_copy(number))
+		return data_read(image, buffer, size, (uint64_t)off, flags);
+	if (flags & DATA_NOW)
+		return -EAGAIN;
+	return store.io->pread(store.io, node_of(number)->fd, buffer, size, (uint64_t)off);
+}
+
+static void reply_read(fuse_req_t req, const uint8_t *buffer, ssize_t n)
+{
 	if (n < 0)
 		fuse_reply_err(req, (int)-n);
 	else
 		fuse_reply_buf(req, (const char *)buffer, (size_t)n);
 }
 
-/* A write that makes a bundle grow needs its database, and somebody outside may be reading that. */
-struct write_call {
-	struct waiting waiting;
-	struct open_image *image; /* the kernel keeps the handle open until the answer */
-	off_t off;
-	size_t size;
-	uint8_t bytes[];
-};
-
-static int write_attempt(struct waiting *waiting)
+static void read_in_worker(struct deferred *deferred)
 {
-	struct write_call *call = (struct write_call *)waiting;
-	ssize_t n = data_write(call->image, call->bytes, call->size, (uint64_t)call->off);
+	struct data_call *call = call_of(deferred);
+	uint8_t *buffer = answer_buffer(call->waiting.req, call->size);
 
-	if (n >= 0)
-		fuse_reply_write(waiting->req, (size_t)n);
-	return n < 0 ? (int)n : 0;
+	reply_read(call->waiting.req, buffer,
+	           buffer ? read_some(call->number, call->image, buffer, call->size, call->off, 0) : -ENOMEM);
+	free(call);
 }
 
-static void write_release(struct waiting *waiting)
+static void read_later(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct open_image *image)
 {
-	free(waiting);
-}
-
-static void write_later(fuse_req_t req, struct open_image *image, const char *buffer, size_t size, off_t off)
-{
-	struct write_call *call = malloc(sizeof(*call) + size);
+	struct data_call *call = calloc(1, sizeof(*call));
 
 	if (!call) {
 		fuse_reply_err(req, ENOMEM);
 		return;
 	}
-	call->waiting = (struct waiting){.req = req, .attempt = write_attempt, .release = write_release};
+	call->waiting.req = req;
+	call->number = number;
 	call->image = image;
-	call->off = off;
 	call->size = size;
-	memcpy(call->bytes, buffer, size);
-	waiting_run(&call->waiting);
+	call->off = off;
+	leave_to_worker(call, read_in_worker);
+}
+
+void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
+{
+	uint8_t *buffer = answer_buffer(req, size);
+	bool by_ring = request_by_ring(req);
+	ssize_t n = -ENOMEM;
+
+	if (buffer)
+		n = read_some(number, image_of(info), buffer, size, off, by_ring ? DATA_NOW : 0);
+	if (n == -EAGAIN && by_ring)
+		read_later(req, number, size, off, image_of(info));
+	else
+		reply_read(req, buffer, n);
+}
+
+static int write_attempt(struct waiting *waiting)
+{
+	struct data_call *call = (struct data_call *)waiting;
+	ssize_t n;
+
+	if (call->drops_privileges)
+		open_image_drop_privileges(call->image);
+	n = data_write(call->image, call->buffer, call->size, (uint64_t)call->off, call->flags);
+	if (n >= 0)
+		fuse_reply_write(waiting->req, (size_t)n);
+	return n < 0 ? (int)n : 0;
+}
+
+static void write_in_worker(struct deferred *deferred)
+{
+	waiting_run(&call_of(deferred)->waiting);
+}
+
+/* Without a ring, whose buffer stays until the answer, what is to be written is copied. */
+static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size,
+                                        off_t off)
+{
+	bool by_ring = request_by_ring(req);
+	struct data_call *call = malloc(sizeof(*call) + (by_ring ? 0 : size));
+
+	if (!call)
+		return NULL;
+	*call = (struct data_call){
+	        .waiting = {.req = req, .attempt = write_attempt, .release = data_call_release},
+	        .image = image_of(info),
+	        .buffer = (const uint8_t *)buffer,
+	        .size = size,
+	        .off = off,
+	        .flags = info->flags & O_DSYNC ? DATA_SYNC : 0,
+	        .drops_privileges = kills_privileges(info),
+	};
+	if (!by_ring) {
+		memcpy(call->copy, buffer, size);
+		call->buffer = call->copy;
+	}
+	return call;
 }
 
 void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
               struct fuse_file_info *info)
 {
-	ssize_t n;
+	int flags = (info->flags & O_DSYNC ? DATA_SYNC : 0) | (request_by_ring(req) ? DATA_NOW : 0);
+	struct data_call *call;
+	ssize_t n = -EAGAIN;
 
-	if (kills_privileges(info))
+	if (kills_privileges(info) && !(flags & DATA_NOW))
 		open_image_drop_privileges(image_of(info));
-	n = data_write(image_of(info), (const uint8_t *)buffer, size, (uint64_t)off);
-	if (n == -EBUSY)
-		write_later(req, image_of(info), buffer, size, off);
-	else if (n < 0)
-		fuse_reply_err(req, (int)-n);
-	else
+	if (!kills_privileges(info) || !(flags & DATA_NOW))
+		n = data_write(image_of(info), (const uint8_t *)buffer, size, (uint64_t)off, flags);
+	if (n >= 0) {
 		fuse_reply_write(req, (size_t)n);
+		return;
+	}
+	if (n != -EBUSY && !(n == -EAGAIN && (flags & DATA_NOW))) {
+		fuse_reply_err(req, (int)-n);
+		return;
+	}
+	call = write_call_new(req, info, buffer, size, off);
+	if (!call)
+		fuse_reply_err(req, ENOMEM);
+	else if (flags & DATA_NOW)
+		leave_to_worker(call, write_in_worker);
+	else
+		waiting_run(&call->waiting);
 }
 
 /* Sticky: the host reports a failed write-back to one fsync only, and the handles of an inode share a descriptor.

@@ -31,6 +31,7 @@
 #include "fs/node.h"
 #include "fs/operations.h"
 #include "fs/options.h"
+#include "fs/serve.h"
 #include "fs/store.h"
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
@@ -316,49 +317,33 @@ static int start_services(void)
 	return ret;
 }
 
-static int serve(struct fuse_session *session, const struct options *options)
-{
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-	int ret;
-
-	if (!config)
-		return EXIT_FAILURE;
-	fuse_loop_cfg_set_clone_fd(config, !options->no_clone_fd);
-	fuse_loop_cfg_set_max_threads(config, options->max_threads);
-	fuse_loop_cfg_set_idle_threads(config, options->max_idle_threads);
-	tell_parent();
-	ret = fuse_session_loop_mt(session, config);
-	fuse_loop_cfg_destroy(config);
-	/* A positive value is the signal that ended the loop. */
-	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
-}
-
 static int mount_and_serve(struct options *options, const char *mount_path)
 {
 	struct fuse_session *session;
-	int ret = EXIT_FAILURE, error;
+	int ret;
 
+	if (!serve_choose_transport(options))
+		return EXIT_FAILURE;
 	session = fuse_session_new(&options->session, &operations, sizeof(operations), NULL);
 	if (!session)
 		return EXIT_USAGE; /* libfuse has said what it does not understand */
-	if (fuse_set_signal_handlers(session) != 0) {
-		fprintf(stderr, "zcfs: cannot handle signals\n");
-	} else {
-		if (fuse_session_mount(session, mount_path) != 0) {
-			fprintf(stderr, "zcfs: %s: cannot be mounted\n", mount_path);
-		} else {
-			error = start_services();
-			if (error < 0)
-				fprintf(stderr, "zcfs: cannot start: %s\n", strerror(-error));
-			else
-				ret = serve(session, options);
-			fuse_session_unmount(session);
-			waiting_stop();
-		}
-		fuse_remove_signal_handlers(session);
+	ret = serve_prepare(session, options);
+	if (ret < 0) {
+		fprintf(stderr, "zcfs: cannot handle signals: %s\n", strerror(-ret));
+		return EXIT_FAILURE;
 	}
-	fuse_session_destroy(session);
-	return ret;
+	if (fuse_session_mount(session, mount_path) != 0) {
+		fprintf(stderr, "zcfs: %s: cannot be mounted\n", mount_path);
+		return EXIT_FAILURE;
+	}
+	ret = start_services();
+	if (ret < 0) {
+		fprintf(stderr, "zcfs: cannot start: %s\n", strerror(-ret));
+		fuse_session_unmount(session);
+		return EXIT_FAILURE;
+	}
+	tell_parent();
+	return serve(session, options);
 }
 
 /* Adds what a mount should have unless it was asked for otherwise. */

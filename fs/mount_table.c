@@ -126,13 +126,19 @@ bool mount_table_inside_zcfs(const char *path)
 	return question.answer;
 }
 
+/* What a mount without a daemon answers; the latter two only while it is dying, the last one by way of its rings. */
+static bool says_dead(int error)
+{
+	return error == ENOTCONN || error == ECONNABORTED || error == ECANCELED;
+}
+
 char *mount_table_absolute(const char *path)
 {
 	char *resolved = realpath(path, NULL);
 	cleanup_free char *copy = NULL, *directory = NULL;
 	char *slash, *joined;
 
-	if (resolved || errno != ENOTCONN)
+	if (resolved || !says_dead(errno))
 		return resolved;
 	copy = strdup(path);
 	if (!copy)
@@ -180,9 +186,8 @@ int mount_table_clear_dead(const char *path)
 	for (int i = 0; i < DEAD_MAX; i++) {
 		int ret;
 
-		/* Not stat(): the kernel may still have the answer of the living. ECONNABORTED: it is dying just now.
-		 */
-		if (statfs(path, &status) == 0 || (errno != ENOTCONN && errno != ECONNABORTED))
+		/* Not stat(): the kernel may still have the answer of the living. */
+		if (statfs(path, &status) == 0 || !says_dead(errno))
 			return 0;
 		if (!mount_table_is_zcfs(path))
 			return -ENOTCONN;

@@ -15,65 +15,22 @@
 /* Guards node->open, node->map_changes and open_image.handles. */
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
 
-struct live_map *live_map_new(struct image_map *map)
-{
-	struct live_map *live = calloc(1, sizeof(*live));
-
-	if (live) {
-		live->map = image_map_ref(map);
-		atomic_init(&live->users, 1);
-	}
-	return live;
-}
-
-void live_map_free(struct live_map *live)
-{
-	if (live)
-		image_map_unref(live->map);
-	free(live);
-}
-
 struct live_map *map_borrow(struct open_image *image)
 {
-	struct live_map *live;
-
-	pthread_mutex_lock(&image->map_lock);
-	live = image->live;
-	atomic_fetch_add_explicit(&live->users, 1, memory_order_relaxed);
-	pthread_mutex_unlock(&image->map_lock);
-	return live;
+	return map_pointer_borrow(&image->current);
 }
 
 void map_return(struct open_image *image, struct live_map *live)
 {
-	if (atomic_fetch_sub_explicit(&live->users, 1, memory_order_acq_rel) > 1)
-		return;
-	/* The last user of a map that has been replaced: map_swap waits for this. */
-	pthread_mutex_lock(&image->map_lock);
-	live->drained = true;
-	pthread_cond_broadcast(&image->map_drained);
-	pthread_mutex_unlock(&image->map_lock);
+	map_pointer_return(&image->current, live);
 }
 
 void map_swap(struct open_image *image, struct live_map *live)
 {
-	struct live_map *old;
-
 	pthread_mutex_lock(&open_lock);
 	image->node->map_changes++;
 	pthread_mutex_unlock(&open_lock);
-
-	pthread_mutex_lock(&image->map_lock);
-	old = image->live;
-	image->live = live;
-	pthread_mutex_unlock(&image->map_lock);
-
-	map_return(image, old);
-	pthread_mutex_lock(&image->map_lock);
-	while (!old->drained)
-		pthread_cond_wait(&image->map_drained, &image->map_lock);
-	pthread_mutex_unlock(&image->map_lock);
-	live_map_free(old);
+	map_pointer_swap(&image->current, live);
 }
 
 static void open_image_free(struct open_image *image)
@@ -82,11 +39,9 @@ static void open_image_free(struct open_image *image)
 
 	if (write_fd >= 0 && write_fd != image->image->data_fd)
 		close(write_fd);
-	live_map_free(image->live);
+	map_pointer_destroy(&image->current);
 	image_close(image->image);
 	pthread_mutex_destroy(&image->change);
-	pthread_mutex_destroy(&image->map_lock);
-	pthread_cond_destroy(&image->map_drained);
 	node_unref(image->node);
 	free(image);
 }
@@ -101,15 +56,14 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 		return -ENOMEM;
 	}
 	pthread_mutex_init(&open->change, NULL);
-	pthread_mutex_init(&open->map_lock, NULL);
-	pthread_cond_init(&open->map_drained, NULL);
 	open->node = node_ref(node);
 	open->image = image;
 	open->handles = 1;
 	open->bundle = image->bundle_fd >= 0;
 	atomic_init(&open->write_fd, image->read_only || image->overlay ? -1 : image->data_fd);
-	open->live = live_map_new(image->map);
-	if (!open->live) {
+	host_file_init(&open->host, image->data_fd);
+	map_pointer_init(&open->current, live_map_new(image->map));
+	if (!atomic_load(&open->current.live)) {
 		open_image_free(open);
 		return -ENOMEM;
 	}
@@ -312,9 +266,10 @@ bool open_image_bundle_size(struct node *node, uint64_t *size)
 
 	pthread_mutex_lock(&open_lock);
 	if (node->open && node->open->bundle) {
-		pthread_mutex_lock(&node->open->map_lock);
-		*size = image_map_size(node->open->live->map);
-		pthread_mutex_unlock(&node->open->map_lock);
+		struct live_map *live = map_borrow(node->open);
+
+		*size = image_map_size(live->map);
+		map_return(node->open, live);
 		found = true;
 	}
 	pthread_mutex_unlock(&open_lock);

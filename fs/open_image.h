@@ -18,15 +18,10 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "fs/host_file.h"
+#include "fs/live_map.h"
 #include "fs/node.h"
 #include "mapdb/image.h"
-
-/* A map with the number of those who use it. */
-struct live_map {
-	struct image_map *map;
-	atomic_uint users; /* including the open_image, as long as it is the current one */
-	bool drained;      /* under open_image.map_lock */
-};
 
 struct open_image {
 	struct node *node; /* a reference */
@@ -39,9 +34,8 @@ struct open_image {
 	bool orphan;            /* under change: a bundle that was removed while open; it has no database any more */
 	bool undo_dropped;      /* under change */
 
-	pthread_mutex_t map_lock; /* held for a few instructions */
-	pthread_cond_t map_drained;
-	struct live_map *live; /* under map_lock */
+	struct map_pointer current;
+	struct host_file host; /* the data file */
 
 	atomic_int sync_error; /* the first fsync that failed; every later one fails too: the pages are gone */
 };
@@ -62,13 +56,9 @@ bool open_image_is_plain(struct node *node); /* open, and plain */
  * leave it privileged; the daemon's own rights do not count. */
 void open_image_drop_privileges(const struct open_image *image);
 
+/* The current map, to be returned by the same thread; see live_map.h. */
 struct live_map *map_borrow(struct open_image *image);
 void map_return(struct open_image *image, struct live_map *live);
-
-/* A map (takes a reference) ready to be swapped in. Made before anything is committed, so that the swap cannot fail.
- * NULL: no memory. */
-struct live_map *live_map_new(struct image_map *map);
-void live_map_free(struct live_map *live); /* one that was not swapped in; NULL is allowed */
 /* Makes live (taken) the current one and waits for the last user of the old one. Under image->change. */
 void map_swap(struct open_image *image, struct live_map *live);
 

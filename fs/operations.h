@@ -10,7 +10,7 @@
 
 struct node;
 
-extern const struct fuse_lowlevel_ops operations;
+extern const struct fuse_lowlevel_ops operations; /* dispatch.c */
 
 /* names.c: what is under a name */
 void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);

@@ -10,6 +10,9 @@
 #define MAX_THREADS      64
 #define MAX_IDLE_THREADS 16
 
+/* What the kernel's io_uring takes in one ring, and then some. */
+#define RING_DEPTH_LIMIT 4096
+
 enum { KEY_IGNORE, KEY_REFUSE };
 
 #define OPTION(template, member, value)                                                                                \
@@ -31,6 +34,11 @@ static const struct fuse_opt option_table[] = {
         OPTION("no_allow_other", no_allow_other, 1),
         OPTION("fsname=", fsname_given, 1),
         OPTION("no_clone_fd", no_clone_fd, 1),
+        OPTION("io_uring", rings, RINGS_YES),
+        OPTION("io_uring=auto", rings, RINGS_AUTO),
+        OPTION("io_uring=yes", rings, RINGS_YES),
+        OPTION("io_uring=no", rings, RINGS_NO),
+        OPTION("io_uring_depth=%u", ring_depth, 0),
         OPTION("max_threads=%u", max_threads, 0),
         OPTION("max_idle_threads=%u", max_idle_threads, 0),
         FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
@@ -73,7 +81,7 @@ static const struct fuse_opt option_table[] = {
         /* What older versions of FUSE wanted to hear. */
         FUSE_OPT_KEY("nonempty", KEY_IGNORE),
         FUSE_OPT_KEY("big_writes", KEY_IGNORE),
-        FUSE_OPT_KEY("clone_fd", KEY_IGNORE), /* on anyway */
+        FUSE_OPT_KEY("clone_fd", KEY_IGNORE),  /* on anyway */
         FUSE_OPT_KEY("max_read=", KEY_REFUSE), /* reads are as large as the kernel makes them */
         FUSE_OPT_END,
 };
@@ -130,6 +138,10 @@ bool options_parse(int argc, char **argv, struct options *options)
 		fprintf(stderr, "zcfs: max_threads must be at least 1\n");
 		return false;
 	}
+	if (options->ring_depth > RING_DEPTH_LIMIT) {
+		fprintf(stderr, "zcfs: io_uring_depth must not be more than %d\n", RING_DEPTH_LIMIT);
+		return false;
+	}
 	return true;
 }
 
@@ -157,6 +169,8 @@ void options_print_help(void)
 	       "    -o no_allow_other      root's mount is for root only\n"
 	       "    -o max_threads=N       requests served at a time (%d)\n"
 	       "    -o max_idle_threads=N  threads kept while there is nothing to do (%d)\n"
+	       "    -o io_uring=auto       FUSE over io_uring if the kernel offers it; also yes, no\n"
+	       "    -o io_uring_depth=N    requests in each processor's ring\n"
 	       "    -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "    -o fsname=NAME         what df and mount show (DIR)\n"
 	       "\n"

@@ -9,12 +9,16 @@
 
 #include "fs/fuse_api.h"
 
+enum rings { RINGS_AUTO, RINGS_YES, RINGS_NO }; /* FUSE over io_uring */
+
 struct options {
 	char *store_path; /* as given */
 	char *mount_path; /* as given; NULL: over the store */
 	int foreground, debug, help, version, read_only;
 	int allow_other, no_allow_other, fsname_given, no_clone_fd;
 	unsigned int max_threads, max_idle_threads;
+	int rings;                /* enum rings */
+	unsigned int ring_depth;  /* requests in each processor's ring; 0: none given */
 	struct fuse_args session; /* what is libfuse's to understand, program name first */
 };
 

@@ -45,12 +45,7 @@ static int open_db(struct open_image *image, struct map_db **db)
 /* The current map. Under image->change nobody replaces it, so it needs no borrowing. */
 static struct image_map *current_map(struct open_image *image)
 {
-	struct image_map *map;
-
-	pthread_mutex_lock(&image->map_lock);
-	map = image->live->map;
-	pthread_mutex_unlock(&image->map_lock);
-	return map;
+	return atomic_load(&image->current.live)->map;
 }
 
 static int save_map(struct open_image *image, const struct image_map *map)

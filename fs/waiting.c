@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "fs/caller.h"
+#include "fs/dispatch.h"
 
 #define POLL_MS 5 /* a pass takes about a second; this is lost in it */
 
@@ -28,6 +29,9 @@ static bool leave_to_thread(struct waiting *self)
 {
 	bool taken;
 
+	self->queue = dispatch_queue();
+	if (!dispatch_may_linger(self->queue))
+		return false;
 	pthread_mutex_lock(&lock);
 	taken = running && !stop;
 	if (taken) {
@@ -36,6 +40,8 @@ static bool leave_to_thread(struct waiting *self)
 		pthread_cond_signal(&wake);
 	}
 	pthread_mutex_unlock(&lock);
+	if (!taken)
+		dispatch_lingered(self->queue);
 	return taken;
 }
 
@@ -66,6 +72,7 @@ static struct waiting *attempt_all(struct waiting *list, bool stopping)
 			self->next = left;
 			left = self;
 		} else {
+			dispatch_lingered(self->queue);
 			finish(self, ret);
 		}
 	}

@@ -7,6 +7,9 @@
  * one thread that lives here, which tries again until it works or the caller is killed. It tries instead of blocking in
  * flock(): one thread can do so for any number of requests, and an interrupt cannot be lost between a check and a
  * system call.
+ *
+ * A request that came by a ring keeps its place there while it waits. So that some places are always left for others,
+ * the number of those who wait is limited for each ring; who comes after gets -EBUSY (see dispatch.h).
  */
 #ifndef ZCFS_WAITING_H
 #define ZCFS_WAITING_H
@@ -19,7 +22,9 @@ struct waiting {
 	int (*attempt)(struct waiting *self);
 	/* Frees the object, and whatever it holds, after the answer. */
 	void (*release)(struct waiting *self);
+	/* of waiting.c */
 	struct waiting *next;
+	struct ring_queue *queue;
 };
 
 /* Attempts now, and later if it must. Takes self. */

@@ -201,8 +201,7 @@ uint64_t image_map_host_end(const struct image_map *map)
 	return end;
 }
 
-/* The index of the extent that contains guest_off. */
-static size_t find_extent(const struct image_map *map, uint64_t guest_off)
+size_t image_map_find(const struct image_map *map, uint64_t guest_off)
 {
 	size_t low = 0, high = map->count; /* entries[low].guest_off <= guest_off < entries[high].guest_off */
 
@@ -219,7 +218,7 @@ static size_t find_extent(const struct image_map *map, uint64_t guest_off)
 
 void image_map_lookup(const struct image_map *map, uint64_t guest_off, uint64_t max_length, struct extent *out)
 {
-	const struct map_entry *entry = &map->entries[find_extent(map, guest_off)];
+	const struct map_entry *entry = &map->entries[image_map_find(map, guest_off)];
 	uint64_t length = entry[1].guest_off - guest_off;
 
 	*out = (struct extent){
@@ -235,7 +234,7 @@ static int append_range(struct image_map_builder *builder, const struct image_ma
 {
 	if (length == 0)
 		return 0;
-	for (size_t i = find_extent(map, old_off); length > 0; i++) {
+	for (size_t i = image_map_find(map, old_off); length > 0; i++) {
 		const struct map_entry *entry = &map->entries[i];
 		uint64_t here = entry[1].guest_off - old_off;
 		struct extent extent = {

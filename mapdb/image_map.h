@@ -63,6 +63,9 @@ uint64_t image_map_host_end(const struct image_map *map); /* first host byte pas
  * guest_off must be below size (asserted). O(log n). */
 void image_map_lookup(const struct image_map *map, uint64_t guest_off, uint64_t max_length, struct extent *out);
 
+/* The index of the extent that contains guest_off, which must be below size. O(log n). */
+size_t image_map_find(const struct image_map *map, uint64_t guest_off);
+
 /* A new map in which the guest finds at each move's new_off what it found at old_off. The moves must be a bijection: sorted by
  * new_off, not overlapping there, and their old ranges must be, taken together, exactly the same bytes as their new
  * ranges; otherwise -EINVAL. Everything outside the moves stays. -ENOMEM. No host byte gains or loses a mapping. */

@@ -6,10 +6,14 @@ elsewhere, and prints TAP. A watchdog kills the daemon of a test that hangs, so 
 
 MOUNT_OPTIONS in the environment has options for every mount, as "-o first -o second", so that the same tests check each data path. If it has
 options for a sanitizer, whatever the sanitizer reports of a daemon, which has no standard error of its own, fails the test.
+
+TRANSPORT in the environment is how requests come, if a test does not say it itself: "ring" is FUSE over io_uring, "device" /dev/fuse; without
+it the daemon chooses.
 """
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -34,6 +38,13 @@ LAZY = 2                # MNT_DETACH
 NOBODY = 65534
 
 SANITIZERS = [name for name in ('ASAN_OPTIONS', 'TSAN_OPTIONS', 'UBSAN_OPTIONS') if name in os.environ]
+
+TRANSPORT = os.environ.get('TRANSPORT')
+ENABLE_URING = '/sys/module/fuse/parameters/enable_uring'
+URING_USERS = '/run/zcfs-test-enable_uring'
+
+# What a mount without a daemon answers; the latter two only to whoever asks at the moment of death.
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED)
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -110,6 +121,31 @@ def noise(size, seed=1):
     return random.Random(seed).randbytes(size)
 
 
+@contextlib.contextmanager
+def uring_enabled():
+    """FUSE over io_uring for the time of the block, if the kernel has it. It is a switch for the whole machine, and other tests may run
+    at the same time: the first one notes how it was, the last one puts it back."""
+    if not os.path.exists(ENABLE_URING):
+        yield
+        return
+    with open(URING_USERS, 'a+') as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        users.seek(0)
+        if not users.read():
+            users.write(read_file(ENABLE_URING).decode())
+            users.flush()
+        fcntl.flock(users, fcntl.LOCK_SH)
+        write_file(ENABLE_URING, b'1')
+        try:
+            yield
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                users.seek(0)
+                write_file(ENABLE_URING, users.read().encode() or b'Y')
+                users.truncate(0)
+
+
 class Store:
     """A temporary directory to serve, and where it is mounted."""
 
@@ -131,6 +167,8 @@ class Store:
     def start(self, *options, expect=0):
         """Runs zcfs as a user would; the daemon's process number is in the mount's own link."""
         where = [] if self.point == self.dir else [self.point]
+        if TRANSPORT and not any('io_uring' in option for option in [*MOUNT_OPTIONS, *options]):
+            options += '-o', 'io_uring=' + ('yes' if TRANSPORT == 'ring' else 'no')
         result = subprocess.run([ZCFS, *MOUNT_OPTIONS, *options, self.dir, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
         assert result.returncode == expect, f'exit status {result.returncode}, expected {expect}: {result.stdout}'
@@ -303,6 +341,16 @@ def run_one(function, over, options, seconds):
 
 def run(functions, seconds=TEST_SECONDS):
     """Runs each test over its store, or elsewhere if it says so; the exit status is for main."""
+    if TRANSPORT != 'ring':
+        return run_all(functions, seconds)
+    if not os.path.exists(ENABLE_URING):
+        print('1..0 # SKIP the kernel has no FUSE over io_uring')
+        return 0
+    with uring_enabled():
+        return run_all(functions, seconds)
+
+
+def run_all(functions, seconds):
     if os.geteuid() != 0:
         print('1..0 # SKIP only root can mount and change owners')
         return 0

@@ -88,7 +88,8 @@ def test_waiting_stops_nobody(store):
     """with hundreds of requests waiting for one image, everything else goes on"""
     write_file(store.host('a.img'), noise(65536))
     tool = store.hold('a.img')
-    waiting = [start(lambda: read_file(store.path('a.img'))) for i in range(200)]
+    # A place in a ring is kept while a request waits; the daemon lets no more wait than leaves some.
+    waiting = [start(lambda: read_file(store.path('a.img'))) for i in range(100 if TRANSPORT == 'ring' else 200)]
     time.sleep(0.3)
     begin = time.monotonic()
     write_file(store.path('other'), b'x' * 100000)

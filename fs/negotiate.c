@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "fs/operations.h"
+#include "fs/negotiate.h"
 
-#include "fs/log.h"
-#include "fs/store.h"
-
-#include <syslog.h>
-
-#define REQUEST_SIZE_MAX    (1u << 20) /* bytes of one read or write */
-#define BACKGROUND_REQUESTS 128        /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
+#define BACKGROUND_REQUESTS 128 /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
 
 static void want(struct fuse_conn_info *connection, uint32_t feature, bool wanted)
 {
@@ -27,7 +21,7 @@ static void want(struct fuse_conn_info *connection, uint32_t feature, bool wante
 }
 
 /* Each feature is asked for here; the handlers cope where it was refused. */
-static void negotiate(void *unused, struct fuse_conn_info *connection)
+void negotiate(void *unused, struct fuse_conn_info *connection)
 {
 	want(connection, FUSE_CAP_ASYNC_READ, true);
 	want(connection, FUSE_CAP_ASYNC_DIO, true);
@@ -60,41 +54,3 @@ static void negotiate(void *unused, struct fuse_conn_info *connection)
 	connection->max_background = BACKGROUND_REQUESTS;
 	connection->congestion_threshold = BACKGROUND_REQUESTS / 4 * 3;
 }
-
-const struct fuse_lowlevel_ops operations = {
-        .init = negotiate,
-        .lookup = fs_lookup,
-        .forget = fs_forget,
-        .forget_multi = fs_forget_multi,
-        .getattr = fs_getattr,
-        .setattr = fs_setattr,
-        .readlink = fs_readlink,
-        .mknod = fs_mknod,
-        .mkdir = fs_mkdir,
-        .unlink = fs_unlink,
-        .rmdir = fs_rmdir,
-        .symlink = fs_symlink,
-        .rename = fs_rename,
-        .link = fs_link,
-        .open = fs_open,
-        .read = fs_read,
-        .write = fs_write,
-        .flush = fs_flush,
-        .release = fs_release,
-        .fsync = fs_fsync,
-        .opendir = fs_opendir,
-        .readdir = fs_readdir,
-        .readdirplus = fs_readdirplus,
-        .releasedir = fs_releasedir,
-        .fsyncdir = fs_fsyncdir,
-        .statfs = fs_statfs,
-        .setxattr = fs_setxattr,
-        .getxattr = fs_getxattr,
-        .listxattr = fs_listxattr,
-        .removexattr = fs_removexattr,
-        .access = fs_access,
-        .create = fs_create,
-        .fallocate = fs_fallocate,
-        .copy_file_range = fs_copy_file_range,
-        .lseek = fs_lseek,
-};

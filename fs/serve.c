@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * With rings, the loop is not libfuse's: that one tears the rings down while workers may still have requests of theirs
+ * to answer. Ours leaves them to the end of the process, as it does with whatever threads it has. What is still coming
+ * in after a signal is left unanswered; the kernel gives it up when the process ends.
+ */
+#include "fs/serve.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include "fs/dispatch.h"
+#include "fs/log.h"
+#include "fs/negotiate.h"
+#include "fs/waiting.h"
+#include "fs/workers.h"
+
+#ifdef ZCFS_FUSE_RINGS
+#include <liburing.h>
+#endif
+
+#define KERNEL_SWITCH "/sys/module/fuse/parameters/enable_uring"
+
+/* Threads that read /dev/fuse beside the rings. Only the first request, interrupts and the like come by it. */
+#define CHANNEL_THREADS 4
+
+/* ---- which transport ---- */
+
+static unsigned int default_depth(void)
+{
+	unsigned int depth = RING_MEMORY_MAX / REQUEST_SIZE_MAX / (unsigned int)get_nprocs_conf();
+
+	return depth < RING_DEPTH_MIN ? RING_DEPTH_MIN : depth > RING_DEPTH_MAX ? RING_DEPTH_MAX : depth;
+}
+
+#ifdef ZCFS_FUSE_RINGS
+static bool kernel_offers(void)
+{
+	FILE *file = fopen(KERNEL_SWITCH, "re");
+	int first = file ? fgetc(file) : 'N';
+
+	if (file)
+		fclose(file);
+	return first == 'Y' || first == '1';
+}
+
+/* As libfuse will; it may be forbidden by a sysctl or a filter of system calls. */
+static int try_ring(void)
+{
+	struct io_uring ring;
+	int ret = io_uring_queue_init(1, &ring, IORING_SETUP_SQE128);
+
+	if (ret == 0)
+		io_uring_queue_exit(&ring);
+	return ret;
+}
+
+/* NULL, or why there can be no rings. */
+static const char *obstacle(void)
+{
+	if (!kernel_offers())
+		return "switched off in this kernel (as root: echo 1 >" KERNEL_SWITCH ")";
+	if (try_ring() < 0)
+		return "io_uring is not permitted here (sysctl kernel.io_uring_disabled)";
+	return NULL;
+}
+#else
+static const char *obstacle(void)
+{
+	return "not built in";
+}
+#endif
+
+bool serve_choose_transport(struct options *options)
+{
+	const char *why_not = options->rings == RINGS_NO ? "not wanted" : obstacle();
+	char argument[64];
+
+	/* libfuse would listen to these behind our back. */
+	unsetenv("FUSE_URING_ENABLE");
+	unsetenv("FUSE_URING_QUEUE_DEPTH");
+	if (why_not && options->rings == RINGS_YES) {
+		fprintf(stderr, "zcfs: FUSE over io_uring: %s\n", why_not);
+		return false;
+	}
+	if (why_not && options->rings == RINGS_AUTO)
+		log_message(LOG_INFO, "FUSE over io_uring: %s; going on without", why_not);
+	if (why_not) {
+		options->ring_depth = 0;
+		return true;
+	}
+	if (options->ring_depth == 0)
+		options->ring_depth = default_depth();
+	snprintf(argument, sizeof(argument), "-oio_uring,io_uring_q_depth=%u", options->ring_depth);
+	if (fuse_opt_add_arg(&options->session, argument) == 0)
+		return true;
+	fprintf(stderr, "zcfs: out of memory\n");
+	return false;
+}
+
+/* ---- the loop for rings ---- */
+
+static sem_t ended;
+
+static void end(int signal_number)
+{
+	sem_post(&ended);
+}
+
+static void *serve_channel(void *argument)
+{
+	struct fuse_session *session = argument;
+	struct fuse_buf buffer = {.mem = NULL};
+	int ret = 1;
+
+	while (ret > 0 || ret == -EINTR) {
+		ret = fuse_session_receive_buf(session, &buffer);
+		if (ret > 0)
+			fuse_session_process_buf(session, &buffer);
+	}
+	free(buffer.mem);
+	sem_post(&ended);
+	return NULL;
+}
+
+static int start_channels(struct fuse_session *session)
+{
+	pthread_t thread;
+	int ret = 0;
+
+	for (int i = 0; i < CHANNEL_THREADS && ret == 0; i++) {
+		ret = pthread_create(&thread, NULL, serve_channel, session);
+		if (ret == 0)
+			pthread_detach(thread);
+	}
+	return -ret;
+}
+
+static int catch_signals(void)
+{
+	static const int signals[] = {SIGHUP, SIGINT, SIGTERM};
+	struct sigaction action = {.sa_handler = end, .sa_flags = SA_RESTART};
+
+	sem_init(&ended, 0, 0);
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		if (sigaction(signals[i], &action, NULL) < 0)
+			return -errno;
+	return 0;
+}
+
+static int serve_rings(struct fuse_session *session, const struct options *options)
+{
+	int ret;
+
+	dispatch_init(options->ring_depth);
+	workers_start(options->max_threads);
+	ret = start_channels(session);
+	if (ret < 0)
+		log_message(LOG_ERR, "cannot start a thread: %s", strerror(-ret));
+	else
+		while (sem_wait(&ended) < 0 && errno == EINTR)
+			;
+	fuse_session_unmount(session);
+	waiting_stop();
+	workers_stop();
+	return ret;
+}
+
+/* ---- the loop for /dev/fuse ---- */
+
+static int serve_device(struct fuse_session *session, const struct options *options)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	int ret;
+
+	if (!config)
+		return -ENOMEM;
+	fuse_loop_cfg_set_clone_fd(config, !options->no_clone_fd);
+	fuse_loop_cfg_set_max_threads(config, options->max_threads);
+	fuse_loop_cfg_set_idle_threads(config, options->max_idle_threads);
+	ret = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	fuse_session_unmount(session);
+	waiting_stop();
+	fuse_remove_signal_handlers(session);
+	fuse_session_destroy(session);
+	return ret;
+}
+
+int serve_prepare(struct fuse_session *session, const struct options *options)
+{
+	if (options->ring_depth > 0)
+		return catch_signals();
+	return fuse_set_signal_handlers(session) == 0 ? 0 : -EINVAL;
+}
+
+int serve(struct fuse_session *session, const struct options *options)
+{
+	int ret = options->ring_depth > 0 ? serve_rings(session, options) : serve_device(session, options);
+
+	/* A positive value is the signal that ended the loop. */
+	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * serve: the transport of requests, /dev/fuse or FUSE over io_uring, and the loop that takes them.
+ */
+#ifndef ZCFS_SERVE_H
+#define ZCFS_SERVE_H
+
+#include <stdbool.h>
+
+#include "fs/options.h"
+
+/* How many requests a ring holds. Each processor has a ring. The memory for the data of one request, 1 MiB, is only
+ * there once it was needed; all rings together may need RING_MEMORY_MAX at most, unless RING_DEPTH_MIN is more. */
+#define RING_DEPTH_MIN  8u
+#define RING_DEPTH_MAX  128u
+#define RING_MEMORY_MAX (1024u << 20) /* bytes */
+
+/* Decides between rings and /dev/fuse, as options and kernel allow, and tells libfuse by its arguments. Before the
+ * session is made. False: rings were demanded but cannot be had, and it was said why. */
+bool serve_choose_transport(struct options *options);
+
+/* Catches the signals that end the daemon; before the mount is made. 0 or -errno. */
+int serve_prepare(struct fuse_session *session, const struct options *options);
+
+/* Takes requests until the mount is gone or a signal says so, and unmounts. Returns the exit status; the session must
+ * not be used any more, and the process should end, as threads of libfuse may still be waiting in it. */
+int serve(struct fuse_session *session, const struct options *options);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * workers: threads for what a ring's handler must not wait for. Where requests come by /dev/fuse none is ever started.
+ */
+#ifndef ZCFS_WORKERS_H
+#define ZCFS_WORKERS_H
+
+#include <stdbool.h>
+
+struct job {
+	void (*run)(struct job *self); /* answers its request and frees itself */
+	struct job *next;
+};
+
+/* At most count threads at a time. After the last fork. */
+void workers_start(unsigned int count);
+
+/* Runs the job in one of the threads, soon. Any thread. False: the daemon is ending, or no thread can be had; the job
+ * is still the caller's. */
+bool workers_run(struct job *job);
+
+/* Waits until all jobs that were taken are done; takes no more. */
+void workers_stop(void);
+
+#endif
