@@ -134,6 +134,9 @@ static void dispatch(const struct call *args)
 		fuse_reply_err(args->req, ENOTCONN); /* the daemon is ending */
 }
 
+/* Answered without a disk, most probably: what it takes is in the host's cache. */
+#define QUICK .deferred.job.quick = true
+
 /* HANDLER(name, (parameters), (arguments as they are in a call), .field = parameter, ...) */
 #define HANDLER(operation, parameters, arguments, ...)                                                                 \
 	static void call_##operation(const struct call *c)                                                             \
@@ -145,12 +148,13 @@ static void dispatch(const struct call *args)
 		dispatch(&(struct call){.handler = call_##operation, .req = req, .number = number, __VA_ARGS__});      \
 	}
 
-HANDLER(lookup, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
+HANDLER(lookup, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name,
+        QUICK)
 HANDLER(getattr, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info)
+        .info = info, QUICK)
 HANDLER(setattr, (fuse_req_t req, fuse_ino_t number, struct stat *attributes, int to_set, struct fuse_file_info *info),
         (c->req, c->number, c->attributes, c->value, c->info), .attributes = attributes, .value = to_set, .info = info)
-HANDLER(readlink, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), .name = NULL)
+HANDLER(readlink, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), QUICK)
 HANDLER(mknod, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode, dev_t rdev),
         (c->req, c->number, c->name, c->mode, c->rdev), .name = name, .mode = mode, .rdev = rdev)
 HANDLER(mkdir, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode),
@@ -171,7 +175,7 @@ HANDLER(open, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), 
 HANDLER(create, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode, struct fuse_file_info *info),
         (c->req, c->number, c->name, c->mode, c->info), .name = name, .mode = mode, .info = info)
 HANDLER(release, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info)
+        .info = info, QUICK)
 HANDLER(fsync, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info),
         (c->req, c->number, c->value, c->info), .value = data_only, .info = info)
 HANDLER(fallocate, (fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t length, struct fuse_file_info *info),
@@ -186,24 +190,24 @@ HANDLER(copy_file_range,
         .off = off, .info = info, .other_number = to, .other_off = to_off, .other_info = to_info, .size = length,
         .value = flags)
 HANDLER(opendir, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info)
+        .info = info, QUICK)
 HANDLER(readdir, (fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info),
-        (c->req, c->number, c->size, c->off, c->info), .size = size, .off = off, .info = info)
+        (c->req, c->number, c->size, c->off, c->info), .size = size, .off = off, .info = info, QUICK)
 HANDLER(readdirplus, (fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info),
-        (c->req, c->number, c->size, c->off, c->info), .size = size, .off = off, .info = info)
+        (c->req, c->number, c->size, c->off, c->info), .size = size, .off = off, .info = info, QUICK)
 HANDLER(releasedir, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info)
+        .info = info, QUICK)
 HANDLER(fsyncdir, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info),
         (c->req, c->number, c->value, c->info), .value = data_only, .info = info)
-HANDLER(statfs, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), .name = NULL)
+HANDLER(statfs, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), QUICK)
 HANDLER(setxattr, (fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags),
         (c->req, c->number, c->name, c->other_name, c->size, c->value), .name = name, .other_name = value, .size = size,
         .value = flags)
 HANDLER(getxattr, (fuse_req_t req, fuse_ino_t number, const char *name, size_t size),
-        (c->req, c->number, c->name, c->size), .name = name, .size = size)
+        (c->req, c->number, c->name, c->size), .name = name, .size = size, QUICK)
 HANDLER(listxattr, (fuse_req_t req, fuse_ino_t number, size_t size), (c->req, c->number, c->size), .size = size)
 HANDLER(removexattr, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
-HANDLER(access, (fuse_req_t req, fuse_ino_t number, int mask), (c->req, c->number, c->value), .value = mask)
+HANDLER(access, (fuse_req_t req, fuse_ino_t number, int mask), (c->req, c->number, c->value), .value = mask, QUICK)
 
 /* Forgetting never comes by a ring. Reads and writes, and close(), which waits for nothing, see to themselves. */
 const struct fuse_lowlevel_ops operations = {

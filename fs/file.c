@@ -404,6 +404,7 @@ static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *i
 		return NULL;
 	*call = (struct data_call){
 	        .waiting = {.req = req, .attempt = write_attempt, .release = data_call_release},
+	        .deferred.job.quick = !(info->flags & O_DSYNC), /* into the host's cache */
 	        .image = image_of(info),
 	        .buffer = (const uint8_t *)buffer,
 	        .size = size,

@@ -3,8 +3,7 @@
  * host_file: reading and writing the data file of an image, now or not at all.
  *
  * A ring's thread must not wait for a disk. Whether it would have to, the file system is asked with each call
- * (RWF_NOWAIT). Those that cannot answer that for writes into the page cache (ext4) hardly ever make one wait: for them
- * it is tried and timed, and who was slow once is given some time to recover.
+ * (RWF_NOWAIT). Of one that cannot say so (ext4 of writes, for example) it is assumed.
  */
 #ifndef ZCFS_HOST_FILE_H
 #define ZCFS_HOST_FILE_H
@@ -18,7 +17,6 @@ struct host_file {
 	bool in_memory;          /* tmpfs: nothing ever waits */
 	atomic_bool blind_reads; /* RWF_NOWAIT is not understood */
 	atomic_bool blind_writes;
-	atomic_int_fast64_t slow_until; /* CLOCK_MONOTONIC, ns: until then writes are not tried */
 };
 
 void host_file_init(struct host_file *file, int fd);

@@ -7,21 +7,71 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#define STALL_MS 1
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t arrived = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t watch_wanted = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t all_done = PTHREAD_COND_INITIALIZER;
 
 /* under lock */
 static struct job *first, **last = &first;
 static unsigned int queued, idle, threads, threads_max;
-static bool stopped = true;
+static unsigned int on_quick_jobs; /* threads that will be done soon, as far as is known */
+static uint64_t stalls, taken_jobs;
+static bool stopped = true, watching;
+
+static struct job *take(void)
+{
+	struct job *job = first;
+
+	first = job->next;
+	if (!first)
+		last = &first;
+	queued--;
+	taken_jobs++;
+	return job;
+}
+
+/* Signals are for the main thread. */
+static bool start_thread(void *(*run)(void *))
+{
+	sigset_t all, before;
+	pthread_t thread;
+	int ret;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = pthread_create(&thread, NULL, run, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (ret != 0)
+		return false;
+	pthread_detach(thread);
+	return true;
+}
+
+static void *work(void *unused);
+
+/* One more thread to look at the queue. */
+static void wake_one(void)
+{
+	if (queued > idle && threads < threads_max && start_thread(work))
+		threads++;
+	else
+		pthread_cond_signal(&arrived);
+}
 
 static void *work(void *unused)
 {
 	pthread_mutex_lock(&lock);
 	for (;;) {
 		struct job *job;
+		uint64_t era;
+		bool quick;
 
 		while (!first) {
 			idle++;
@@ -30,41 +80,51 @@ static void *work(void *unused)
 			pthread_cond_wait(&arrived, &lock);
 			idle--;
 		}
-		job = first;
-		first = job->next;
-		if (!first)
-			last = &first;
-		queued--;
+		job = take();
+		quick = job->quick;
+		era = stalls;
+		on_quick_jobs += quick;
+		if (!quick && first)
+			wake_one();
 		pthread_mutex_unlock(&lock);
 		job->run(job);
 		pthread_mutex_lock(&lock);
+		if (quick && era == stalls)
+			on_quick_jobs--;
 	}
 	return unused;
 }
 
-/* Signals are for the main thread. */
-static bool start_thread(void)
+/* Sees to it that no job waits long behind one that was not quick after all. */
+static void *watch(void *unused)
 {
-	sigset_t all, before;
-	pthread_t thread;
-	int ret;
+	pthread_mutex_lock(&lock);
+	for (;;) {
+		uint64_t before = taken_jobs;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(&thread, NULL, work, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (ret != 0)
-		return false;
-	pthread_detach(thread);
-	threads++;
-	return true;
+		watching = first;
+		if (!watching) {
+			pthread_cond_wait(&watch_wanted, &lock);
+			continue;
+		}
+		pthread_mutex_unlock(&lock);
+		nanosleep(&(struct timespec){.tv_nsec = STALL_MS * 1000000L}, NULL);
+		pthread_mutex_lock(&lock);
+		if (first && taken_jobs == before) {
+			stalls++;
+			on_quick_jobs = 0;
+			wake_one();
+		}
+	}
+	return unused;
 }
 
 void workers_start(unsigned int count)
 {
 	pthread_mutex_lock(&lock);
 	threads_max = count;
-	stopped = false;
+	threads = start_thread(work);
+	stopped = threads == 0 || !start_thread(watch);
 	pthread_mutex_unlock(&lock);
 }
 
@@ -73,14 +133,16 @@ bool workers_run(struct job *job)
 	bool taken;
 
 	pthread_mutex_lock(&lock);
-	/* Without a new thread, those that there are will come to it. */
-	taken = !stopped && (queued < idle || (threads < threads_max && start_thread()) || threads > 0);
+	taken = !stopped;
 	if (taken) {
 		job->next = NULL;
 		*last = job;
 		last = &job->next;
 		queued++;
-		pthread_cond_signal(&arrived);
+		if (!job->quick || on_quick_jobs == 0)
+			wake_one();
+		else if (!watching)
+			pthread_cond_signal(&watch_wanted);
 	}
 	pthread_mutex_unlock(&lock);
 	return taken;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * workers: threads for what a ring's handler must not wait for. Where requests come by /dev/fuse none is ever started.
+ *
+ * Most jobs wait for something, and each gets a thread at once. Some only might, if things are bad, and usually take less
+ * time than it takes to wake a thread: these are done one after another by one thread that is awake anyway, as long as it
+ * gets on; when it has not for a millisecond, others come to help.
  */
 #ifndef ZCFS_WORKERS_H
 #define ZCFS_WORKERS_H
@@ -9,6 +13,7 @@
 
 struct job {
 	void (*run)(struct job *self); /* answers its request and frees itself */
+	bool quick; /* most probably */
 	struct job *next;
 };
 
