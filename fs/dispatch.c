@@ -204,7 +204,7 @@ HANDLER(setxattr, (fuse_req_t req, fuse_ino_t number, const char *name, const ch
         (c->req, c->number, c->name, c->other_name, c->size, c->value), .name = name, .other_name = value, .size = size,
         .value = flags)
 HANDLER(getxattr, (fuse_req_t req, fuse_ino_t number, const char *name, size_t size),
-        (c->req, c->number, c->name, c->size), .name = name, .size = size, QUICK)
+        (c->req, c->number, c->name, c->size), .name = name, .size = size)
 HANDLER(listxattr, (fuse_req_t req, fuse_ino_t number, size_t size), (c->req, c->number, c->size), .size = size)
 HANDLER(removexattr, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
 HANDLER(access, (fuse_req_t req, fuse_ino_t number, int mask), (c->req, c->number, c->value), .value = mask, QUICK)
