@@ -20,6 +20,11 @@ struct rows {
 	bool good;
 };
 
+static void cleanup_rows(struct rows *rows)
+{
+	free(rows->extents);
+}
+
 #define ROW_FAULT(rows, ...)                                                                                           \
 	do {                                                                                                           \
 		(rows)->good = false;                                                                                  \
@@ -153,13 +158,12 @@ static int make_map(struct map_db *db, const char *table, uint64_t size, struct 
 int check_extents(struct check *check, struct map_db *db, const char *table, enum finding_kind kind, uint64_t size,
                   struct image_map **map)
 {
-	struct rows rows = {.check = check,
-	                    .kind = kind,
-	                    .weight = kind == FINDING_UNDO ? REPAIRABLE : FAULT,
-	                    .table = table,
-	                    .good = true};
+	__attribute__((cleanup(cleanup_rows))) struct rows rows = {.check = check,
+	                                                           .kind = kind,
+	                                                           .weight = kind == FINDING_UNDO ? REPAIRABLE : FAULT,
+	                                                           .table = table,
+	                                                           .good = true};
 	int rc = read_rows(&rows, db);
-	cleanup_free struct extent *extents = rows.extents;
 
 	if (rc < 0)
 		return rc;

@@ -21,22 +21,22 @@
  * Where the file system cannot tell, it has no such thing. */
 static bool shares_blocks(int fd)
 {
-	struct {
-		struct fiemap head;
-		struct fiemap_extent extents[EXTENTS_ASKED];
-	} map = {.head = {.fm_length = FIEMAP_MAX_OFFSET, .fm_extent_count = EXTENTS_ASKED}};
+	_Alignas(struct fiemap) char buffer[sizeof(struct fiemap) + EXTENTS_ASKED * sizeof(struct fiemap_extent)] = {0};
+	struct fiemap *map = (struct fiemap *)buffer;
 
+	map->fm_length = FIEMAP_MAX_OFFSET;
+	map->fm_extent_count = EXTENTS_ASKED;
 	for (;;) {
-		if (ioctl(fd, FS_IOC_FIEMAP, &map.head) < 0 || map.head.fm_mapped_extents == 0)
+		if (ioctl(fd, FS_IOC_FIEMAP, map) < 0 || map->fm_mapped_extents == 0)
 			return false;
-		for (uint32_t i = 0; i < map.head.fm_mapped_extents; i++) {
-			if (map.extents[i].fe_flags & FIEMAP_EXTENT_SHARED)
+		for (uint32_t i = 0; i < map->fm_mapped_extents; i++) {
+			if (map->fm_extents[i].fe_flags & FIEMAP_EXTENT_SHARED)
 				return true;
 		}
-		const struct fiemap_extent *last = &map.extents[map.head.fm_mapped_extents - 1];
+		const struct fiemap_extent *last = &map->fm_extents[map->fm_mapped_extents - 1];
 		if (last->fe_flags & FIEMAP_EXTENT_LAST)
 			return false;
-		map.head.fm_start = last->fe_logical + last->fe_length;
+		map->fm_start = last->fe_logical + last->fe_length;
 	}
 }
 
