@@ -258,25 +258,38 @@ static bool range_inside(uint64_t off, uint64_t length, uint64_t size)
 	return length > 0 && off <= size && length <= size - off;
 }
 
-static int compare_old_off(const void *a, const void *b)
+/* The order of the moves by the offsets that they come from. -EINVAL if two of them come from the same bytes. */
+static int order_by_old(const struct map_move *moves, size_t count, uint32_t *order)
 {
-	const struct map_move *x = *(const struct map_move *const *)a, *y = *(const struct map_move *const *)b;
+	uint64_t sum = 0;
+	cleanup_free struct map_entry *entries = malloc((count + 1) * sizeof *entries);
 
-	return x->old_off < y->old_off ? -1 : x->old_off > y->old_off;
+	if (!entries || count > IMAGE_MAP_COUNT_MAX)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++) {
+		if (!aligned(moves[i].old_off))
+			return -EINVAL;
+		entries[i] = (struct map_entry){.guest_off = sum, .host_off = moves[i].old_off};
+		sum += moves[i].length;
+	}
+	entries[count] = (struct map_entry){.guest_off = sum};
+	int rc = host_order(entries, count, order);
+	return rc == -EUCLEAN ? -EINVAL : rc;
 }
 
-/* One of the two sides of a list of moves, as maximal ranges: advances *i and returns the next range's bounds. */
-static bool next_range(const struct map_move *const *moves, size_t count, bool old_side, size_t *i, uint64_t *start,
-                       uint64_t *end)
+/* One of the two sides of a list of moves, as maximal ranges: advances *i and returns the next range's bounds. Without
+ * an order it is the new side, which the moves are sorted by. */
+static bool next_range(const struct map_move *moves, size_t count, const uint32_t *old_order, size_t *i,
+                       uint64_t *start, uint64_t *end)
 {
 	if (*i == count)
 		return false;
-	*start = old_side ? moves[*i]->old_off : moves[*i]->new_off;
-	*end = *start;
+	*start = *end = old_order ? moves[old_order[*i]].old_off : moves[*i].new_off;
 	for (; *i < count; ++*i) {
-		if ((old_side ? moves[*i]->old_off : moves[*i]->new_off) != *end)
+		const struct map_move *move = &moves[old_order ? old_order[*i] : *i];
+		if ((old_order ? move->old_off : move->new_off) != *end)
 			break;
-		*end += moves[*i]->length;
+		*end += move->length;
 	}
 	return true;
 }
@@ -285,26 +298,24 @@ static bool next_range(const struct map_move *const *moves, size_t count, bool o
 static int check_bijection(const struct map_move *moves, size_t count, uint64_t size)
 {
 	uint64_t end = 0;
-	cleanup_free const struct map_move **by_new = malloc((count + 1) * sizeof *by_new);
-	cleanup_free const struct map_move **by_old = malloc((count + 1) * sizeof *by_old);
+	cleanup_free uint32_t *old_order = malloc((count + 1) * sizeof *old_order);
 
-	if (!by_new || !by_old)
+	if (!old_order)
 		return -ENOMEM;
 	for (size_t i = 0; i < count; i++) {
 		if (!range_inside(moves[i].new_off, moves[i].length, size) ||
 		    !range_inside(moves[i].old_off, moves[i].length, size) || moves[i].new_off < end)
 			return -EINVAL;
 		end = moves[i].new_off + moves[i].length;
-		by_new[i] = by_old[i] = &moves[i];
 	}
-	qsort(by_old, count, sizeof *by_old, compare_old_off);
+	int rc = order_by_old(moves, count, old_order);
+	if (rc < 0)
+		return rc;
 
-	/* An overlap among the old ranges makes their maximal ranges differ from the new ones, because it ends a range
-	 * early and starts another one inside it. */
 	for (size_t i = 0, j = 0;;) {
 		uint64_t new_start = 0, new_end = 0, old_start = 0, old_end = 0;
-		bool more_new = next_range(by_new, count, false, &i, &new_start, &new_end);
-		bool more_old = next_range(by_old, count, true, &j, &old_start, &old_end);
+		bool more_new = next_range(moves, count, NULL, &i, &new_start, &new_end);
+		bool more_old = next_range(moves, count, old_order, &j, &old_start, &old_end);
 
 		if (more_new != more_old || new_start != old_start || new_end != old_end)
 			return -EINVAL;
