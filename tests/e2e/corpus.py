@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every promise of a pass for one case of the golden corpus, which the argument names: on the image in a store that is not
-mounted, and through the mount."""
+mounted, and through the mount. The cases that only make-corpus --big makes take minutes each: tests/run does without them."""
 import os
 import sys
 

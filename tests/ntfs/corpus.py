@@ -67,6 +67,10 @@ class Maker:
         run(tool('ntfs-populate'), '--quiet', *options, volume)
         return volume
 
+    def odd(self, volume, *options):
+        run(tool('ntfs-odd'), *options, volume)
+        return volume
+
     def everything(self, volume, scale=1, *options):
         """Files of all kinds; scale makes more or fewer of them."""
         count = lambda number: str(max(1, int(number * scale)))
