@@ -9,8 +9,7 @@
     hp-*-wt      the same with --nocache, so without the kernel's write-back cache: buffered writes go through, as with zcfs
     hp-pass      passthrough_hp with kernel passthrough
     zcfs-plain   zcfs as it comes, a plain image
-    zcfs-nopass  a plain image without kernel passthrough
-    zcfs-1       a bundle of one extent, without kernel passthrough; zcfs-1-clone: without io_uring, too
+    zcfs-1       a bundle of one extent; zcfs-1-clone: without io_uring
     zcfs-10k     bundles of 10,000, 100,000 and a million extents
     zcfs-100k
     zcfs-1M
@@ -81,13 +80,12 @@ class Peers:
             self.hp('hp-clone-wt', '--nopassthrough', '--clone-fd', '--nocache'),
             self.hp('hp-uring-wt', '--nopassthrough', '-o', 'io_uring', '--nocache'),
             self.hp('hp-pass'),
-            self.plain('zcfs-plain', '-o', 'io_uring'),
-            self.plain('zcfs-nopass', '-o', 'io_uring'),
-            self.bundle('zcfs-1', 1, '-o', 'io_uring'),
-            self.bundle('zcfs-1-clone', 1),
-            self.bundle('zcfs-10k', 10_000, '-o', 'io_uring'),
-            self.bundle('zcfs-100k', 100_000, '-o', 'io_uring'),
-            self.bundle('zcfs-1M', 1_000_000, '-o', 'io_uring'),
+            self.plain('zcfs-plain'),
+            self.bundle('zcfs-1', 1),
+            self.bundle('zcfs-1-clone', 1, '-o', 'io_uring=no'),
+            self.bundle('zcfs-10k', 10_000),
+            self.bundle('zcfs-100k', 100_000),
+            self.bundle('zcfs-1M', 1_000_000),
             Peer('pread-loop', self.raw, pieces=1_000_000),
         ]
 
