@@ -262,13 +262,21 @@ static int catalog_has_snapshots(struct view *view, uint64_t off)
 	return 0;
 }
 
+/* The header names the volume and the one that holds its shadow copies; zeros name none. */
+static bool stored_elsewhere(const uint8_t *header)
+{
+	static const uint8_t none[16];
+	const uint8_t *volume = header + 64, *storage = header + 80;
+	return memcmp(volume, none, 16) != 0 && memcmp(storage, none, 16) != 0 && memcmp(volume, storage, 16) != 0;
+}
+
 static int check_shadows(struct view *view, struct volume_report *report)
 {
 	uint8_t header[512];
 	int r = view_read(view, header, sizeof(header), VSS_HEADER_OFF);
 	if (r < 0 || memcmp(header, vss_guid, sizeof(vss_guid)) != 0)
 		return r;
-	r = catalog_has_snapshots(view, u64_at(header + 48));
+	r = stored_elsewhere(header) ? 1 : catalog_has_snapshots(view, u64_at(header + 48));
 	if (r == 1)
 		report_result(report, VOLUME_REFUSED, REMEDY_SHADOWS,
 		              "the volume has shadow copies (restore points), which refer to places on the volume");

@@ -120,7 +120,7 @@ static bool is_one_of(const char *text, const char *const *names, size_t count)
 
 /* A file in the root directory that a boot loader is known to look for, or that is marked like one (hidden and system),
  * as block-list loaders' files are. What Windows itself opens by path does not count. */
-static bool is_boot_file(const FILE_NAME_ATTR *name)
+static bool is_boot_file(const FILE_NAME_ATTR *name, uint32_t file_attributes)
 {
 	static const char *const known[] = {"bootmgr",      "ntldr",        "ntdetect.com", "boot.ini",
 	                                    "bootsect.dos", "bootsect.bak", "bootfont.bin", "grldr",
@@ -134,7 +134,7 @@ static bool is_boot_file(const FILE_NAME_ATTR *name)
 	             sizeof(text));
 	if (is_one_of(text, known, sizeof(known) / sizeof(*known)))
 		return true;
-	return (le32_to_cpu(name->file_attributes) & hidden_system) == hidden_system &&
+	return (file_attributes & hidden_system) == hidden_system &&
 	       !is_one_of(text, by_path, sizeof(by_path) / sizeof(*by_path));
 }
 
@@ -323,6 +323,20 @@ static int scan_attributes(struct scan *s, uint64_t number, uint64_t base, uint8
 	return 0;
 }
 
+/* Those in $FILE_NAME are as old as the name. */
+static uint32_t file_attributes(uint8_t *record)
+{
+	const size_t end = offsetof(STANDARD_INFORMATION, file_attributes) + sizeof(le32);
+	record_for_each(attr, record)
+	{
+		const STANDARD_INFORMATION *information = (const STANDARD_INFORMATION *)attr_value(attr);
+		if (attr->type == AT_STANDARD_INFORMATION && !attr->non_resident &&
+		    le32_to_cpu(attr->value_length) >= end)
+			return le32_to_cpu(information->file_attributes);
+	}
+	return 0;
+}
+
 static int note_names(struct scan *s, uint64_t number, uint8_t *record)
 {
 	const FILE_NAME_ATTR *name = record_file_name(record);
@@ -330,7 +344,7 @@ static int note_names(struct scan *s, uint64_t number, uint8_t *record)
 		return 0;
 	if (s->kind[number] & RECORD_DIRECTORY)
 		return name_table_add(&s->names, (uint32_t)number, name);
-	if (number >= RESERVED_RECORDS && is_boot_file(name))
+	if (number >= RESERVED_RECORDS && is_boot_file(name, file_attributes(record)))
 		s->kind[number] |= RECORD_BOOT_FILE;
 	if (is_shadow_file(name))
 		s->kind[number] |= RECORD_SHADOWS;

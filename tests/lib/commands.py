@@ -51,6 +51,11 @@ def check_ntfs(view, off=0):
     return '' if done.returncode == 0 else done.stdout.decode(errors='replace') or f'status {done.returncode}'
 
 
+def lost_clusters(view, off=0):
+    """Clusters that are marked as used and nobody's, as the checker says it of each run of them."""
+    return [line for line in run(NTFS_CHECK, '--offset', str(off), view).splitlines() if 'lost-clusters' in line]
+
+
 def read_runs(view, off):
     """(record, type, name), vcn, lcn, clusters of every run, as the independent checker reads them; LCN -1 is a hole."""
     for line in run(NTFS_CHECK, '--offset', str(off), '--extents', view).splitlines():

@@ -6,7 +6,7 @@ import os
 import shutil
 import struct
 
-from commands import attribute_holes, attribute_runs, check_ntfs, defrag_report
+from commands import attribute_holes, attribute_runs, check_ntfs, defrag_report, lost_clusters
 from guest import hash_files_through_driver, hash_files_through_sleuthkit, run
 from host import changed_ranges, data_path, differing_ranges, digest, outside, read_extents, state_of, write_view
 from tap import equal, holds
@@ -59,6 +59,7 @@ class Volume:
         self.findings = check_ntfs(view, off)
         self.runs = attribute_runs(view, off)
         self.holes = attribute_holes(view, off)
+        self.lost = '' if self.findings else lost_clusters(view, off)
         self.unmoved = everything_but_places(view, off)
         self.mapping = actual_mapping(self.runs, extents, off, cluster_size(view, off))
         alone = os.path.join(scratch, 'volume')
@@ -149,6 +150,7 @@ def prove_volumes(cases, name, report, before, after):
         what = f'{name}: volume {volume["number"]}'
         with cases.case(f'{what}: consistent afterwards'):
             equal(new.findings, old.findings, 'what ntfs-check finds')
+            equal(new.lost, old.lost, 'clusters that are marked and nobody\'s')
         with cases.case(f'{what}: every cluster of every attribute at the host byte where it was'):
             prove_mapping(old.mapping, new.mapping)
         with cases.case(f'{what}: every hole at the cluster of its attribute where it was'):

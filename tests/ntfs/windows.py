@@ -420,6 +420,9 @@ def wear(volume, seed=3):
         record.save()
     index_sizes(builder)
     stale_mirror(builder)
+    if any(builder.is_free(lcn) for lcn in range(volume.clusters)):
+        builder.take(1)  # marked, and nobody's
+        builder.close()
 
 
 def worn_free_record(builder, record):
@@ -452,12 +455,13 @@ def old_sizes(builder, record):
 
 
 def lagging(builder, buffer, at):
-    """Times and sizes of a $FILE_NAME as they were when the file got that name, or at any time since."""
+    """Times, sizes and attributes of a $FILE_NAME as they were when the file got that name, or at any time since."""
     if builder.source.randrange(3) == 0:
         for field in range(8, 40, 8):
             put('Q', buffer, at + field, build.FILETIME - builder.source.randrange(1 << 40))
         put('Q', buffer, at + 40, builder.source.randrange(1 << 30))
         put('Q', buffer, at + 48, builder.source.randrange(1 << 30))
+        put('I', buffer, at + 56, get('I', buffer, at + 56) ^ 0x20)
 
 
 def index_sizes(builder):
