@@ -60,13 +60,14 @@ static uint64_t extended_start(const uint8_t *sector)
 	return 0;
 }
 
-/* Only follows the chain of EBR sectors to copy them; what they say is for libblkid to tell. */
+/* Only follows the chain of EBR sectors to copy them, one more than there may be; what they say is for libblkid to
+ * tell. */
 static int copy_extended(struct view *disk, int fd, uint32_t sector_size)
 {
 	uint8_t sector[512];
 	int r = view_read(disk, sector, sizeof(sector), 0);
 	uint64_t base = r < 0 ? 0 : extended_start(sector), at = base;
-	for (unsigned int links = 0; r == 0 && at && links < REPORT_VOLUMES_MAX; links++) {
+	for (unsigned int links = 0; r == 0 && at && links <= REPORT_VOLUMES_MAX; links++) {
 		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0)
 			break;
 		r = copy_range(disk, fd, at * sector_size, sector_size);
@@ -128,7 +129,10 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 	if (blkid_partition_is_extended(partition) || !length)
 		return;
 	struct volume_report *volume = add_volume(report, off, length, scheme);
-	if (volume && (off > disk->length || length > disk->length - off))
+	if (!volume)
+		refuse_disk(report, VOLUME_REFUSED, "more partitions than zcfs looks at, which is 256",
+		            "one that it did not look at might forbid the change of all; remove some");
+	else if (off > disk->length || length > disk->length - off)
 		report_result(volume, VOLUME_REFUSED, "check whether the image was cut short",
 		              "the partition reaches past the end of the image");
 }
