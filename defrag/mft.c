@@ -78,6 +78,34 @@ static uint32_t bytes_that_count(const uint8_t *record, uint32_t record_size)
 	return m->magic == magic_FILE && used > sizeof(*m) && used < record_size ? used : record_size;
 }
 
+/* Whether the volume's own record, as it is on disk, says so. */
+static bool marked_dirty(const uint8_t *first, uint32_t record_size)
+{
+	cleanup_free uint8_t *record = malloc(record_size);
+	if (!record)
+		return false;
+	memcpy(record, first + (size_t)FILE_Volume * record_size, record_size);
+	if (record_unprotect(record, record_size) < 0 || record_check(record, record_size) < 0)
+		return false;
+	record_for_each(attr, record)
+	{
+		const VOLUME_INFORMATION *info = (const VOLUME_INFORMATION *)attr_value(attr);
+		if (attr->type == AT_VOLUME_INFORMATION && !attr->non_resident &&
+		    le32_to_cpu(attr->value_length) >= sizeof(*info))
+			return info->flags & VOLUME_IS_DIRTY;
+	}
+	return false;
+}
+
+/* Linux's ntfs3 marks a volume as dirty in $MFT long before it does in the copy: no damage by itself. */
+static int report_difference(const uint8_t *first, uint32_t number, uint32_t record_size, struct volume_report *report)
+{
+	if (number != FILE_Volume || !marked_dirty(first, record_size))
+		return report_damage(report, "$MFTMirr does not match $MFT (record %u)", number);
+	report_result(report, VOLUME_REFUSED, REMEDY_CHKDSK, "the volume is marked dirty");
+	return 1;
+}
+
 static int check_mirror(struct scan *s, struct volume_report *report)
 {
 	const struct geometry *g = &s->geometry;
@@ -98,7 +126,7 @@ static int check_mirror(struct scan *s, struct volume_report *report)
 		return r;
 	for (uint32_t off = 0; off < size; off += g->record_size)
 		if (memcmp(first + off, mirror + off, bytes_that_count(first + off, g->record_size)) != 0)
-			return report_damage(report, "$MFTMirr does not match $MFT (record %u)", off / g->record_size);
+			return report_difference(first, off / g->record_size, g->record_size, report);
 	return 0;
 }
 

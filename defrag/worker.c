@@ -317,8 +317,8 @@ static int work_on_volume(struct worker *w, size_t index)
 	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
 		r = change_volume(w, s);
 	scan_free(s);
-	/* An analysis says both what was counted and what would forbid a pass. */
-	if (state != VOLUME_DONE && volume->result != VOLUME_DAMAGED)
+	/* An analysis says both what was counted and what would forbid a pass; what the scan has found goes before. */
+	if (state != VOLUME_DONE && r != 1)
 		volume->result = state;
 	enter_phase(w, PHASE_READ);
 	w->current = NULL;

@@ -4,23 +4,25 @@ defragmented, in a guest whose disks are images on a zcfs mount, all of them in 
 
   before    every file hashed through ntfs-3g and The Sleuth Kit; a pass over the image
   guest     ntfs3 mounts it and hashes every file; works on it (tests/guest/workload.py); hashes again, and again after remounting
+            it is switched off without unmounting one more volume
   after     the checker, ntfs-3g and The Sleuth Kit find what the guest should have left; --undo is refused; another pass over
-            what ntfs3 has fragmented keeps every promise (tests/lib/proof.py)
+            what ntfs3 has fragmented keeps every promise (tests/lib/proof.py); the volume that was not unmounted is refused
 
 An argument is another seed. ZCFS_GUEST_CASES names cases of make-corpus to take instead ("all": all but the ones for --big).
 With ZCFS_GUEST_CONTROL set, the guest does the same to copies of the images that no pass has changed: where such a control
 (NAME-0) fails too, zcfs is not to blame."""
+import hashlib
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 
 import linux_guest
-from commands import DONE, FAILED, MAKERS, ZCFS, check_ntfs, defrag, defrag_report, unmount_on_termination, workspace
-from guest import hash_files, hash_files_through_driver, hash_files_through_sleuthkit, ntfs_mounted, run
-from host import store_mounted
+from commands import DAMAGED, DONE, FAILED, MAKERS, REFUSED, ZCFS, check_ntfs, defrag, defrag_report, \
+    scattered_volume, unmount_on_termination, workspace
+from guest import hash_files_through_driver, hash_files_through_sleuthkit, ntfs_mounted, run
+from host import digest, store_mounted
 from proof import cut_out, done_volumes, prove_pass
 from tap import Cases, Skip, equal, holds
 from workload import NEW, NOISE, Workload
@@ -28,6 +30,7 @@ from workload import NEW, NOISE, Workload
 CASES = ['attribute-lists', 'compressed', 'sparse', 'mft', 'full-system', 'xp', 'cluster-64k', 'real-mixed']
 CONTROL = '-0'       # the suffix of what has never seen a pass
 SUFFIXES = ['', CONTROL] if os.environ.get('ZCFS_GUEST_CONTROL') else ['']
+LEFT = 'left-mounted'  # an image whose volume the guest still has mounted when it is switched off
 SEED = 1
 DISKS_PER_BOOT = 26  # slots of the emulated bus
 
@@ -50,7 +53,15 @@ while read -r name part; do
 	} >"/results/$name.output" 2>&1
 	umount /volume
 done </job/disks
-'''.replace('@CONTROL@', CONTROL)
+mkdir /left
+mount -t ntfs3 /dev/disk/@LEFT@ /left
+cp /job/noise /left
+sync
+echo 1 >/proc/sys/vm/dirty_expire_centisecs
+cp /job/job /left/later
+sleep 8
+(cd /left && exec sleep 99999) &
+'''.replace('@CONTROL@', CONTROL).replace('@LEFT@', LEFT)
 
 
 class Image:
@@ -166,6 +177,7 @@ def make_images(names, store, seed, scratch):
 
 def boot(images, mount):
     disks = {name: os.path.join(mount, name + '.img') for image in images for name in image.names()}
+    disks[LEFT] = os.path.join(mount, LEFT + '.img')
     files = {'noise': NOISE}
     files['disks'] = ''.join(f'{name} {image.part}\n' for image in images for name in image.names()).encode()
     for image in images:
@@ -178,12 +190,33 @@ def boot(images, mount):
     return outcome
 
 
+def prove_left_mounted(cases, path, hashes):
+    """What ntfs3 had not written yet may be missing, so the volume may be inconsistent as well."""
+    with cases.case(f'{LEFT}: refused because it is dirty, or damaged too, and not changed'):
+        view = digest(path)
+        result = defrag(path)
+        holds(result.status in (REFUSED, DAMAGED) and 'chkdsk' in result.err, result)
+        equal(digest(path), view, 'the view')
+    with cases.case(f'{LEFT}: no longer marked dirty: a pass if it is consistent, else refused'):
+        run('ntfsfix', '--clear-dirty', path)
+        findings = check_ntfs(path)
+        equal(defrag('--wait=10', path).status, DAMAGED if findings else DONE, f'with {findings!r}, the exit status')
+    with cases.case(f'{LEFT}: nothing that was synced is lost'):
+        wanted = {**hashes, 'noise': hashlib.sha256(NOISE).hexdigest()}
+        found = hash_files_through_driver(path)
+        equal(differences({name: found[name] for name in found.keys() & wanted.keys()}, wanted), '', 'what differs')
+
+
 def prove_images(cases, images, store, mount, scratch):
     with store_mounted(ZCFS, store, mount):
         for image in images:
             with cases.case(f'{image.name}: a pass through the mount'):
                 equal(defrag_report(os.path.join(mount, image.name + '.img'))['changed'], True, 'changed')
+        left = os.path.join(mount, LEFT + '.img')
+        scattered_volume(left)
+        left_hashes = hash_files_through_driver(left)
         outcome = boot(images, mount)
+        prove_left_mounted(cases, left, left_hashes)
         for image in images:
             for name in image.names():
                 prove_guest(cases, image, name, outcome)
@@ -212,7 +245,7 @@ def main():
     with workspace() as directory:
         mount = os.path.join(directory, 'mount')
         os.mkdir(mount)
-        per_boot = (DISKS_PER_BOOT - 1) // len(SUFFIXES)
+        per_boot = (DISKS_PER_BOOT - 2) // len(SUFFIXES)
         for start in range(0, len(names), per_boot):
             scratch, store = (os.path.join(directory, f'{name}{start}') for name in ('scratch', 'store'))
             os.mkdir(scratch)
