@@ -144,6 +144,16 @@ def prove_pass(cases, name, image, scratch, options=()):
     prove_repeat_and_undo(cases, name, image, options, report, before)
 
 
+def prove_second_reader(old, new):
+    """A file in 200,000 pieces is more than The Sleuth Kit reads rightly: then what it reads afterwards is what ntfs-3g does."""
+    misread = {path for path, digest_ in old.sleuthkit.items() if old.driver.get(path, digest_) != digest_}
+    for path in misread & set(new.sleuthkit):
+        holds(new.sleuthkit[path] in (old.sleuthkit[path], old.driver[path]), f'The Sleuth Kit reads {path} otherwise')
+    without = lambda hashes: {path: digest_ for path, digest_ in hashes.items() if path not in misread}
+    equal(set(new.sleuthkit), set(old.sleuthkit), 'the files that The Sleuth Kit finds')
+    equal(without(new.sleuthkit), without(old.sleuthkit), 'what The Sleuth Kit reads')
+
+
 def prove_volumes(cases, name, report, before, after):
     for volume in done_volumes(report):
         old, new = before.volumes[volume['off']], after.volumes[volume['off']]
@@ -166,7 +176,7 @@ def prove_volumes(cases, name, report, before, after):
             print(f'# {what}: The Sleuth Kit cannot read it')
         else:
             with cases.case(f'{what}: {len(old.sleuthkit)} files the same through The Sleuth Kit'):
-                equal(new.sleuthkit, old.sleuthkit, 'what The Sleuth Kit reads')
+                prove_second_reader(old, new)
         with cases.case(f'{what}: everything in one piece but what it says stays'):
             several = {key: pieces_of(runs) for key, runs in new.runs.items() if pieces_of(runs) > 1}
             equal(len(several), volume['stay_count'], f'the number of attributes in several pieces {several}')
