@@ -474,6 +474,12 @@ int map_db_update_run(struct map_db *db, const struct run_record *run)
 	        run);
 }
 
+/* Only the last two runs that moved files keep what they did to each: there may be a million. */
+static int forget_old_files(struct map_db *db)
+{
+	return db_execute(db, "DELETE FROM file WHERE run < (SELECT max(run) FROM file)");
+}
+
 int map_db_put_file(struct map_db *db, const struct file_record *file)
 {
 	int rc = 0;
@@ -481,6 +487,8 @@ int map_db_put_file(struct map_db *db, const struct file_record *file)
 	if (db->run_id == 0)
 		return -EINVAL;
 	if (!db->put_file)
+		rc = forget_old_files(db);
+	if (rc == 0 && !db->put_file)
 		rc = db_prepare(db,
 		                "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
 		                " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",

@@ -77,7 +77,8 @@ static const struct table {
                 "  extents_after INTEGER NOT NULL,\n"
                 "  metadata_bytes INTEGER NOT NULL\n"
                 ") STRICT"},
-        /* What a run did to one attribute of one file. record: number of the base MFT record. */
+        /* What a run did to one attribute of one file; kept of the last two runs that moved any. record: number of the
+         * base MFT record. */
         {"file", "CREATE TABLE file(\n"
                  "  id INTEGER PRIMARY KEY,\n"
                  "  run INTEGER NOT NULL REFERENCES run(id),\n"

@@ -211,6 +211,46 @@ static void edit(int dir_fd, const char *sql)
 	CHECK_IS(sqlite3_close(connection), SQLITE_OK);
 }
 
+static int query_integer(int dir_fd, const char *sql)
+{
+	char path[64];
+	sqlite3 *connection;
+	sqlite3_stmt *select;
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d/" MAP_DB_NAME, dir_fd);
+	CHECK_IS(sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+	CHECK_IS(sqlite3_prepare_v2(connection, sql, -1, &select, NULL), SQLITE_OK);
+	CHECK_IS(sqlite3_step(select), SQLITE_ROW);
+	int value = sqlite3_column_int(select, 0);
+	sqlite3_finalize(select);
+	sqlite3_close(connection);
+	return value;
+}
+
+/* The history keeps every run, but only of the last two that moved files what they did to each. */
+static void check_forgetting(int dir_fd, const struct image_map *map)
+{
+	struct file_record file = {.volume = 1, .record = 5, .path = "/a", .attribute = "$DATA", .bytes = 4096};
+	struct map_db *db;
+
+	CHECK_IS(map_db_create(&io_fast, dir_fd, map), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	for (int i = 0; i < 5; i++) {
+		struct run_record run = {.operation = i == 3 ? "undo" : "defrag"};
+
+		CHECK_IS(map_db_begin(db), 0);
+		CHECK_IS(map_db_put_run(db, &run), 0);
+		for (int j = 0; j < 3 && i != 3; j++)
+			CHECK_IS(map_db_put_file(db, &file), 0);
+		CHECK_IS(map_db_commit(db), 0);
+	}
+	map_db_close(db);
+	CHECK_IS(query_integer(dir_fd, "SELECT count(*) FROM run"), 5);
+	CHECK_IS(query_integer(dir_fd, "SELECT count(*) FROM file WHERE run IN (3, 5)"), 6);
+	CHECK_IS(query_integer(dir_fd, "SELECT count(*) FROM file"), 6);
+	empty_directory(dir_fd);
+}
+
 static void check_refused(int good_fd, int dir_fd)
 {
 	static const struct {
@@ -415,6 +455,7 @@ int main(void)
 
 	check_life(live_fd, first, second);
 	check_copy(live_fd, dir_fd, first);
+	check_forgetting(dir_fd, first);
 
 	CHECK_IS(map_db_open(&io_fast, live_fd, false, &db), 0); /* a good one with redo pending and undo */
 	change(db, second);
