@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from mount import check_call, libc, LAZY, skip, WAIT_SECONDS
+from mount import LAZY, Store, WAIT_SECONDS, check_call, libc, skip
 
 MIB = 1 << 20
 GIVE_UP_SECONDS = 25    # nothing that a test has stopped stays stopped for longer
@@ -113,3 +113,16 @@ def drop_cache(path):
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(fd)
+
+
+@contextlib.contextmanager
+def serving(point):
+    """A store of its own in a directory of the given file system."""
+    directory = os.path.join(point, 'store')
+    os.mkdir(directory)
+    served = Store(over=True, directory=directory)
+    try:
+        yield served
+        served.unmount()
+    finally:
+        served.clean_up()

@@ -150,7 +150,8 @@ class Store:
     """A temporary directory to serve, and where it is mounted."""
 
     def __init__(self, over, directory=None):
-        self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-'))
+        # Not in /tmp: some keep that in memory.
+        self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-', dir=os.environ.get('TMPDIR', '/var/tmp')))
         os.chmod(self.top, 0o755)
         self.dir = directory or os.path.join(self.top, 'store')
         self.point = self.dir if over else os.path.join(self.top, 'mnt')

@@ -28,7 +28,8 @@ LAYOUTS = {'plain': None, 'clusters': (BLOCK, 0), 'odd pieces': ('512-20480', 63
 def on_each_layout(function):
     """Runs a test on images of every layout; what each contains is the third argument."""
     def wrapper(store):
-        for number, (name, layout) in enumerate(LAYOUTS.items()):
+        for number, layout in enumerate(LAYOUTS.values()):
+            name = f'{function.__name__}{number}'
             data = noise(MIB, SEED + number)
             if layout:
                 data = store.bundle(name, data, SEED % 1000, layout[0], first=layout[1])
