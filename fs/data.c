@@ -79,14 +79,10 @@ static bool walk_next(struct walk *walk, uint64_t *host_off, size_t *length)
 
 /* ---- reading ---- */
 
-/* One extent without waiting: true if all of it was read. Past the end of a file in memory there are zeros. */
+/* One extent without waiting: true if all of it was read. */
 static bool read_now(struct open_image *image, uint8_t *buffer, size_t length, uint64_t host_off)
 {
-	ssize_t n = host_read_now(&image->host, image->image->data_fd, buffer, length, host_off);
-
-	if (n >= 0 && (size_t)n < length)
-		memset(buffer + n, 0, length - (size_t)n);
-	return n >= 0;
+	return host_read_now(&image->host, image->image->data_fd, buffer, length, host_off) == (ssize_t)length;
 }
 
 static int read_mapped(struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
@@ -104,7 +100,7 @@ static int read_mapped(struct open_image *image, const struct image_map *map, ui
 		if (flags & DATA_NOW)
 			return -EAGAIN;
 		if (n == length)
-			return io_pread_full(store.io, fd, buffer, n, host_off);
+			return host_read_all(fd, buffer, n, host_off);
 		if (!misses)
 			misses = host_batch_begin();
 		if (!misses)
@@ -177,18 +173,13 @@ ssize_t data_read(struct open_image *image, uint8_t *buffer, size_t length, uint
 /* ---- writing ---- */
 
 /* Writes in earnest. How many bytes, or -errno if none. */
-static ssize_t write_wait(int fd, const uint8_t *buffer, size_t length, uint64_t host_off, int flags)
+static ssize_t write_wait(int fd, const uint8_t *buffer, size_t length, uint64_t host_off)
 {
 	size_t done = 0;
 
 	while (done < length) {
-		struct iovec vector = {(void *)(uintptr_t)(buffer + done), length - done};
-		ssize_t n;
+		ssize_t n = pwrite(fd, buffer + done, length - done, (off_t)(host_off + done));
 
-		if (flags & DATA_SYNC)
-			n = pwritev2(fd, &vector, 1, (off_t)(host_off + done), RWF_DSYNC);
-		else
-			n = pwrite(fd, buffer + done, length - done, (off_t)(host_off + done));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
@@ -196,6 +187,21 @@ static ssize_t write_wait(int fd, const uint8_t *buffer, size_t length, uint64_t
 		done += (size_t)n;
 	}
 	return (ssize_t)done;
+}
+
+/* All of it; what keeps a write from going on is said by the next. 0 or -errno. */
+static int write_all(int fd, const uint8_t *buffer, size_t length, uint64_t host_off)
+{
+	while (length > 0) {
+		ssize_t n = write_wait(fd, buffer, length, host_off);
+
+		if (n < 0)
+			return (int)n;
+		buffer += n;
+		length -= (size_t)n;
+		host_off += (uint64_t)n;
+	}
+	return 0;
 }
 
 /* A page that is written in part is read first. Has the host start with that for all extents, so that they are not
@@ -218,24 +224,18 @@ static int write_mapped(struct open_image *image, int fd, const struct image_map
 {
 	struct walk walk = walk_begin(map, guest_off, length);
 	uint64_t host_off;
-	ssize_t ret;
+	ssize_t ret = 0;
 	size_t n;
 
 	if (!(flags & DATA_NOW) && !image->host.in_memory)
 		fetch_edges(fd, walk);
-	for (; walk_next(&walk, &host_off, &n); buffer += n) {
+	for (; ret >= 0 && walk_next(&walk, &host_off, &n); buffer += n) {
 		if (flags & DATA_NOW)
 			ret = host_write_now(&image->host, fd, buffer, n, host_off);
 		else
-			ret = write_wait(fd, buffer, n, host_off, flags);
-		if (ret < 0)
-			return (int)ret;
-		if ((size_t)ret < n) /* the rest will say why */
-			ret = write_wait(fd, buffer + ret, n - (size_t)ret, host_off + (uint64_t)ret, flags);
-		if (ret < 0)
-			return (int)ret;
+			ret = write_all(fd, buffer, n, host_off);
 	}
-	return 0;
+	return ret < 0 ? (int)ret : 0;
 }
 
 static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buffer, size_t length, uint64_t guest_off,
@@ -261,6 +261,7 @@ ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t lengt
 {
 	int fd = atomic_load_explicit(&image->write_fd, memory_order_relaxed);
 	uint64_t end;
+	ssize_t ret;
 
 	if (fd < 0)
 		return -EROFS;
@@ -271,8 +272,16 @@ ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t lengt
 	if ((flags & DATA_NOW) && (flags & DATA_SYNC))
 		return -EAGAIN;
 	if (image->bundle)
-		return write_bundle(image, fd, buffer, length, guest_off, flags);
-	if (flags & DATA_NOW)
-		return host_write_now(&image->host, fd, buffer, length, guest_off);
-	return write_wait(fd, buffer, length, guest_off, flags);
+		ret = write_bundle(image, fd, buffer, length, guest_off, flags);
+	else if (flags & DATA_NOW)
+		ret = host_write_now(&image->host, fd, buffer, length, guest_off);
+	else
+		ret = write_wait(fd, buffer, length, guest_off);
+	/* Not with the write itself: how that fails, and how the flush, which is remembered, are two things. */
+	if (ret >= 0 && (flags & DATA_SYNC)) {
+		int synced = open_image_sync(image, true);
+
+		ret = synced < 0 ? synced : ret;
+	}
+	return ret;
 }

@@ -447,26 +447,9 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 		waiting_run(&call->waiting);
 }
 
-/* Sticky: the host reports a failed write-back to one fsync only, and the handles of an inode share a descriptor.
- * Whoever asks after that must not be told that all is well. */
-static int sync_image(struct open_image *image, bool data_only)
-{
-	int fd = atomic_load(&image->write_fd), ret, none = 0;
-
-	if (fd < 0)
-		fd = image->image->data_fd;
-	ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
-	if (ret < 0 && atomic_compare_exchange_strong(&image->sync_error, &none, ret))
-		log_message(LOG_CRIT,
-		            "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
-		            "and every flush fails until the image has been closed",
-		            image->image->name, strerror(-ret));
-	return atomic_load(&image->sync_error);
-}
-
 void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info)
 {
-	int ret = is_copy(number) ? 0 : sync_image(image_of(info), data_only);
+	int ret = is_copy(number) ? 0 : open_image_sync(image_of(info), data_only);
 
 	fuse_reply_err(req, -ret);
 }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <sys/uio.h>
 
-#include "fs/store.h"
+#include "fs/host_file.h"
 
 #ifdef ZCFS_LIBURING
 #include <liburing.h>
@@ -127,7 +127,7 @@ static int read_run(struct reader *reader, const struct run *run, int fd)
 	if (n == (ssize_t)run->length)
 		return 0;
 	for (size_t i = 0; ret == 0 && i < run->count; i++)
-		ret = io_pread_full(store.io, fd, piece[i].buffer, piece[i].length, piece[i].host_off);
+		ret = host_read_all(fd, piece[i].buffer, piece[i].length, piece[i].host_off);
 	return ret;
 }
 

@@ -26,7 +26,7 @@ struct host_batch {
 /* This thread's batch, empty, to be filled; NULL: no memory. One at a time. */
 struct host_batch *host_batch_begin(void);
 
-/* Reads all pieces and waits for them; what is past the end of the file reads as zeros. Changes their order. 0 or
+/* Reads all pieces and waits for them; -EIO for what is past the end of the file. Changes their order. 0 or
  * -errno. */
 int host_batch_read(struct host_batch *batch, int fd);
 

@@ -54,3 +54,19 @@ ssize_t host_write_now(struct host_file *file, int fd, const uint8_t *buffer, si
 		atomic_store_explicit(&file->blind_writes, true, memory_order_relaxed);
 	return -EAGAIN;
 }
+
+int host_read_all(int fd, uint8_t *buffer, size_t length, uint64_t host_off)
+{
+	while (length > 0) {
+		ssize_t n = pread(fd, buffer, length, (off_t)host_off);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		buffer += n;
+		length -= (size_t)n;
+		host_off += (uint64_t)n;
+	}
+	return 0;
+}

@@ -25,4 +25,7 @@ void host_file_init(struct host_file *file, int fd);
 ssize_t host_read_now(struct host_file *file, int fd, uint8_t *buffer, size_t length, uint64_t host_off);
 ssize_t host_write_now(struct host_file *file, int fd, const uint8_t *buffer, size_t length, uint64_t host_off);
 
+/* All of it, however long it takes, in a file of which a map says that it is there: 0; -EIO: the file ends before. */
+int host_read_all(int fd, uint8_t *buffer, size_t length, uint64_t host_off);
+
 #endif

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <syslog.h>
 
 #include "fs/damage.h"
@@ -243,6 +244,21 @@ void open_image_put(struct open_image *image)
 	pthread_mutex_unlock(&open_lock);
 	if (last)
 		open_image_free(image);
+}
+
+int open_image_sync(struct open_image *image, bool data_only)
+{
+	int fd = atomic_load(&image->write_fd), ret, none = 0;
+
+	if (fd < 0)
+		fd = image->image->data_fd;
+	ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
+	if (ret < 0 && atomic_compare_exchange_strong(&image->sync_error, &none, ret))
+		log_message(LOG_CRIT,
+		            "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
+		            "and every flush fails until the image has been closed",
+		            image->image->name, strerror(-ret));
+	return atomic_load(&image->sync_error);
 }
 
 void open_image_drop_privileges(const struct open_image *image)

@@ -37,7 +37,7 @@ struct open_image {
 	struct map_pointer current;
 	struct host_file host; /* the data file */
 
-	atomic_int sync_error; /* the first fsync that failed; every later one fails too: the pages are gone */
+	atomic_int sync_error; /* of open_image_sync() */
 };
 
 /* The open image of a node, opened now if it is not yet. for_write: -EROFS or -EACCES if it cannot be written.
@@ -51,6 +51,11 @@ void open_image_put(struct open_image *image);
 /* True, and the size of the image, if the node is open and a bundle. */
 bool open_image_bundle_size(struct node *node, uint64_t *size);
 bool open_image_is_plain(struct node *node); /* open, and plain */
+
+/* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once only,
+ * whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result, too,
+ * until the image has been closed: the pages are gone. 0 or -errno. */
+int open_image_sync(struct open_image *image, bool data_only);
 
 /* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
  * leave it privileged; the daemon's own rights do not count. */

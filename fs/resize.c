@@ -86,10 +86,10 @@ static uint64_t last_host_end(const struct image_map *map)
 }
 
 /* Host space [host_off, host_off + length) that a map is about to name: there, and reading as zeros. */
-static int prepare_space(int fd, uint64_t host_off, uint64_t length)
+static int prepare_space(struct open_image *image, uint64_t host_off, uint64_t length)
 {
+	int fd = atomic_load(&image->write_fd), ret;
 	uint64_t end, old_length;
-	int ret;
 
 	if (__builtin_add_overflow(host_off, length, &end) || end > IMAGE_MAP_OFF_MAX)
 		return -EFBIG;
@@ -100,12 +100,12 @@ static int prepare_space(int fd, uint64_t host_off, uint64_t length)
 		ret = store.io->fallocate(store.io, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
 		                          MIN(length, old_length - host_off));
 	/* Old bytes must not come back under a map that names the space. */
-	return ret == 0 ? store.io->fdatasync(store.io, fd) : ret;
+	return ret == 0 ? open_image_sync(image, true) : ret;
 }
 
 /* An image of odd size ends within a unit. The rest of that unit is free on the host too, as no extent can start there.
  */
-static int grow_to_unit(int fd, struct image_map **map, uint64_t size)
+static int grow_to_unit(struct open_image *image, struct image_map **map, uint64_t size)
 {
 	uint64_t old_size = image_map_size(*map), end = MIN(size, round_up(old_size, IMAGE_MAP_UNIT));
 	uint64_t host_off = last_host_end(*map);
@@ -114,7 +114,7 @@ static int grow_to_unit(int fd, struct image_map **map, uint64_t size)
 
 	if (end == old_size)
 		return 0;
-	ret = prepare_space(fd, host_off, end - old_size);
+	ret = prepare_space(image, host_off, end - old_size);
 	if (ret == 0)
 		ret = image_map_resize(*map, end, host_off, &grown);
 	if (ret < 0)
@@ -135,7 +135,7 @@ static uint64_t growth_host_off(const struct image_map *map, uint64_t data_end)
 	return round_up(end, HOST_BLOCK) + guest_off % HOST_BLOCK;
 }
 
-static int grow_by_units(int fd, struct image_map **map, uint64_t size)
+static int grow_by_units(struct open_image *image, struct image_map **map, uint64_t size)
 {
 	uint64_t old_size = image_map_size(*map), host_off, data_end;
 	struct image_map *grown;
@@ -143,11 +143,11 @@ static int grow_by_units(int fd, struct image_map **map, uint64_t size)
 
 	if (size == old_size)
 		return 0;
-	ret = data_length(fd, &data_end);
+	ret = data_length(atomic_load(&image->write_fd), &data_end);
 	if (ret < 0)
 		return ret;
 	host_off = growth_host_off(*map, data_end);
-	ret = prepare_space(fd, host_off, size - old_size);
+	ret = prepare_space(image, host_off, size - old_size);
 	if (ret == 0)
 		ret = image_map_resize(*map, size, host_off, &grown);
 	if (ret < 0)
@@ -165,9 +165,9 @@ static int grow_bundle(struct open_image *image, uint64_t size)
 	int ret = data_length(fd, &old_length);
 
 	if (ret == 0)
-		ret = grow_to_unit(fd, &map, size);
+		ret = grow_to_unit(image, &map, size);
 	if (ret == 0)
-		ret = grow_by_units(fd, &map, size);
+		ret = grow_by_units(image, &map, size);
 	if (ret == 0)
 		ret = change_map(image, map);
 	if (ret < 0) {

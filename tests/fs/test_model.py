@@ -152,8 +152,11 @@ class Pair:
         try:
             fallocate(self.fd(), mode, off, length)
         except OSError as error:
-            # Memory file systems cannot zero a range; nor, then, can an image there.
+            # Memory file systems cannot zero a range; nor, then, can an image there. A bundle has grown first.
             assert mode & FALLOC_ZERO_RANGE and error.errno == errno.EOPNOTSUPP, error
+            size = os.fstat(self.fds[0]).st_size
+            assert size in (self.size(), max(self.size(), off + length)) and (size == self.size() or not mode & FALLOC_KEEP_SIZE)
+            os.ftruncate(self.twin, size)
             return
         fallocate(self.twin, mode, off, length)
 
