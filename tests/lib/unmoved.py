@@ -31,6 +31,11 @@ def is_place(base, attribute):
         (base == 0 and attribute.type == ntfs.BITMAP and not attribute.nonresident)
 
 
+def was_freed(sequence, raw):
+    """An extension record that is needed no more: not in use, and nothing that knew it by its number finds it."""
+    return not get('H', raw, 22) & ntfs.IN_USE and get('H', raw, 16) == sequence % 0xffff + 1
+
+
 def everything_but_places(image, off=0):
     found = {}
     with ntfs.Volume(image, off) as volume:
@@ -42,6 +47,8 @@ def everything_but_places(image, off=0):
             base = record.base() if get('Q', record.buffer, 32) else number
             if number < 24 or not get('Q', record.buffer, 32):  # the first ones are not to be freed
                 found[number, 'header'] = header_of(record)
+            else:
+                found[number, 'extension'] = record.sequence()
             for attribute in record.attributes():
                 if not is_place(base, attribute):
                     key = base, hex(attribute.type), attribute.name
