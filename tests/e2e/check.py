@@ -10,23 +10,16 @@ import random
 import shutil
 import sqlite3
 import struct
-import subprocess
 import sys
 
-from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, Result, defrag_report, unmount_on_termination, workspace
+from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, check, defrag_report, unmount_on_termination, workspace
 from guest import run
 from host import digest, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
 
-ZCFS_CHECK = os.environ.get('ZCFS_CHECK', 'zcfs-check')
 CLEAN, CORRECTED, UNCORRECTED, OPERATIONAL, USAGE = 0, 1, 4, 8, 16
 DAMAGES = int(os.environ.get('DAMAGES', '60'))
 IMAGE_BYTES = 16 << 20
-
-
-def check(*arguments):
-    return Result(subprocess.run([ZCFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, timeout=120, check=False))
 
 
 def findings(path, *options):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from commands import DONE, FAILED, IN_USE, MAKERS, USAGE, ZCFS, ZCFS_DEFRAG, check_ntfs, defrag, defrag_report, \
+from commands import DONE, FAILED, IN_USE, MAKERS, USAGE, ZCFS, ZCFS_DEFRAG, check, check_ntfs, defrag, defrag_report, \
     scattered_volume, unmount_on_termination, workspace
 from guest import hash_files_through_driver, run
 from host import digest, host_file_system, read_extents, state_of, store_mounted, write_view
@@ -20,6 +20,7 @@ from tap import Cases, equal, holds
 
 DISK_MIB = 400
 KILLS = 12
+CORRECTED = 1  # exit status of zcfs-check
 REFLINKS = {'xfs', 'btrfs'}
 
 
@@ -91,6 +92,9 @@ def check_left(image, before, same_file):
 
 
 def methods(cases, image):
+    with cases.case('zcfs-check finds nothing wrong with what a pass has made on this file system'):
+        result = check('-v', image.store)
+        equal(result.status, 0, f'the exit status ({result!r})')
     possible = ['settle', 'copy'] + (['reflink'] if image.kind in REFLINKS else [])
     for method in [None] + possible:
         with cases.case(f'--plain{"=" + method if method else ""}: an ordinary file with what the guest saw'):
@@ -157,7 +161,7 @@ def exit_path(cases, image):
 
 def kills(cases, image, source):
     with cases.case(f'killed {KILLS} times: the bundle or the file, with what the guest saw; the next start cleans up'):
-        ends = {'bundle': 0, 'file': 0}
+        ends = {'bundle': 0, 'file': 0, 'repaired': 0}
         image.restore()
         started = time.monotonic()
         plain(image.path)
@@ -171,6 +175,10 @@ def kills(cases, image, source):
             running.send_signal(signal.SIGKILL)
             running.wait()
             ends['bundle' if os.path.isdir(image.path) else 'file'] += 1
+            if number % 4 >= 2:  # otherwise it is the daemon that cleans up
+                ends['repaired'] += check('--repair', image.store).status == CORRECTED
+                result = check('-v', image.store)
+                equal(result.status, 0, f'the exit status of zcfs-check after --repair ({result!r})')
             with store_mounted(ZCFS, image.store, image.point):
                 equal(os.listdir(image.point), ['a.img'], 'the mount')
                 equal(digest(os.path.join(image.point, 'a.img')), image.truth, 'what the mount shows')

@@ -9,6 +9,7 @@ import tempfile
 from guest import run
 
 ZCFS = os.environ.get('ZCFS', 'zcfs')
+ZCFS_CHECK = os.environ.get('ZCFS_CHECK', 'zcfs-check')
 ZCFS_DEFRAG = os.environ.get('ZCFS_DEFRAG', 'zcfs-defrag')
 NTFS_CHECK = os.environ.get('NTFS_CHECK', 'ntfs-check')
 NTFS_POPULATE = os.environ.get('NTFS_POPULATE', 'ntfs-populate')
@@ -26,6 +27,11 @@ class Result:
 
     def __repr__(self):
         return f'exit status {self.status}\n{self.out}{self.err}'
+
+
+def check(*arguments):
+    return Result(subprocess.run([ZCFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, timeout=120, check=False))
 
 
 def defrag(*arguments, timeout=300, **popen):

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import struct
 import subprocess
+import time
 
 from guest import WAIT_SECONDS, run, unmount, wait_for_mount
 
@@ -41,6 +42,17 @@ MAKERS = {
 }
 
 
+def make_file_system(kind, disk):
+    """mkfs.btrfs looks at all mounts of the machine, and gives up while another test has a dead one."""
+    for attempt in range(WAIT_SECONDS):
+        try:
+            return run(*MAKERS[kind], disk)
+        except RuntimeError as error:
+            if 'mount status' not in str(error) or attempt == WAIT_SECONDS - 1:
+                raise
+            time.sleep(1)
+
+
 @contextlib.contextmanager
 def host_file_system(kind, directory, mebibytes):
     """A file system of that kind (one of MAKERS, or tmpfs) below a directory; where it is mounted."""
@@ -51,7 +63,7 @@ def host_file_system(kind, directory, mebibytes):
     else:
         with open(disk, 'xb') as file:
             file.truncate(mebibytes << 20)
-        run(*MAKERS[kind], disk)
+        make_file_system(kind, disk)
         run('mount', '-o', 'loop', disk, point)
     try:
         yield point
