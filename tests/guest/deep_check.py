@@ -8,7 +8,8 @@ defragmented, in a guest whose disks are images on a zcfs mount, all of them in 
   after     the checker, ntfs-3g and The Sleuth Kit find what the guest should have left; --undo is refused; another pass over
             what ntfs3 has fragmented keeps every promise (tests/lib/proof.py); the volume that was not unmounted is refused
 
-An argument is another seed. ZCFS_GUEST_CASES names cases of make-corpus to take instead ("all": all but the ones for --big).
+An argument is another seed. ZCFS_GUEST_CASES names cases of make-corpus to take instead ("all": all but the ones for --big,
+those with two volumes, and the one whose disk has sectors that the guest's have not).
 With ZCFS_GUEST_CONTROL set, the guest does the same to copies of the images that no pass has changed: where such a control
 (NAME-0) fails too, zcfs is not to blame."""
 import hashlib
@@ -28,6 +29,7 @@ from tap import Cases, Skip, equal, holds
 from workload import NEW, NOISE, Workload
 
 CASES = ['attribute-lists', 'compressed', 'sparse', 'mft', 'full-system', 'xp', 'cluster-64k', 'real-mixed']
+UNFRAGMENTED = ['empty']
 CONTROL = '-0'       # the suffix of what has never seen a pass
 SUFFIXES = ['', CONTROL] if os.environ.get('ZCFS_GUEST_CONTROL') else ['']
 LEFT = 'left-mounted'  # an image whose volume the guest still has mounted when it is switched off
@@ -69,7 +71,7 @@ class Image:
 
     def __init__(self, name, path, off, seed, scratch):
         self.name, self.path, self.off, self.scratch = name, path, off, scratch
-        self.part = '-part1' if off else ''
+        self.part = f'-at-{off // 512}' if off else ''
         self.length = [volume['length'] for volume in done_volumes(defrag_report('--analyze', path)) if volume['off'] == off][0]
         alone = self.volume(path)
         self.driver, self.sleuthkit = hash_files_through_driver(alone), hash_files_through_sleuthkit(alone)
@@ -211,7 +213,8 @@ def prove_images(cases, images, store, mount, scratch):
     with store_mounted(ZCFS, store, mount):
         for image in images:
             with cases.case(f'{image.name}: a pass through the mount'):
-                equal(defrag_report(os.path.join(mount, image.name + '.img'))['changed'], True, 'changed')
+                changed = defrag_report(os.path.join(mount, image.name + '.img'))['changed']
+                equal(changed, image.name not in UNFRAGMENTED, 'changed')
         left = os.path.join(mount, LEFT + '.img')
         scattered_volume(left)
         left_hashes = hash_files_through_driver(left)
@@ -241,7 +244,7 @@ def main():
         cases.finish()
     names = os.environ.get('ZCFS_GUEST_CASES', ' '.join(CASES)).split()
     if names == ['all']:
-        names = run(os.path.join(MAKERS, 'make-corpus'), '--list', 'unused').split()
+        names = [name for name in run(os.path.join(MAKERS, 'make-corpus'), '--list', 'unused').split() if name != 'disk-4kn']
     with workspace() as directory:
         mount = os.path.join(directory, 'mount')
         os.mkdir(mount)

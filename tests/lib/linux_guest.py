@@ -4,7 +4,7 @@
 The guest is a kernel with ntfs3 and busybox in memory (tests/guest/fetch-guest fetches them, tests/guest/init is its first
 process). Each boot runs one shell script, the job, with these around it:
 
-  /dev/disk/NAME           a disk of the host, by the name that boot() was given; NAME-partN its partitions
+  /dev/disk/NAME           a disk of the host, by the name that boot() was given; NAME-at-SECTOR its partitions
   /job                     the job and whatever files it was given; the working directory
   /results                 what the job leaves here comes back, with the kernel's messages in "dmesg"
 """
