@@ -33,6 +33,7 @@ UNFRAGMENTED = ['empty']
 CONTROL = '-0'       # the suffix of what has never seen a pass
 SUFFIXES = ['', CONTROL] if os.environ.get('ZCFS_GUEST_CONTROL') else ['']
 LEFT = 'left-mounted'  # an image whose volume the guest still has mounted when it is switched off
+ROOM = 16 << 20      # bytes that the work may need
 SEED = 1
 DISKS_PER_BOOT = 26  # slots of the emulated bus
 
@@ -90,14 +91,8 @@ class Image:
 
 def planned_work(root, hashes, seed):
     work = Workload(root, hashes, seed)
-    free = os.statvfs(root)
-    room = free.f_bavail * free.f_frsize
     work.say(f'mkdir "{NEW}"')
-    fillers = [path for path in work.files() if os.path.basename(path).startswith('filler')]
-    for path in sorted(fillers, key=lambda path: -os.path.getsize(os.path.join(root, path))):
-        if room < 16 << 20:
-            room += os.path.getsize(os.path.join(root, path))
-            work.remove(path)
+    make_room(work, root)
     work.change_files(6, kind_of)
     work.directories(40)
     work.large_directory(1500)
@@ -105,10 +100,22 @@ def planned_work(root, hashes, seed):
     return work
 
 
+def make_room(work, root):
+    """What fills a volume for the sake of it goes first, then the largest files."""
+    free = os.statvfs(root)
+    room = free.f_bavail * free.f_frsize
+    size = lambda path: os.path.getsize(os.path.join(root, path))
+    for path in sorted(work.files(), key=lambda path: (not os.path.basename(path).startswith('filler'), -size(path))):
+        if room >= ROOM:
+            break
+        room += size(path)
+        work.remove(path)
+
+
 def kind_of(path):
     """ntfs-populate has a directory for each kind of files, with the kind's letter first."""
     parts = path.split('/')
-    return parts[1][:1] if len(parts) > 2 else parts[0][:6]
+    return parts[1][:1] if len(parts) > 2 else parts[0][:1]
 
 
 def parsed_hashes(lines):
@@ -132,7 +139,8 @@ def prove_guest(cases, image, name, outcome):
         holds(outcome.results[f'{name}.status'].decode().strip() == '0' and not output, output)
     expected = unnamed(image.work.hashes())
     for moment, what, wanted in (('before', 'what was there before', unnamed(image.driver)),
-                                 ('worked', 'what it has written', expected), ('after', 'the same after mounting again', expected)):
+                                 ('worked', 'what it has written', expected),
+                                 ('after', 'the same after mounting again', expected)):
         with cases.case(f'{name}: ntfs3 reads {what}'):
             equal(differences(parsed_hashes(outcome.lines(f'{name}.{moment}')), wanted), '', 'what differs')
 
