@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import struct
@@ -376,10 +377,11 @@ def in_use(cases, bundles):
             with cases.case('it is not repaired, and who has it is told'):
                 result = check('--repair', path)
                 equal(result.status, CLEAN, str(result))
-                put_redo(entry(0, b''))  # nothing of it is done
+                removed(path)
                 staging(path)
                 result = check('--repair', path)
-                holds(result.status & OPERATIONAL or result.status & UNCORRECTED, str(result))
+                holds(result.status & OPERATIONAL, str(result))
+                holds(re.search(r'in use: zcfs \(process \d+\)', result.err), str(result))
             equal(len(image.read(10)), 10, 'bytes read')
 
 

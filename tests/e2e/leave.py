@@ -171,7 +171,7 @@ def kills(cases, image, source):
             method = ['--plain', '--plain=copy'][number % 2]
             running = subprocess.Popen([ZCFS_DEFRAG, method, image.path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                        stderr=subprocess.DEVNULL)
-            time.sleep(source.random() * duration * 1.1)
+            time.sleep(source.random() * duration * 1.6)
             running.send_signal(signal.SIGKILL)
             running.wait()
             ends['bundle' if os.path.isdir(image.path) else 'file'] += 1
