@@ -99,13 +99,13 @@ bool check_stopped(const struct check *check)
 
 static bool known_member(const char *name)
 {
-	static const char *const members[] = {".", "..", BUNDLE_DATA_NAME, MAP_DB_NAME, JOURNAL_NAME};
+	static const char *const members[] = {BUNDLE_DATA_NAME, MAP_DB_NAME, JOURNAL_NAME};
 
 	for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
 		if (!strcmp(name, members[i]))
 			return true;
 	}
-	return false;
+	return !strcmp(name, ".") || !strcmp(name, "..");
 }
 
 static int look_for_foreign(struct check *check)

@@ -115,7 +115,7 @@ int image_undo(struct image *image, const struct run_record *run);
 /* A bundle whose map is the identity becomes a plain file again (the reverse exchange). -EINVAL if it is not. History is lost. */
 int image_make_plain(struct image *image);
 
-/* Removes what crashes have left in a directory: ".NAME.zcfs-XXXXXX" entries of adoptions and removals, after comparing inodes and
+/* Removes what crashes have left in a directory: ".NAME.zcfs-XXXXXX" entries of adoptions, removals and the like, after comparing inodes and
  * only under the data inode's lock. What it does not recognise stays. Counts in *removed and *left (either may be NULL). */
 int image_clean_stale(const struct io *io, int parent_fd, unsigned int *removed, unsigned int *left);
 

@@ -32,9 +32,6 @@ enum db_open_mode { DB_READ_ONLY, DB_READ_WRITE, DB_CREATE };
 /* Everything of map_db_open but the first look at the file. */
 int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out);
 
-/* A column as an offset or count: an integer, not negative. */
-bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value);
-
 /* SQLite's result as -errno, with the help of what the VFS has seen. */
 int db_translate(struct map_db *db, int result);
 int db_execute(struct map_db *db, const char *sql);
