@@ -88,7 +88,7 @@ def markdown(results, rows, run, plots):
     """run: the description of the run, as in the JSON file."""
     parts = [f'# Data path, {run["date"]}\n\n'
              'Written by `tests/bench/bench-data-path`, which explains the peers and rows (`--help`). Medians of '
-             f'{run["rounds"]} interleaved rounds of {run["seconds"]} s a cell, ± half the range. '
+             f'{results.rounds()} interleaved rounds of {run["seconds"]} s a cell, ± half the range. '
              f'Image: {run["size"] >> 20} MiB. zcfs: {run["zcfs"]}.\n',
              ''.join(f'- {key}: {value}\n' for key, value in run['machine'].items())]
     parts.append('## Targets\n\n' + target_table(results, rows))

@@ -28,6 +28,11 @@ class Results:
     def media(self):
         return list(dict.fromkeys(medium for medium, _, _ in self.samples))
 
+    def rounds(self):
+        """How many samples the cells have, as text: not all have the same number in a run that was interrupted."""
+        counts = {len(samples) for samples in self.samples.values()} or {0}
+        return f'{max(counts)}' if len(counts) == 1 else f'{min(counts)} to {max(counts)}'
+
     def values(self, medium, row, peer, what):
         return [what(s) for s in self.good(medium, row, peer)]
 
