@@ -31,6 +31,10 @@ def read(path, default=''):
         return default
 
 
+def load():
+    return '{:.2f} {:.2f} {:.2f}'.format(*os.getloadavg())
+
+
 def file_system(directory):
     return first_line('stat', '--file-system', '--format=%T', directory).replace('ext2/ext3', 'ext4')
 
@@ -50,7 +54,7 @@ def describe(libfuse_version, disk):
         'fio': first_line('fio', '--version'),
         'qemu': first_line('qemu-storage-daemon', '--version'),
         'libfuse': libfuse_version,
-        'load before the run': '{:.2f} {:.2f} {:.2f}'.format(*os.getloadavg()),
+        'load before the run': load(),
     }
 
 

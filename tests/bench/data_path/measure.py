@@ -4,7 +4,7 @@ on tmpfs) below the server."""
 import subprocess
 import time
 
-from data_path.peers import cpu_seconds, memory_kib, open_seconds
+from data_path.peers import cpu_seconds, memory_kib, opened
 from data_path.workloads import run_fio
 
 
@@ -36,13 +36,13 @@ class Bench:
             return {'error': str(error)}
 
     def sample(self, peer, row, path, process, medium):
-        opened = open_seconds(path) if process else 0
-        before = cpu_seconds(process)
         size = medium.qcow2_size if peer.name == 'qsd-qcow2' else medium.size
-        sample = run_fio(row, path, size, self.seconds)
-        sample['server_cpu'] = cpu_seconds(process) - before
-        sample['server_kib'] = memory_kib(process)
-        sample['open_seconds'] = opened
+        with opened(path, row.direct) as seconds:
+            before = cpu_seconds(process)
+            sample = run_fio(row, path, size, self.seconds)
+            sample['server_cpu'] = cpu_seconds(process) - before
+            sample['server_kib'] = memory_kib(process)
+        sample['open_seconds'] = seconds
         return sample
 
     def loop(self, path, pieces):
