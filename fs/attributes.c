@@ -121,6 +121,27 @@ static int change_size(const struct attribute_call *call)
 	return ret;
 }
 
+/* Set-user-ID bits and file capabilities, which a write must take off, are not for a file that the kernel writes. */
+static int check_mode(struct node *node, mode_t mode)
+{
+	struct open_image *image = open_image_peek(node);
+	bool forbidden = image && passthrough_forbids_mode(&image->passthrough, mode);
+
+	if (image)
+		open_image_put(image);
+	return forbidden ? -ETXTBSY : 0;
+}
+
+static int check_new_xattr(struct node *node, const char *name)
+{
+	struct open_image *image = open_image_peek(node);
+	bool forbidden = image && passthrough_forbids_attribute(&image->passthrough, name);
+
+	if (image)
+		open_image_put(image);
+	return forbidden ? -ETXTBSY : 0;
+}
+
 static int change_attributes(const struct attribute_call *call)
 {
 	const int owner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
@@ -130,6 +151,8 @@ static int change_attributes(const struct attribute_call *call)
 	/* The size first: it is the only one that may have to be tried again. */
 	if (call->to_set & FUSE_SET_ATTR_SIZE)
 		ret = change_size(call);
+	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE))
+		ret = check_mode(call->node, call->wanted.st_mode);
 	if (ret == 0 && (call->to_set & owner))
 		ret = change_owner(call->node, &call->wanted, call->to_set);
 	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE) &&
@@ -239,6 +262,8 @@ void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char
 	struct node *node = node_of(number);
 	int ret = own_xattr(name) ? -EPERM : check_xattr(node, name);
 
+	if (ret == 0)
+		ret = check_new_xattr(node, name);
 	if (ret == 0 && setxattr(fd_path(node).text, name, value, size, flags) < 0)
 		ret = -errno;
 	fuse_reply_err(req, -ret);

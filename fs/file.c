@@ -111,6 +111,8 @@ static int open_attempt(struct waiting *waiting)
 		call->entry.attr.st_mode = S_IFREG | call->final_mode;
 	call->info.fh = (uintptr_t)image;
 	set_open_flags(&call->info);
+	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
+	passthrough_tell(&image->passthrough, &call->info);
 	return open_reply(call);
 }
 

@@ -31,6 +31,7 @@
 #include "fs/node.h"
 #include "fs/operations.h"
 #include "fs/options.h"
+#include "fs/passthrough.h"
 #include "fs/serve.h"
 #include "fs/store.h"
 #include "fs/waiting.h"
@@ -327,6 +328,8 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 	session = fuse_session_new(&options->session, &operations, sizeof(operations), NULL);
 	if (!session)
 		return EXIT_USAGE; /* libfuse has said what it does not understand */
+	if (store.passthrough)
+		passthrough_allow(session, options->passing == PASSING_ON);
 	ret = serve_prepare(session, options);
 	if (ret < 0) {
 		fprintf(stderr, "zcfs: cannot handle signals: %s\n", strerror(-ret));
@@ -377,6 +380,7 @@ static int run(struct options *options)
 
 	store.read_only = options->read_only;
 	store.privileged = geteuid() == 0;
+	store.passthrough = store.privileged && options->passing != PASSING_OFF;
 	if (!prepare_path(options->store_path, &store_path) || !prepare_path(given_mount, &mount_path) ||
 	    !check_paths(store_path, mount_path) || !open_store(store_path))
 		return EXIT_FAILURE;

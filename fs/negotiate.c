@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "fs/negotiate.h"
 
+#include "fs/store.h"
+
 #define BACKGROUND_REQUESTS 128 /* read-ahead and asynchronous direct I/O that the kernel may have on its way */
 
 static void want(struct fuse_conn_info *connection, uint32_t feature, bool wanted)
@@ -47,6 +49,10 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
 #ifdef ZCFS_FUSE_KILL_SUIDGID
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
+#endif
+
+#ifdef FUSE_CAP_PASSTHROUGH
+	want(connection, FUSE_CAP_PASSTHROUGH, store.passthrough);
 #endif
 
 	connection->max_write = REQUEST_SIZE_MAX;

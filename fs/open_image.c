@@ -40,6 +40,7 @@ static void open_image_free(struct open_image *image)
 
 	if (write_fd >= 0 && write_fd != image->image->data_fd)
 		close(write_fd);
+	passthrough_destroy(&image->passthrough);
 	map_pointer_destroy(&image->current);
 	image_close(image->image);
 	pthread_mutex_destroy(&image->change);
@@ -63,6 +64,7 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 	open->bundle = image->bundle_fd >= 0;
 	atomic_init(&open->write_fd, image->read_only || image->overlay ? -1 : image->data_fd);
 	host_file_init(&open->host, image->data_fd);
+	passthrough_init(&open->passthrough);
 	map_pointer_init(&open->current, live_map_new(image->map));
 	if (!atomic_load(&open->current.live)) {
 		open_image_free(open);

@@ -21,6 +21,7 @@
 #include "fs/host_file.h"
 #include "fs/live_map.h"
 #include "fs/node.h"
+#include "fs/passthrough.h"
 #include "mapdb/image.h"
 
 struct open_image {
@@ -36,6 +37,7 @@ struct open_image {
 
 	struct map_pointer current;
 	struct host_file host; /* the data file */
+	struct passthrough passthrough;
 
 	atomic_int sync_error; /* of open_image_sync() */
 };

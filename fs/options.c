@@ -39,6 +39,9 @@ static const struct fuse_opt option_table[] = {
         OPTION("io_uring=yes", rings, RINGS_YES),
         OPTION("io_uring=no", rings, RINGS_NO),
         OPTION("io_uring_depth=%u", ring_depth, 0),
+        OPTION("passthrough=auto", passing, PASSING_AUTO),
+        OPTION("passthrough=on", passing, PASSING_ON),
+        OPTION("passthrough=off", passing, PASSING_OFF),
         OPTION("max_threads=%u", max_threads, 0),
         OPTION("max_idle_threads=%u", max_idle_threads, 0),
         FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
@@ -171,6 +174,7 @@ void options_print_help(void)
 	       "    -o max_idle_threads=N  threads kept while there is nothing to do (%d)\n"
 	       "    -o io_uring=auto       FUSE over io_uring if the kernel offers it; also yes, no\n"
 	       "    -o io_uring_depth=N    requests in each processor's ring\n"
+	       "    -o passthrough=auto    the kernel reads and writes plain images itself; also on, off\n"
 	       "    -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "    -o fsname=NAME         what df and mount show (DIR)\n"
 	       "\n"

@@ -11,6 +11,8 @@
 
 enum rings { RINGS_AUTO, RINGS_YES, RINGS_NO }; /* FUSE over io_uring */
 
+enum passing { PASSING_AUTO, PASSING_ON, PASSING_OFF }; /* kernel passthrough */
+
 struct options {
 	char *store_path; /* as given */
 	char *mount_path; /* as given; NULL: over the store */
@@ -18,6 +20,7 @@ struct options {
 	int allow_other, no_allow_other, fsname_given, no_clone_fd;
 	unsigned int max_threads, max_idle_threads;
 	int rings;                /* enum rings */
+	int passing;              /* enum passing */
 	unsigned int ring_depth;  /* requests in each processor's ring; 0: none given */
 	struct fuse_args session; /* what is libfuse's to understand, program name first */
 };

@@ -12,9 +12,10 @@
 
 struct store {
 	const struct io *io;
-	int dir_fd;      /* the store itself, below an over-mount; carries the daemon's flock */
-	bool read_only;  /* -o ro: images are opened read-only, nothing in the store is changed */
-	bool privileged; /* effective uid 0: acts for callers with other uids */
+	int dir_fd;       /* the store itself, below an over-mount; carries the daemon's flock */
+	bool read_only;   /* -o ro: images are opened read-only, nothing in the store is changed */
+	bool privileged;  /* effective uid 0: acts for callers with other uids */
+	bool passthrough; /* plain images may be left to the kernel */
 };
 
 extern struct store store;

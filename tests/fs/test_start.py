@@ -118,6 +118,7 @@ def test_unmount_commands(store):
         store.start()
 
 
+@with_options('-o', 'passthrough=off')
 def test_term_with_open_files(store):
     """SIGTERM ends the daemon although files are open; what was written is in the store"""
     file = open(store.path('x'), 'wb', buffering=0)
