@@ -113,7 +113,13 @@ static int builder_make_map(struct image_map_builder *builder, uint64_t size, st
 	struct map_entry *fitted = reallocarray(builder->entries, builder->count + 1, sizeof *fitted);
 	if (fitted)
 		builder->entries = fitted;
-	*map = (struct image_map){.size = size, .count = builder->count, .entries = steal_pointer(&builder->entries)};
+	*map = (struct image_map){.size = size, .count = builder->count, .entries = builder->entries};
+	rc = key_index_init(&map->index, &map->entries[0].guest_off, map->count, sizeof *map->entries);
+	if (rc < 0) {
+		free(map);
+		return rc;
+	}
+	builder->entries = NULL;
 	atomic_init(&map->references, 1);
 	*out = map;
 	return 0;
@@ -158,6 +164,7 @@ void image_map_unref(struct image_map *map)
 {
 	if (!map || atomic_fetch_sub_explicit(&map->references, 1, memory_order_acq_rel) != 1)
 		return;
+	key_index_free(&map->index);
 	free(map->entries);
 	free(map);
 }
@@ -203,17 +210,13 @@ uint64_t image_map_host_end(const struct image_map *map)
 
 size_t image_map_find(const struct image_map *map, uint64_t guest_off)
 {
-	size_t low = 0, high = map->count; /* entries[low].guest_off <= guest_off < entries[high].guest_off */
+	size_t first = key_index_group(&map->index, guest_off) * KEY_INDEX_FANOUT, left = map->count - first;
+	size_t begun = 0; /* extents of the group that begin at guest_off or before */
 
 	assert(guest_off < map->size);
-	while (high - low > 1) {
-		size_t middle = low + (high - low) / 2;
-		if (map->entries[middle].guest_off <= guest_off)
-			low = middle;
-		else
-			high = middle;
-	}
-	return low;
+	for (size_t i = 0; i < (left < KEY_INDEX_FANOUT ? left : KEY_INDEX_FANOUT); i++)
+		begun += map->entries[first + i].guest_off <= guest_off;
+	return first + begun - 1;
 }
 
 void image_map_lookup(const struct image_map *map, uint64_t guest_off, uint64_t max_length, struct extent *out)

@@ -7,7 +7,7 @@
  * image may end anywhere. Adjacent extents that are contiguous on both sides are always merged.
  *
  * A map never changes once made: whoever wants another one makes it and swaps the pointer. Reference counts are atomic;
- * every other function only reads the map and may be called from any thread. 16 bytes an extent.
+ * every other function only reads the map and may be called from any thread. 17 bytes an extent.
  */
 #ifndef ZCFS_IMAGE_MAP_H
 #define ZCFS_IMAGE_MAP_H

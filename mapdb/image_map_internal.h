@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "mapdb/image_map.h"
+#include "mapdb/key_index.h"
 
 /* Extent i is [entries[i].guest_off, entries[i + 1].guest_off); entries[count] is a sentinel whose guest_off is the size. */
 struct map_entry {
@@ -20,6 +21,7 @@ struct image_map {
 	uint64_t size; /* bytes */
 	size_t count;  /* extents */
 	struct map_entry *entries;
+	struct key_index index; /* over guest_off */
 };
 
 /* Extents are numbered with 32 bits on the host side, which also bounds what a damaged database can make us allocate. */
