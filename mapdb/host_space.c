@@ -11,19 +11,17 @@
 
 int host_stretch_at(int data_fd, uint64_t host_off, struct host_stretch *out)
 {
-	off_t data = lseek(data_fd, (off_t)host_off, SEEK_DATA), hole;
+	off_t end = lseek(data_fd, (off_t)host_off, SEEK_HOLE);
 
 	*out = (struct host_stretch){.start = host_off, .end = UINT64_MAX};
-	if (data < 0)
+	if (end < 0)
 		return errno == ENXIO ? 0 : -errno;
-	out->end = (uint64_t)data;
-	if ((uint64_t)data != host_off)
-		return 0;
-	hole = lseek(data_fd, (off_t)host_off, SEEK_HOLE);
-	if (hole < 0)
-		return -errno;
-	out->end = (uint64_t)hole;
-	out->data = true;
+	out->data = (uint64_t)end > host_off;
+	if (!out->data)
+		end = lseek(data_fd, (off_t)host_off, SEEK_DATA);
+	if (end < 0)
+		return errno == ENXIO ? 0 : -errno;
+	out->end = (uint64_t)end;
 	return 0;
 }
 

@@ -273,6 +273,17 @@ static int check_data_length(const struct image *image)
 	return (uint64_t)status.st_size < image_map_host_end(image->map) ? -EUCLEAN : 0;
 }
 
+/* Whoever was settling the image may have died between the removal of a commit's journal and its sync. If the journal
+ * came back after a crash it would bring back the map before, without what has been written by this one. */
+static int make_durable(struct image *image)
+{
+	struct settle_record settle;
+	struct run_record run;
+	int rc = image->read_only ? 0 : map_db_unfinished_settle(image->db, &settle, &run);
+
+	return rc == 0 && !image->read_only && settle.run ? image->io->fsync(image->io, image->bundle_fd) : rc;
+}
+
 static int load_bundle(struct image *image, bool recovery_failed)
 {
 	int rc = map_db_open(image->io, image->bundle_fd, image->read_only, &image->db);
@@ -292,13 +303,11 @@ static int load_bundle(struct image *image, bool recovery_failed)
 		rc = image_reload(image);
 	if (rc == 0)
 		rc = check_data_length(image);
+	if (rc == 0)
+		rc = make_durable(image);
 	if (rc != 0)
 		return rc;
 	map_db_snapshot_end(image->db);
-	/* Whoever committed this map may have died between the journal's removal and its sync. If the journal came back
-	 * after a crash it would bring back the map before, without what has been written by this one. */
-	if (!image->read_only && image->io->fsync(image->io, image->bundle_fd) < 0)
-		image->read_only = true;
 	if (image->access == IMAGE_SHARED) {
 		map_db_close(image->db);
 		image->db = NULL;

@@ -227,10 +227,10 @@ static int sync_and_commit(struct settle *settle, const struct batch *batch, str
 
 /* Everything between mirror() and the end of the step. */
 static int move_mirrored(struct settle *settle, struct batch *batch, const struct settle_limits *limits,
-                         int64_t start_ns, int64_t end_ns)
+                         int64_t start_ns)
 {
 	__attribute__((cleanup(cleanup_change))) struct change change = {0};
-	int rc = batch_copy(settle, batch, limits, end_ns);
+	int rc = batch_copy(settle, batch, limits);
 
 	if (rc == 0)
 		rc = batch_cut(settle, batch);
@@ -269,7 +269,7 @@ static int move_batch(struct settle *settle, const struct settle_limits *limits,
 		rc = batch_prepare(settle, batch);
 	if (rc == 0)
 		rc = settle->hooks.mirror(settle->hooks.context, batch->windows, batch->count);
-	return rc == 0 ? move_mirrored(settle, batch, limits, start_ns, end_ns) : rc;
+	return rc == 0 ? move_mirrored(settle, batch, limits, start_ns) : rc;
 }
 
 /* Nothing is left to move. What the file is longer than the map needs is no more use to anybody. */

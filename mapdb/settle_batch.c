@@ -11,8 +11,8 @@
 #include "mapdb/host_space.h"
 #include "mapdb/settle_internal.h"
 
-#define CHOICE_STEP   (UINT64_C(1) << 20) /* bytes by which a batch is made longer, at most */
-#define HOLES_FACTOR  16u                 /* a batch may have so many times more holes than data */
+#define READ_AHEAD    (UINT64_C(8) << 20) /* bytes */
+#define HOLES_FACTOR  16                  /* a batch may have so many times more holes than data */
 #define COPIES_SHARED 3                   /* after these a piece that is always written to is copied exclusively */
 #define PAUSE_NS      5000000
 #define SECOND_NS     INT64_C(1000000000)
@@ -51,12 +51,6 @@ static int for_each_data(const struct settle *settle, uint64_t guest_off, uint64
 	return rc;
 }
 
-static int count_data(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
-{
-	*(uint64_t *)context += length;
-	return 0;
-}
-
 /* Adds bytes of the plan's move to the batch. */
 static bool add_window(struct batch *batch, const struct extent *move, uint64_t done, uint64_t length)
 {
@@ -74,25 +68,32 @@ static bool add_window(struct batch *batch, const struct extent *move, uint64_t 
 	return true;
 }
 
-static int choose_windows(struct settle *settle, uint64_t data_bytes, struct batch *batch)
+/* How many bytes of the image hold about so much data. Where holes are dense in places, copying ends earlier. */
+static int bytes_with_data(const struct settle *settle, uint64_t data_bytes, uint64_t *bytes)
 {
-	uint64_t data = 0, total = 0, done = settle->next_done;
-	uint64_t step_max = MIN(CHOICE_STEP, (data_bytes / 16 + HOST_BLOCK) / HOST_BLOCK * HOST_BLOCK);
-	int rc = 0;
+	struct stat status;
 
-	for (size_t i = settle->next; i < settle->plan.count && rc == 0; i++, done = 0) {
+	if (fstat(settle->data_fd, &status) < 0)
+		return -errno;
+	double allocated = (double)status.st_blocks * 512, size = (double)image_map_size(settle->map);
+	double factor = allocated < size ? size / (allocated + 1) : 1;
+	*bytes = (uint64_t)((double)data_bytes * MIN(factor, HOLES_FACTOR));
+	*bytes -= *bytes % IMAGE_MAP_UNIT;
+	return 0;
+}
+
+static int choose_windows(struct settle *settle, struct batch *batch)
+{
+	uint64_t left = 0, done = settle->next_done;
+	int rc = bytes_with_data(settle, batch->data_max, &left);
+
+	for (size_t i = settle->next; i < settle->plan.count && left > 0 && rc == 0; i++, done = 0) {
 		const struct extent *move = &settle->plan.moves[i];
+		uint64_t length = MIN(left, move->length - done);
 
-		while (done < move->length && rc == 0) {
-			uint64_t step = MIN(step_max, move->length - done);
-
-			if (data >= data_bytes || total >= data_bytes * HOLES_FACTOR ||
-			    !add_window(batch, move, done, step))
-				return 0;
-			rc = for_each_data(settle, move->guest_off + done, step, count_data, &data);
-			total += step;
-			done += step;
-		}
+		if (!add_window(batch, move, done, length))
+			break;
+		left -= length;
 	}
 	return rc;
 }
@@ -104,38 +105,36 @@ static int by_host_off(const void *left, const void *right)
 	return a->host_off < b->host_off ? -1 : a->host_off > b->host_off;
 }
 
-void batch_release(struct batch *batch)
+/* Appends where the bytes [guest_off, guest_off + length) are. */
+static int add_sources(const struct settle *settle, struct batch *batch, uint64_t guest_off, uint64_t length)
 {
-	free(batch->sources);
-	batch->sources = NULL;
-	batch->source_count = 0;
+	uint64_t end = guest_off + length;
+
+	while (guest_off < end) {
+		if (batch->source_count == batch->source_capacity) {
+			size_t capacity = batch->source_capacity ? batch->source_capacity * 2 : 256;
+			struct extent *grown = reallocarray(batch->sources, capacity, sizeof *batch->sources);
+
+			if (!grown)
+				return -ENOMEM;
+			batch->sources = grown;
+			batch->source_capacity = capacity;
+		}
+		struct extent *source = &batch->sources[batch->source_count++];
+		image_map_lookup(settle->map, guest_off, end - guest_off, source);
+		guest_off += source->length;
+	}
+	return 0;
 }
 
-/* Where the windows' bytes are. */
-static int find_sources(const struct settle *settle, struct batch *batch)
+/* Sources from index first on, put into host order, neighbours joined. */
+static void order_sources(struct batch *batch, size_t first)
 {
-	size_t capacity = 0, joined = 0;
+	size_t joined = first;
 
-	batch_release(batch);
-	for (size_t i = 0; i < batch->count; i++) {
-		uint64_t pos = batch->windows[i].guest_off, end = pos + batch->windows[i].length;
-
-		while (pos < end) {
-			if (batch->source_count == capacity) {
-				capacity = capacity ? capacity * 2 : 256;
-				struct extent *grown = reallocarray(batch->sources, capacity, sizeof *batch->sources);
-				if (!grown)
-					return -ENOMEM;
-				batch->sources = grown;
-			}
-			struct extent *source = &batch->sources[batch->source_count++];
-			image_map_lookup(settle->map, pos, end - pos, source);
-			pos += source->length;
-		}
-	}
-	qsort(batch->sources, batch->source_count, sizeof *batch->sources, by_host_off);
-	for (size_t i = 0; i < batch->source_count; i++) {
-		struct extent *last = joined ? &batch->sources[joined - 1] : NULL;
+	qsort(batch->sources + first, batch->source_count - first, sizeof *batch->sources, by_host_off);
+	for (size_t i = first; i < batch->source_count; i++) {
+		struct extent *last = joined > first ? &batch->sources[joined - 1] : NULL;
 
 		if (last && last->host_off + last->length == batch->sources[i].host_off)
 			last->length += batch->sources[i].length;
@@ -143,16 +142,15 @@ static int find_sources(const struct settle *settle, struct batch *batch)
 			batch->sources[joined++] = batch->sources[i];
 	}
 	batch->source_count = joined;
-	return 0;
 }
 
-/* Has the host read everything at once, in its own order, instead of one small extent after another. Holes are not
- * read: that would fill the page cache with zeros. */
-static void read_ahead(const struct settle *settle, const struct batch *batch)
+/* Has the host start to read sources from index first on: all at once, in its own order, instead of one small extent
+ * after another. Not holes: that would fill the page cache with zeros. */
+static void start_reading(const struct settle *settle, const struct batch *batch, size_t first)
 {
 	struct host_stretch stretch = {0};
 
-	for (size_t i = 0; i < batch->source_count; i++) {
+	for (size_t i = first; i < batch->source_count; i++) {
 		uint64_t pos = batch->sources[i].host_off, end = pos + batch->sources[i].length;
 
 		while (pos < end) {
@@ -167,16 +165,45 @@ static void read_ahead(const struct settle *settle, const struct batch *batch)
 	}
 }
 
+/* A place in the batch's windows. */
+struct place {
+	size_t window;
+	uint64_t done;
+};
+
+/* Keeps about so many bytes on their way from the disk, before the place that is copied next. */
+static int read_ahead(const struct settle *settle, struct batch *batch, struct place *ahead, uint64_t copied)
+{
+	size_t first = batch->source_count;
+
+	if (batch->ahead >= copied + READ_AHEAD / 2)
+		return 0;
+	while (ahead->window < batch->count && batch->ahead < copied + READ_AHEAD) {
+		const struct extent *window = &batch->windows[ahead->window];
+		uint64_t length = MIN(copied + READ_AHEAD - batch->ahead, window->length - ahead->done);
+		int rc = add_sources(settle, batch, window->guest_off + ahead->done, length);
+
+		if (rc < 0)
+			return rc;
+		batch->ahead += length;
+		ahead->done += length;
+		if (ahead->done == window->length)
+			*ahead = (struct place){.window = ahead->window + 1};
+	}
+	order_sources(batch, first);
+	start_reading(settle, batch, first);
+	return 0;
+}
+
 int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch)
 {
-	*batch = (struct batch){0};
-	int rc = choose_windows(settle, data_bytes, batch);
+	*batch = (struct batch){.data_max = data_bytes};
+	return choose_windows(settle, batch);
+}
 
-	if (rc == 0)
-		rc = find_sources(settle, batch);
-	if (rc == 0)
-		read_ahead(settle, batch);
-	return rc;
+void batch_release(struct batch *batch)
+{
+	free(batch->sources);
 }
 
 static int punch(const struct settle *settle, uint64_t host_off, uint64_t length)
@@ -293,18 +320,26 @@ bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64
 	}
 }
 
-int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits, int64_t end_ns)
+int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits)
 {
+	int64_t end_ns = limits->step_ms ? settle_now_ns() + limits->step_ms * INT64_C(1000000) : 0;
+	struct place ahead = {0};
+
 	for (size_t i = 0; i < batch->count; i++) {
 		const struct extent *window = &batch->windows[i];
 
 		for (uint64_t done = 0; done < window->length;) {
 			uint64_t length = MIN(SETTLE_PIECE, window->length - done), bytes = 0;
 
-			if (batch_wait(settle, limits, end_ns))
+			/* However slow the host is and busy the guest, each step gets on by a piece. */
+			if (batch->copied == 0
+			            ? settle->hooks.stop(settle->hooks.context)
+			            : batch->data_bytes >= batch->data_max || batch_wait(settle, limits, end_ns))
 				return 0;
-			int rc = copy_piece(settle, window->guest_off + done, length,
-			                    window->host_off - window->guest_off, &bytes);
+			int rc = read_ahead(settle, batch, &ahead, batch->copied);
+			if (rc == 0)
+				rc = copy_piece(settle, window->guest_off + done, length,
+				                window->host_off - window->guest_off, &bytes);
 			if (rc < 0)
 				return rc;
 			settle->pace_bytes += bytes;
@@ -320,8 +355,10 @@ int batch_cut(struct settle *settle, struct batch *batch)
 {
 	uint64_t left = batch->copied;
 	size_t count = 0;
+	int rc = 0;
 
-	for (size_t i = 0; i < batch->count; i++) {
+	batch->source_count = 0; /* what was read ahead may be more than what was copied */
+	for (size_t i = 0; i < batch->count && rc == 0; i++) {
 		struct extent *window = &batch->windows[i];
 		uint64_t copied = MIN(window->length, left);
 
@@ -332,7 +369,9 @@ int batch_cut(struct settle *settle, struct batch *batch)
 			                                                   .host_off = window->host_off + copied};
 		window->length = copied;
 		count += copied > 0;
+		rc = add_sources(settle, batch, window->guest_off, copied);
 	}
 	batch->count = count;
-	return batch->rest_count ? find_sources(settle, batch) : 0;
+	order_sources(batch, 0);
+	return rc;
 }

@@ -37,15 +37,17 @@ struct batch {
 	size_t count;
 	struct extent rest[WINDOWS_MAX]; /* what was not copied, after batch_cut */
 	size_t rest_count;
-	struct extent *sources; /* where the windows' bytes are now, in host order, neighbours joined */
-	size_t source_count;
+	uint64_t data_max;   /* bytes of data to copy */
+	uint64_t ahead;	     /* bytes of the windows, from the first on, that the host has been asked to read */
 	uint64_t copied;     /* bytes of the windows, from the first on */
 	uint64_t data_bytes; /* of those, data */
+	struct extent *sources; /* where bytes of the windows were: in the end of all that were copied, in host order */
+	size_t source_count, source_capacity;
 };
 
 int64_t settle_now_ns(void);
 
-/* The next batch of about data_bytes of data. Asks the host to read it. -ENOMEM, -errno. */
+/* The next batch of about data_bytes of data. -errno. */
 int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch);
 void batch_release(struct batch *batch);
 /* Punches the targets. */
@@ -53,8 +55,8 @@ int batch_prepare(struct settle *settle, const struct batch *batch);
 /* Waits until more may be copied. True: stop instead. end_ns: when to stop at the latest; 0: never. */
 bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns);
 /* Copies until everything is copied or it is time to stop; says in batch->copied how far it came. */
-int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits, int64_t end_ns);
-/* Makes of the batch one of what was copied only. -ENOMEM. */
+int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits);
+/* Makes of the batch one of what was copied only, and finds its sources. -ENOMEM. */
 int batch_cut(struct settle *settle, struct batch *batch);
 
 #endif

@@ -22,6 +22,12 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "      --pack            lay everything out anew, free space in one piece\n"
                                 "      --undo            bring back what the guest saw before the last pass\n"
                                 "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
+                                "      --settle          move data on the host so that the image map becomes\n"
+                                "                        sequential again; also while the guest runs\n"
+                                "        --rate=MB       copy at most so many megabytes a second\n"
+                                "        --idle          copy only while the guest leaves the image alone\n"
+                                "        --time-limit=SECONDS  stop then; the next --settle goes on\n"
+                                "        --threshold=KIB leave extents of this length alone (default 1024)\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
@@ -32,6 +38,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
                                 "  zcfs-defrag /srv/images/win10.img           defragment\n"
+                                "  zcfs-defrag --settle /srv/images/win10.img  one sequential file again\n"
                                 "  zcfs-defrag --undo /srv/images/win10.img    as if nothing had happened\n"
                                 "Exit status: 0 done or nothing to do, 1 failed and nothing changed, 2 usage,\n"
                                 "3 refused for a volume's state, 4 image in use, 5 image map or volume damaged;\n"
@@ -41,6 +48,11 @@ enum {
 	OPTION_PACK = 256,
 	OPTION_PLAIN,
 	OPTION_UNDO,
+	OPTION_SETTLE,
+	OPTION_RATE,
+	OPTION_IDLE,
+	OPTION_TIME_LIMIT,
+	OPTION_THRESHOLD,
 	OPTION_VERIFY,
 	OPTION_VOLUME,
 	OPTION_WAIT,
@@ -55,6 +67,11 @@ static const struct option long_options[] = {
         {"pack", no_argument, NULL, OPTION_PACK},
         {"plain", optional_argument, NULL, OPTION_PLAIN},
         {"undo", no_argument, NULL, OPTION_UNDO},
+        {"settle", no_argument, NULL, OPTION_SETTLE},
+        {"rate", required_argument, NULL, OPTION_RATE},
+        {"idle", no_argument, NULL, OPTION_IDLE},
+        {"time-limit", required_argument, NULL, OPTION_TIME_LIMIT},
+        {"threshold", required_argument, NULL, OPTION_THRESHOLD},
         {"verify", required_argument, NULL, OPTION_VERIFY},
         {"volume", required_argument, NULL, OPTION_VOLUME},
         {"wait", optional_argument, NULL, OPTION_WAIT},
@@ -68,7 +85,7 @@ static const struct option long_options[] = {
 
 const char *defrag_mode_name(enum defrag_mode mode)
 {
-	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo", "plain"};
+	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo", "plain", "settle"};
 	return names[mode];
 }
 
@@ -94,11 +111,42 @@ static bool parse_volume(const char *text, unsigned int *volume)
 	return true;
 }
 
-static bool parse_seconds(const char *text, double *seconds)
+static bool parse_number(const char *text, double *value)
 {
 	char *end;
-	*seconds = strtod(text, &end);
-	return end != text && !*end && isfinite(*seconds) && *seconds > 0 && *seconds <= INT_MAX;
+	*value = strtod(text, &end);
+	return end != text && !*end && isfinite(*value) && *value > 0 && *value <= INT_MAX;
+}
+
+/* A number of units, as bytes. */
+static bool parse_bytes(const char *text, uint64_t unit, uint64_t *bytes)
+{
+	double value;
+	if (!parse_number(text, &value) || value * (double)unit < 1)
+		return false;
+	*bytes = (uint64_t)(value * (double)unit);
+	return true;
+}
+
+static int take_settle_option(int option, struct settle_settings *settle)
+{
+	switch (option) {
+	case OPTION_RATE:
+		return parse_bytes(optarg, 1000000, &settle->rate)
+		               ? 0
+		               : wrong_usage("--rate wants a number of megabytes a second: %s", optarg);
+	case OPTION_TIME_LIMIT:
+		return parse_number(optarg, &settle->limit_seconds)
+		               ? 0
+		               : wrong_usage("--time-limit wants a number of seconds: %s", optarg);
+	case OPTION_THRESHOLD:
+		return parse_bytes(optarg, 1024, &settle->threshold)
+		               ? 0
+		               : wrong_usage("--threshold wants a number of KiB: %s", optarg);
+	default:
+		settle->idle = true;
+		return 0;
+	}
 }
 
 static bool parse_plain(const char *text, enum plain_method *method)
@@ -136,6 +184,13 @@ static int take_option(int option, struct defrag_options *options)
 		if (optarg && !parse_plain(optarg, &options->plain))
 			return wrong_usage("--plain knows exchange, reflink, settle and copy: %s", optarg);
 		return choose_mode(options, MODE_PLAIN);
+	case OPTION_SETTLE:
+		return choose_mode(options, MODE_SETTLE);
+	case OPTION_RATE:
+	case OPTION_IDLE:
+	case OPTION_TIME_LIMIT:
+	case OPTION_THRESHOLD:
+		return take_settle_option(option, &options->settle);
 	case OPTION_PACK:
 		options->pack = true;
 		return 0;
@@ -157,7 +212,7 @@ static int take_option(int option, struct defrag_options *options)
 		               : wrong_usage("--volume wants a number from 1: %s", optarg);
 	case OPTION_WAIT:
 		options->wait = true;
-		if (optarg && !parse_seconds(optarg, &options->wait_seconds))
+		if (optarg && !parse_number(optarg, &options->wait_seconds))
 			return wrong_usage("--wait wants a number of seconds: %s", optarg);
 		return 0;
 	default: /* getopt has said what is wrong */
@@ -168,15 +223,18 @@ static int take_option(int option, struct defrag_options *options)
 
 static int check_combination(const struct defrag_options *options)
 {
+	const struct settle_settings *settle = &options->settle;
 	bool passes = options->mode == MODE_DEFRAG || options->mode == MODE_DRY_RUN;
-
 	if (options->pack && !passes)
 		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->verify_data && !passes)
 		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
-	if (options->volume && (options->mode == MODE_UNDO || options->mode == MODE_PLAIN))
+	if (options->volume && !passes && options->mode != MODE_ANALYZE)
 		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
 		                   defrag_mode_name(options->mode));
+	if (options->mode != MODE_SETTLE &&
+	    (settle->rate || settle->idle || settle->limit_seconds > 0 || settle->threshold))
+		return wrong_usage("--rate, --idle, --time-limit and --threshold are for --settle");
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
 	if (options->quiet && options->verbose)
@@ -186,8 +244,26 @@ static int check_combination(const struct defrag_options *options)
 	return 0;
 }
 
+static void describe_settle(struct defrag_options *options)
+{
+	const struct settle_settings *settle = &options->settle;
+	char rate[32] = "", limit[32] = "", threshold[32] = "";
+	if (settle->rate)
+		snprintf(rate, sizeof(rate), " --rate=%.6g", (double)settle->rate / 1e6);
+	if (settle->limit_seconds > 0)
+		snprintf(limit, sizeof(limit), " --time-limit=%.6g", settle->limit_seconds);
+	if (settle->threshold)
+		snprintf(threshold, sizeof(threshold), " --threshold=%.6g", (double)settle->threshold / 1024);
+	snprintf(options->text, sizeof(options->text), "--settle%s%s%s%s", rate, settle->idle ? " --idle" : "", limit,
+	         threshold);
+}
+
 static void describe(struct defrag_options *options)
 {
+	if (options->mode == MODE_SETTLE) {
+		describe_settle(options);
+		return;
+	}
 	size_t length = (size_t)snprintf(options->text, sizeof(options->text), "%s", options->pack ? "--pack" : "");
 	if (options->volume)
 		snprintf(options->text + length, sizeof(options->text) - length, "%s--volume=%u", length ? " " : "",

@@ -7,10 +7,19 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "mapdb/plain.h"
 
-enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN };
+enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN, MODE_SETTLE };
+
+/* What only --settle knows. */
+struct settle_settings {
+	uint64_t threshold;   /* bytes; 0: the default */
+	uint64_t rate;	      /* bytes a second; 0: none */
+	double limit_seconds; /* 0: none */
+	bool idle;
+};
 
 struct defrag_options {
 	enum defrag_mode mode;
@@ -23,6 +32,7 @@ struct defrag_options {
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
 	unsigned int volume; /* 0: all */
+	struct settle_settings settle;
 	char text[128];      /* what of this belongs in the history of runs */
 	char **images;       /* into argv */
 	size_t image_count;

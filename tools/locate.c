@@ -289,6 +289,59 @@ int locate_directory(const char *path, struct location *location)
 	return leave_mount(location);
 }
 
+/* The inode by which the mount shows what was located, which is the data file's. */
+static int inode_shown(const struct location *location, ino_t *inode)
+{
+	struct stat status;
+	cleanup_free char *data = NULL;
+	if (asprintf(&data, "%s/" BUNDLE_DATA_NAME, location->name) < 0)
+		return -ENOMEM;
+	if (fstatat(location->parent_fd, data, &status, AT_SYMLINK_NOFOLLOW) < 0 &&
+	    fstatat(location->parent_fd, location->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	*inode = status.st_ino;
+	return 0;
+}
+
+/* Opens what was located through one mount, if its store holds it. */
+static int open_in_mount(const struct mount *mount, const struct location *location, const char *directory)
+{
+	struct location ignored = LOCATION_INIT;
+	cleanup_fd int store = open_store(mount, &ignored);
+	cleanup_free char *store_path = store < 0 ? NULL : path_of_fd(store);
+	const char *below = store_path ? path_below(directory, store_path) : NULL;
+	if (!below)
+		return -ENOENT;
+	cleanup_free char *path = NULL;
+	if (asprintf(&path, "%s/%s/%s", mount->point, below, location->name) < 0)
+		return -ENOMEM;
+	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (image < 0)
+		return -errno;
+	struct stat status;
+	ino_t inode = 0;
+	if (fstat(image, &status) < 0 || inode_shown(location, &inode) < 0 || status.st_ino != inode)
+		return -ENOENT;
+	return steal_fd(&image);
+}
+
+int locate_through_mount(const struct location *location)
+{
+	__attribute__((cleanup(cleanup_file))) FILE *table = fopen("/proc/self/mountinfo", "re");
+	cleanup_free char *directory = path_of_fd(location->parent_fd);
+	if (!table || !directory)
+		return !table ? -errno : -ENOMEM;
+	cleanup_free char *line = NULL;
+	size_t capacity = 0;
+	int fd = -ENOENT;
+	while (fd == -ENOENT && getline(&line, &capacity, table) > 0) {
+		__attribute__((cleanup(mount_release))) struct mount mount = {0};
+		if (parse_mount(line, &mount) && strcmp(mount.type, "fuse.zcfs") == 0 && strcmp(mount.root, "/") == 0)
+			fd = open_in_mount(&mount, location, directory);
+	}
+	return fd;
+}
+
 void location_release(struct location *location)
 {
 	if (location->parent_fd >= 0)

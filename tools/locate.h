@@ -25,6 +25,9 @@ struct location {
 int locate_image(const char *path, struct location *location);
 /* The same for a directory: parent_fd is the directory itself, name stays NULL. */
 int locate_directory(const char *path, struct location *location);
+/* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount does;
+ * otherwise why it could not be opened. */
+int locate_through_mount(const struct location *location);
 void location_release(struct location *location);
 
 #define LOCATION_INIT                                                                                                  \

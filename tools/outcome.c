@@ -80,6 +80,33 @@ static const struct {
          "keep the image as it is and report this: it is a defect of zcfs or an image made to attack it"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
 
+        {STEP_SETTLE, EINTR, EXIT_FAILED, "stopped; what has been moved so far stays moved",
+         "the same command goes on from there"},
+        {STEP_SETTLE, EBUSY, EXIT_IN_USE,
+         "is in use by a program that does not go through a zcfs mount, or by another --settle; what has been moved so "
+         "far stays "
+         "moved",
+         "end what uses it (fuser -v tells), or wait for that with --wait; then the same command goes on"},
+        {STEP_SETTLE, ENOTTY, EXIT_FAILED, "the zcfs that serves it is older than this command",
+         "unmount the store and start zcfs again"},
+        {STEP_SETTLE, EFBIG, EXIT_FAILED, "the host's file system has no files long enough to move anything to",
+         "move the store to a file system with longer files, XFS or btrfs for example"},
+        {STEP_SETTLE, ENOSPC, EXIT_FAILED,
+         "too little space is free on the host's file system to copy even a small piece; what has been moved so far "
+         "stays moved",
+         "make some room (150 MB are ample); the same command then goes on"},
+        {STEP_SETTLE, EOPNOTSUPP, EXIT_FAILED,
+         "its file system cannot give back a part of a file's space (punch a hole)",
+         "move the store to a local file system such as ext4, XFS or btrfs"},
+        {STEP_SETTLE, EINPROGRESS, EXIT_FAILED,
+         "the map could not be written, and whether it was is not known; either way nothing is lost",
+         "see to the host's disk (dmesg, df), then close the image and open it again"},
+        {STEP_SETTLE, EROFS, EXIT_FAILED, "is served read-only",
+         "mount the store without -o ro, or see the system log"},
+        {STEP_SETTLE, EIO, EXIT_FAILED,
+         "input/output error while data was copied; what could not be copied stays where it was",
+         "look into the kernel's log (dmesg) before anything else"},
+
         {ANY_STEP, EINTR, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ENOENT, EXIT_FAILED, "no such image", ""},
         {ANY_STEP, EUCLEAN, EXIT_DAMAGED, "its image map is damaged; nothing has been changed",

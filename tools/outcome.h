@@ -10,6 +10,7 @@
 
 #include "defrag/guest_pass.h"
 #include "tools/defrag_options.h"
+#include "tools/settle.h"
 
 enum exit_code {
 	EXIT_DONE = 0,    /* done, or nothing to do */
@@ -32,6 +33,9 @@ struct outcome {
 	struct plain_report plain;    /* --plain: what was done */
 	double seconds;
 	struct pass_report report;
+	bool settled; /* the report below is filled in */
+	struct settle_report settle;
+	double settle_deadline; /* CLOCK_MONOTONIC, seconds; 0: none */
 };
 
 /* The graver of two exit codes, in the order 5 1 3 4 0. */
@@ -40,7 +44,7 @@ int graver_exit_code(int a, int b);
 int exit_code_of_report(const struct pass_report *report);
 
 /* Where something went wrong. */
-enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN };
+enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN, STEP_SETTLE };
 /* Fills in cause, remedy (unless there is one already) and exit code for a negative errno. */
 void outcome_explain(struct outcome *outcome, enum step step, int error);
 

@@ -141,6 +141,17 @@ static void put_plain(struct object *object, const struct outcome *outcome)
 	put(object, "plain", object_finish(&plain));
 }
 
+static void put_settle(struct object *object, const struct settle_report *settle)
+{
+	struct object moved = object_new();
+	put_pair(object, "extents", settle->extents_before, settle->extents_after, true);
+	put(&moved, "plain", json_boolean(settle->plain));
+	put(&moved, "finished", json_boolean(settle->finished));
+	put(&moved, "bytes_moved", json_count(settle->bytes_moved));
+	put(&moved, "bytes_left", json_count(settle->bytes_left));
+	put(object, "settle", object_finish(&moved));
+}
+
 json_t *outcome_json(const struct outcome *outcome, const struct defrag_options *options)
 {
 	const struct pass_report *report = &outcome->report;
@@ -156,5 +167,7 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 		put_plain(&object, outcome);
 	if (outcome->reported)
 		put_report(&object, report, options->mode != MODE_ANALYZE);
+	if (outcome->settled)
+		put_settle(&object, &outcome->settle);
 	return object_finish(&object);
 }

@@ -231,6 +231,27 @@ static void print_plain(const struct outcome *outcome)
 	printf("history and undo are gone; %.2f s\n", outcome->seconds);
 }
 
+static void print_settled(const struct outcome *outcome)
+{
+	const struct settle_report *settle = &outcome->settle;
+	char number[TEXT_NUMBER_MAX];
+	if (settle->plain) {
+		printf("%s: nothing to do: it has no image map, its bytes are where a plain file has them\n",
+		       outcome->image);
+		return;
+	}
+	printf("%s: %s; extents of the image map: %s before", outcome->image,
+	       !settle->finished     ? "not finished, the next --settle goes on"
+	       : settle->bytes_moved ? "settled"
+	                             : "nothing to do",
+	       text_number(number, settle->extents_before));
+	printf(", %s after; ", text_number(number, settle->extents_after));
+	printf("%s moved", text_bytes(number, settle->bytes_moved));
+	if (!settle->finished)
+		printf(", %s left", text_bytes(number, settle->bytes_left));
+	printf("; %.2f s\n", outcome->seconds);
+}
+
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options)
 {
 	if (!options->quiet && outcome->exit_code == EXIT_DONE) {
@@ -242,6 +263,8 @@ void outcome_print(const struct outcome *outcome, const struct defrag_options *o
 		else if (options->mode == MODE_PLAIN)
 			print_plain(outcome);
 	}
+	if (!options->quiet && outcome->settled)
+		print_settled(outcome);
 	fflush(stdout);
 	outcome_print_problems(outcome);
 }

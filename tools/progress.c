@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "tools/progress.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,38 +27,51 @@ static bool time_to_redraw(struct progress *progress)
 	return true;
 }
 
-static void print_share(struct progress *progress, uint64_t done, uint64_t total)
+void progress_line(struct progress *progress, const char *format, ...)
 {
-	if (total > 0)
-		fprintf(stderr, " %u%%", (unsigned int)((double)(done < total ? done : total) * 100 / (double)total));
+	va_list arguments;
+
+	if (!progress->show || !time_to_redraw(progress))
+		return;
+	fprintf(stderr, "\r\033[K%.50s: ", progress->image);
+	va_start(arguments, format);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
 	fflush(stderr);
 	progress->shown = true;
+}
+
+#define SHARE_MAX 16
+
+/* " 42%"; nothing of nothing. */
+static const char *share(char text[SHARE_MAX], uint64_t done, uint64_t total)
+{
+	text[0] = '\0';
+	if (total > 0)
+		snprintf(text, SHARE_MAX, " %u%%",
+		         (unsigned int)((double)(done < total ? done : total) * 100 / (double)total));
+	return text;
 }
 
 int progress_report(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total)
 {
 	struct progress *progress = context;
+	char where[32] = "", percent[SHARE_MAX];
 	if (stop_requested())
 		return 1;
-	if (!progress->show || !time_to_redraw(progress))
-		return 0;
-	fprintf(stderr, "\r\033[K%.50s: ", progress->image);
 	if (volume > 0)
-		fprintf(stderr, "volume %u: ", volume);
-	fprintf(stderr, "%s", pass_phase_name(phase));
-	print_share(progress, done, total);
+		snprintf(where, sizeof(where), "volume %u: ", volume);
+	progress_line(progress, "%s%s%s", where, pass_phase_name(phase), share(percent, done, total));
 	return 0;
 }
 
 bool progress_plain(void *context, uint64_t done, uint64_t total)
 {
 	struct progress *progress = context;
+	char percent[SHARE_MAX];
 	if (stop_requested())
 		return true;
-	if (progress->show && time_to_redraw(progress)) {
-		fprintf(stderr, "\r\033[K%.50s: to a plain file", progress->image);
-		print_share(progress, done, total);
-	}
+	progress_line(progress, "to a plain file%s", share(percent, done, total));
 	return false;
 }
 

@@ -21,6 +21,8 @@ struct progress {
 
 /* True if standard error is a terminal that can erase a line. */
 bool progress_possible(void);
+/* Shows a line, unless the last one is too young. */
+void progress_line(struct progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The callback of struct pass_options; context is a struct progress. */
 int progress_report(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total);
 /* The same for image_to_plain(). */

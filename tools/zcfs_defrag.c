@@ -141,12 +141,36 @@ static void cleanup_image(struct image **image)
 	image_close(*image);
 }
 
+/* Through the mount if one serves the image, whether somebody uses it or not; otherwise here. */
+static int settle(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
+                  enum step *step)
+{
+	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
+	cleanup_fd int mounted = locate_through_mount(location);
+	int error = mounted < 0 ? mounted : 0;
+	if (mounted == -ENOENT) {
+		error = open_exclusive(location, options, &image);
+		outcome->unleased = !error && !image->leased;
+	}
+	if (error)
+		return error;
+	*step = STEP_SETTLE;
+	error = image ? settle_unmounted(image, options, outcome->settle_deadline, &progress, &outcome->settle)
+	              : settle_mounted(mounted, options, outcome->settle_deadline, &progress, &outcome->settle);
+	progress_erase(&progress);
+	outcome->settled = outcome->settle.plain || outcome->settle.finished || outcome->settle.extents_before > 0;
+	return error;
+}
+
 /* Opens the image and does what is asked for. *step is where an error came from. */
 static int attempt(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
                    enum step *step)
 {
 	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
 	*step = STEP_OPEN;
+	if (options->mode == MODE_SETTLE)
+		return settle(location, options, outcome, step);
 	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, outcome, &image)
 	                                          : open_exclusive(location, options, &image);
 	if (error)
@@ -171,16 +195,24 @@ static void process_located(const struct location *location, const struct defrag
                             struct outcome *outcome)
 {
 	bool endless = options->wait && options->wait_seconds <= 0;
-	double deadline = monotonic_seconds() + (options->wait ? options->wait_seconds : GRACE_SECONDS);
+	double patience = options->wait ? options->wait_seconds : GRACE_SECONDS;
+	double deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
 	unsigned int stale = 0;
 	enum step step;
+	if (options->settle.limit_seconds > 0)
+		outcome->settle_deadline = monotonic_seconds() + options->settle.limit_seconds;
 	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
 	for (;;) {
 		int error = attempt(location, options, outcome, &step);
 		if (error && stop_requested())
 			error = -EINTR;
+		if (error ==
+		    -EAGAIN) { /* a settle pass has given way to somebody, perhaps to a mount that can go on with it */
+			deadline = monotonic_seconds() + patience;
+			error = -EBUSY;
+		}
 		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
 			if (error)
 				outcome_explain(outcome, step, error);

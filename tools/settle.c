@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/settle.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "mapdb/image_settle.h"
+#include "mapdb/settle_ioctl.h"
+#include "tools/text.h"
+
+#define STEP_MS          2000 /* how long the daemon is left alone with a step */
+#define GIVE_WAY_SECONDS 10.0 /* where there are no leases nobody can be seen who waits */
+
+static double monotonic_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* One way to make a step. */
+struct stepper {
+	int (*step)(struct stepper *stepper, const struct settle_limits *limits, struct settle_progress *progress);
+	const struct defrag_options *options;
+	struct settle_report *report;
+	int image_fd;
+	struct image *image;
+	struct image_settle *settle;
+};
+
+/* How fast it goes. */
+struct pace {
+	double start;         /* end of the first step */
+	uint64_t moved, left; /* then */
+};
+
+static void show(struct progress *progress, const struct settle_progress *step, struct pace *pace)
+{
+	char bytes[TEXT_NUMBER_MAX];
+	double now = monotonic_seconds();
+	uint64_t done = step->bytes_planned - step->bytes_left;
+	unsigned int percent =
+	        step->bytes_planned ? (unsigned int)((double)done * 100 / (double)step->bytes_planned) : 100;
+
+	if (pace->start <= 0 || step->bytes_left > pace->left)
+		*pace = (struct pace){.start = now, .moved = step->bytes_moved, .left = step->bytes_left};
+	double seconds = now - pace->start;
+	if (seconds < 0.1 || step->bytes_left == pace->left) {
+		progress_line(progress, "settling %u%%", percent);
+		return;
+	}
+	text_bytes(bytes, (uint64_t)((double)(step->bytes_moved - pace->moved) / seconds));
+	double left = (double)step->bytes_left * seconds / (double)(pace->left - step->bytes_left);
+	progress_line(progress, "settling %u%%, %s/s, %.0f s left", percent, bytes, left);
+}
+
+static void note(struct settle_report *report, const struct settle_progress *step)
+{
+	report->extents_before = step->extents_before;
+	report->extents_after = step->extents;
+	report->bytes_moved = step->bytes_moved;
+	report->bytes_left = step->bytes_left;
+	report->finished = step->finished;
+}
+
+static bool somebody_waits(const struct stepper *stepper, double started)
+{
+	const struct image *image = stepper->image;
+
+	return image && (image_wanted(image) || (!image->leased && monotonic_seconds() - started > GIVE_WAY_SECONDS));
+}
+
+static int run(struct stepper *stepper, double deadline, struct progress *progress)
+{
+	double started = monotonic_seconds();
+	struct pace pace = {0};
+
+	while (!stepper->report->finished && !stepper->report->plain) {
+		struct settle_limits limits = {
+		        .rate = stepper->options->settle.rate,
+		        .idle = stepper->options->settle.idle,
+		        .step_ms = STEP_MS,
+		};
+		struct settle_progress step;
+		double left = deadline > 0 ? deadline - monotonic_seconds() : STEP_MS;
+
+		if (stop_requested())
+			return -EINTR;
+		if (left <= 0)
+			return 0;
+		if (left * 1000 < STEP_MS)
+			limits.step_ms = (unsigned int)(left * 1000) + 1;
+		int error = stepper->step(stepper, &limits, &step);
+		if (error)
+			return error;
+		note(stepper->report, &step);
+		show(progress, &step, &pace);
+		if (!step.finished && somebody_waits(stepper, started))
+			return -EAGAIN;
+	}
+	return 0;
+}
+
+static int step_mounted(struct stepper *stepper, const struct settle_limits *limits, struct settle_progress *progress)
+{
+	struct settle_request request = {
+	        .threshold = stepper->options->settle.threshold,
+	        .rate = limits->rate,
+	        .step_ms = limits->step_ms,
+	        .flags = limits->idle ? SETTLE_REQUEST_IDLE : 0,
+	};
+	snprintf(request.text, sizeof(request.text), "%s", stepper->options->text);
+	if (ioctl(stepper->image_fd, SETTLE_IOC_STEP, &request) < 0)
+		return -errno;
+	stepper->report->plain = request.flags & SETTLE_REQUEST_PLAIN;
+	*progress = (struct settle_progress){
+	        .bytes_planned = request.bytes_planned,
+	        .bytes_left = request.bytes_left,
+	        .bytes_moved = request.bytes_moved,
+	        .extents_before = request.extents_before,
+	        .extents = request.extents,
+	        .finished = request.flags & SETTLE_REQUEST_FINISHED,
+	};
+	return 0;
+}
+
+int settle_mounted(int image_fd, const struct defrag_options *options, double deadline, struct progress *progress,
+                   struct settle_report *report)
+{
+	struct stepper stepper = {.step = step_mounted, .options = options, .report = report, .image_fd = image_fd};
+
+	return run(&stepper, deadline, progress);
+}
+
+static int step_unmounted(struct stepper *stepper, const struct settle_limits *limits, struct settle_progress *progress)
+{
+	return image_settle_step(stepper->settle, limits, progress);
+}
+
+static bool user_stops(void *context)
+{
+	return stop_requested();
+}
+
+int settle_unmounted(struct image *image, const struct defrag_options *options, double deadline,
+                     struct progress *progress, struct settle_report *report)
+{
+	const struct settle_options settle_options = {.threshold = options->settle.threshold, .text = options->text};
+	struct stepper stepper = {.step = step_unmounted, .options = options, .report = report, .image = image};
+
+	report->plain = image->bundle_fd < 0;
+	if (report->plain)
+		return 0;
+	int error = image_settle_new(image, &settle_options, user_stops, NULL, &stepper.settle);
+	if (error)
+		return error;
+	error = run(&stepper, deadline, progress);
+	image_settle_free(stepper.settle);
+	return error;
+}
