@@ -78,7 +78,7 @@ static int bytes_with_data(const struct settle *settle, uint64_t data_bytes, uin
 	double allocated = (double)status.st_blocks * 512, size = (double)image_map_size(settle->map);
 	double factor = allocated < size ? size / (allocated + 1) : 1;
 	*bytes = (uint64_t)((double)data_bytes * MIN(factor, HOLES_FACTOR));
-	*bytes -= *bytes % IMAGE_MAP_UNIT;
+	*bytes = (*bytes + HOST_BLOCK) / HOST_BLOCK * HOST_BLOCK;
 	return 0;
 }
 
