@@ -29,6 +29,10 @@
  * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map
  * names. No I/O is left on its way by who returns a map.
  *
+ * The settle pass (fs/settle.h) has a thread of its own for each step. What is written to where it is at work goes to
+ * two places (fs/mirror.h), in a thread that may wait: for another write to the same bytes, seldom for the copying of a
+ * piece.
+ *
  * No notification is sent to the kernel from a handler. Threads start after the daemon's last fork.
  */
 #include "fs/data.h"
@@ -41,6 +45,7 @@
 
 #include "fs/host_batch.h"
 #include "fs/host_file.h"
+#include "fs/mirror.h"
 #include "fs/resize.h"
 #include "fs/store.h"
 
@@ -238,6 +243,42 @@ static int write_mapped(struct open_image *image, int fd, const struct image_map
 	return ret < 0 ? (int)ret : 0;
 }
 
+/* What goes to the new place of a window, too. */
+struct mirrored_write {
+	int fd, flags;
+	const uint8_t *buffer;
+	uint64_t guest_off;
+};
+
+static int write_again(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
+{
+	const struct mirrored_write *write = context;
+	ssize_t ret = write_wait(write->fd, write->buffer + (guest_off - write->guest_off), (size_t)length, host_off,
+	                         write->flags);
+
+	return ret < 0 ? (int)ret : (size_t)ret < length ? -EIO : 0;
+}
+
+/* Writes to where the settle pass is at work. */
+static int write_mirrored(struct open_image *image, int fd, const struct live_map *live, const uint8_t *buffer,
+                          size_t length, uint64_t guest_off, int flags)
+{
+	struct mirrored_write write = {fd, flags, buffer, guest_off};
+	struct mirror_hold hold;
+	int ret;
+
+	if (flags & DATA_NOW)
+		return -EAGAIN;
+	mirror_hold(live->mirror, &hold, guest_off, length);
+	ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
+	if (ret < 0)
+		mirror_fail(live->mirror, ret);
+	else
+		ret = mirror_repeat(live->mirror, &hold, write_again, &write);
+	mirror_release(live->mirror, &hold);
+	return ret;
+}
+
 static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buffer, size_t length, uint64_t guest_off,
                             int flags)
 {
@@ -252,7 +293,10 @@ static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buf
 			return ret;
 		live = map_borrow(image);
 	}
-	ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
+	if (live->mirror && mirror_covers(live->mirror, guest_off, length))
+		ret = write_mirrored(image, fd, live, buffer, length, guest_off, flags);
+	else
+		ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
 	map_return(image, live);
 	return ret < 0 ? ret : (ssize_t)length;
 }

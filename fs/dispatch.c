@@ -246,4 +246,5 @@ const struct fuse_lowlevel_ops operations = {
         .fallocate = dispatch_fallocate,
         .copy_file_range = dispatch_copy_file_range,
         .lseek = dispatch_lseek,
+        .ioctl = fs_ioctl,
 };

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "fs/mirror.h"
+
 /* What one thread has borrowed. Never freed, but used again by another thread when the first one has ended. */
 struct borrower {
 	_Atomic(struct live_map *) used[LIVE_MAP_NESTING];
@@ -72,6 +74,8 @@ void live_map_free(struct live_map *live)
 {
 	if (live)
 		image_map_unref(live->map);
+	if (live)
+		mirror_free(live->mirror);
 	free(live);
 }
 
@@ -150,4 +154,9 @@ void map_pointer_swap(struct map_pointer *pointer, struct live_map *live)
 	pthread_mutex_unlock(&pointer->lock);
 	atomic_store(&pointer->draining, false);
 	live_map_free(old);
+}
+
+bool map_pointer_in_use(const struct map_pointer *pointer)
+{
+	return in_use(atomic_load(&pointer->live));
 }

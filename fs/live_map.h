@@ -20,6 +20,7 @@
 
 struct live_map {
 	struct image_map *map;
+	struct mirror *mirror; /* owned; NULL: nothing is being moved */
 };
 
 /* The pointer to a live_map that others borrow through. */
@@ -32,6 +33,7 @@ struct map_pointer {
 
 /* A map (takes a reference) ready to be swapped in. Made before anything is committed, so that the swap cannot fail.
  * NULL: no memory. */
+/* mirror, if there is one, is taken by whoever sets it. */
 struct live_map *live_map_new(struct image_map *map);
 void live_map_free(struct live_map *live); /* one that is not swapped in; NULL is allowed */
 
@@ -46,5 +48,8 @@ void map_pointer_return(struct map_pointer *pointer, struct live_map *live);
 /* Makes live (taken) the current one, waits for the last user of the old one and frees that. One thread at a time,
  * which must not have borrowed the old one itself. */
 void map_pointer_swap(struct map_pointer *pointer, struct live_map *live);
+
+/* True if anybody uses the current map at this moment. For who has reason to know that it is not swapped meanwhile. */
+bool map_pointer_in_use(const struct map_pointer *pointer);
 
 #endif

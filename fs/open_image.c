@@ -10,6 +10,7 @@
 
 #include "fs/damage.h"
 #include "fs/log.h"
+#include "fs/settle.h"
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
 
@@ -34,6 +35,13 @@ void map_swap(struct open_image *image, struct live_map *live)
 	map_pointer_swap(&image->current, live);
 }
 
+void open_image_lock(struct open_image *image)
+{
+	atomic_fetch_add(&image->change_wanted, 1);
+	pthread_mutex_lock(&image->change);
+	atomic_fetch_sub(&image->change_wanted, 1);
+}
+
 static void open_image_free(struct open_image *image)
 {
 	int write_fd = atomic_load(&image->write_fd);
@@ -41,6 +49,7 @@ static void open_image_free(struct open_image *image)
 	if (write_fd >= 0 && write_fd != image->image->data_fd)
 		close(write_fd);
 	passthrough_destroy(&image->passthrough);
+	settle_session_free(image->settle);
 	map_pointer_destroy(&image->current);
 	image_close(image->image);
 	pthread_mutex_destroy(&image->change);

@@ -33,7 +33,10 @@ struct open_image {
 
 	pthread_mutex_t change; /* size, allocation and database; held over I/O and fsync */
 	bool orphan;            /* under change: a bundle that was removed while open; it has no database any more */
-	bool undo_dropped;      /* under change */
+	atomic_bool undo_dropped;  /* set under change */
+	atomic_uint change_wanted; /* those who wait for change: whoever has it for long lets go of it soon */
+	bool settling;             /* a step of a settle pass is under way; under the mutex of fs/settle.c */
+	struct settle_session *settle; /* under change: the pass, from its first step on */
 
 	struct map_pointer current;
 	struct host_file host; /* the data file */
@@ -62,6 +65,9 @@ int open_image_sync(struct open_image *image, bool data_only);
 /* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
  * leave it privileged; the daemon's own rights do not count. */
 void open_image_drop_privileges(const struct open_image *image);
+
+/* Takes image->change. */
+void open_image_lock(struct open_image *image);
 
 /* The current map, to be returned by the same thread; see live_map.h. */
 struct live_map *map_borrow(struct open_image *image);

@@ -55,6 +55,8 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 void fs_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info);
 void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info);
 void fs_fallocate(fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t length, struct fuse_file_info *info);
+void fs_ioctl(fuse_req_t req, fuse_ino_t number, unsigned int command, void *argument, struct fuse_file_info *info,
+              unsigned int flags, const void *in, size_t in_size, size_t out_size); /* settle.c */
 void fs_lseek(fuse_req_t req, fuse_ino_t number, off_t off, int whence, struct fuse_file_info *info);
 void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct fuse_file_info *from_info,
                         fuse_ino_t to, off_t to_off, struct fuse_file_info *to_info, size_t length, int flags);

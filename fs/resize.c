@@ -11,10 +11,9 @@
 #include <unistd.h>
 
 #include "fs/log.h"
+#include "fs/mirror.h"
 #include "fs/store.h"
-
-/* What host file systems allocate by; only whole blocks can be given back. */
-#define HOST_BLOCK 4096u
+#include "mapdb/host_space.h"
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
@@ -70,7 +69,7 @@ static int change_map(struct open_image *image, struct image_map *map)
 		live_map_free(live);
 		return ret;
 	}
-	image->undo_dropped = true;
+	atomic_store(&image->undo_dropped, true);
 	map_swap(image, live);
 	return 0;
 }
@@ -257,7 +256,7 @@ static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrin
 
 	if (size > IMAGE_MAP_OFF_MAX)
 		return -EFBIG;
-	pthread_mutex_lock(&image->change);
+	open_image_lock(image);
 	old_size = image_map_size(current_map(image));
 	if (size > old_size)
 		ret = grow_bundle(image, size);
@@ -290,8 +289,10 @@ static int drop_undo(struct open_image *image)
 	struct map_db *db;
 	int ret = 0;
 
-	pthread_mutex_lock(&image->change);
-	if (!image->undo_dropped && image->image->state.undo_recorded) {
+	if (!image->image->state.undo_recorded || atomic_load(&image->undo_dropped))
+		return 0;
+	open_image_lock(image);
+	if (!atomic_load(&image->undo_dropped)) {
 		ret = open_db(image, &db);
 		if (ret == 0 && db) {
 			ret = map_db_drop_undo(db);
@@ -299,7 +300,7 @@ static int drop_undo(struct open_image *image)
 		}
 	}
 	if (ret == 0)
-		image->undo_dropped = true;
+		atomic_store(&image->undo_dropped, true);
 	pthread_mutex_unlock(&image->change);
 	return ret;
 }
@@ -308,7 +309,6 @@ static int fallocate_mapped(int fd, const struct image_map *map, int mode, uint6
 {
 	int ret = 0;
 
-	end = MIN(end, image_map_size(map));
 	while (ret == 0 && guest_off < end) {
 		struct extent extent;
 
@@ -316,6 +316,37 @@ static int fallocate_mapped(int fd, const struct image_map *map, int mode, uint6
 		ret = store.io->fallocate(store.io, fd, mode | FALLOC_FL_KEEP_SIZE, extent.host_off, extent.length);
 		guest_off += extent.length;
 	}
+	return ret;
+}
+
+/* One change of the allocation, for the old place of a window and for the new one. */
+struct mirrored_fallocate {
+	int fd, mode;
+};
+
+static int fallocate_again(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
+{
+	const struct mirrored_fallocate *call = context;
+
+	return store.io->fallocate(store.io, call->fd, call->mode | FALLOC_FL_KEEP_SIZE, host_off, length);
+}
+
+static int fallocate_live(int fd, const struct live_map *live, int mode, uint64_t guest_off, uint64_t end)
+{
+	struct mirrored_fallocate call = {fd, mode};
+	struct mirror_hold hold;
+	int ret;
+
+	end = MIN(end, image_map_size(live->map));
+	if (guest_off >= end || !live->mirror || !mirror_covers(live->mirror, guest_off, end - guest_off))
+		return fallocate_mapped(fd, live->map, mode, guest_off, end);
+	mirror_hold(live->mirror, &hold, guest_off, end - guest_off);
+	ret = fallocate_mapped(fd, live->map, mode, guest_off, end);
+	if (ret < 0)
+		mirror_fail(live->mirror, ret);
+	else
+		ret = mirror_repeat(live->mirror, &hold, fallocate_again, &call);
+	mirror_release(live->mirror, &hold);
 	return ret;
 }
 
@@ -342,43 +373,14 @@ int resize_fallocate(struct open_image *image, int mode, uint64_t guest_off, uin
 	if (ret < 0)
 		return ret;
 	live = map_borrow(image);
-	ret = fallocate_mapped(fd, live->map, mode, guest_off, end);
+	ret = fallocate_live(fd, live, mode, guest_off, end);
 	map_return(image, live);
 	return ret;
 }
 
-/* A stretch of the data file that is all data or all hole. */
-struct stretch {
-	uint64_t start, end;
-	bool data;
-};
-
-static int stretch_at(int fd, uint64_t host_off, struct stretch *out)
-{
-	off_t data = lseek(fd, (off_t)host_off, SEEK_DATA), hole;
-
-	out->start = host_off;
-	if (data < 0 && errno == ENXIO) {
-		out->end = UINT64_MAX;
-		out->data = false;
-		return 0;
-	}
-	if (data < 0)
-		return -errno;
-	out->data = (uint64_t)data == host_off;
-	if (out->data) {
-		hole = lseek(fd, (off_t)host_off, SEEK_HOLE);
-		if (hole < 0)
-			return -errno;
-		data = hole;
-	}
-	out->end = (uint64_t)data;
-	return 0;
-}
-
 static off_t seek_mapped(int fd, const struct image_map *map, uint64_t guest_off, bool want_data)
 {
-	struct stretch stretch = {0};
+	struct host_stretch stretch = {0};
 	uint64_t size = image_map_size(map);
 
 	if (guest_off >= size)
@@ -390,7 +392,7 @@ static off_t seek_mapped(int fd, const struct image_map *map, uint64_t guest_off
 		image_map_lookup(map, guest_off, size - guest_off, &extent);
 		/* One question to the host answers for all extents within the same stretch. */
 		if (extent.host_off < stretch.start || extent.host_off >= stretch.end) {
-			ret = stretch_at(fd, extent.host_off, &stretch);
+			ret = host_stretch_at(fd, extent.host_off, &stretch);
 			if (ret < 0)
 				return ret;
 		}

@@ -20,6 +20,7 @@
 #include "fs/dispatch.h"
 #include "fs/log.h"
 #include "fs/negotiate.h"
+#include "fs/settle.h"
 #include "fs/waiting.h"
 #include "fs/workers.h"
 
@@ -170,6 +171,7 @@ static int serve_rings(struct fuse_session *session, const struct options *optio
 		while (sem_wait(&ended) < 0 && errno == EINTR)
 			;
 	fuse_session_unmount(session);
+	settle_stop();
 	waiting_stop();
 	workers_stop();
 	return ret;
@@ -190,6 +192,7 @@ static int serve_device(struct fuse_session *session, const struct options *opti
 	ret = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
 	fuse_session_unmount(session);
+	settle_stop();
 	waiting_stop();
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The settle pass while the image is used: no byte of the guest's is ever lost or stale, whoever is stopped or killed, and the space is given back.
+
+    test_settle.py ZCFS MAP_IMAGE [TEST...]     SEED in the environment repeats a run, SECONDS makes it longer;
+                                                ZCFS_DEFRAG and ZCFS_CHECK say where the commands are
+"""
+import contextlib
+import errno
+import mmap
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from mount import *
+
+SEED = int(os.environ.get('SEED', time.time_ns() % 10**9))
+SECONDS = int(os.environ.get('SECONDS', 6))
+ZCFS_DEFRAG = os.environ['ZCFS_DEFRAG']
+ZCFS_CHECK = os.environ['ZCFS_CHECK']
+SECTOR = 512
+
+
+def settle(path, *options, expect=(0,)):
+    result = subprocess.run([ZCFS_DEFRAG, '--settle', *options, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, timeout=10 * WAIT_SECONDS)
+    assert result.returncode in expect, f'zcfs-defrag --settle: {result.returncode}: {result.stdout}'
+    return result.stdout
+
+
+def start_settle(store, path, *options):
+    process = subprocess.Popen([ZCFS_DEFRAG, '--settle', *options, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    store.children.append(process)
+    return process
+
+
+def check(store, name):
+    """No damage; what a kill has left is only space, which the command gives back."""
+    result = subprocess.run([ZCFS_CHECK, '--repair', store.host(name)], pass_fds=(store.fd,), stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+    assert 'damage' not in result.stdout, result.stdout
+    return result.stdout
+
+
+def allocated(path):
+    return os.stat(path).st_blocks * 512
+
+
+def noise_image(store, name, size, seed=SEED):
+    with open(store.host(name), 'wb') as file:
+        rng = random.Random(seed)
+        for _ in range(size >> 20):
+            file.write(rng.randbytes(1 << 20))
+
+
+def test_settles(store):
+    """an image in use and one that is not become one extent each, with the same bytes and no more space than before"""
+    for name in ('a.img', 'b.img'):
+        noise_image(store, name, 24 << 20)
+        store.tool('scatter', name, SEED, 4096)
+    want = [store.expected(name) for name in ('a.img', 'b.img')]
+    with open(store.path('a.img'), 'rb'):
+        for i, name in enumerate(('a.img', 'b.img')):
+            before = allocated(store.host(name, 'data'))
+            assert 'settled' in settle(store.path(name))
+            assert read_file(store.path(name)) == want[i]
+            os.sync()
+            assert allocated(store.host(name, 'data')) <= before + (1 << 20)
+            assert 'nothing to do' in settle(store.path(name))
+    for i, name in enumerate(('a.img', 'b.img')):
+        store.released(name)
+        assert len(store.extents(name)) == 1
+        assert store.expected(name) == want[i]
+    # and back to where a plain file has its bytes
+    store.tool('scatter', 'a.img', SEED + 1, 65536)
+    want = store.expected('a.img')
+    settle(store.path('a.img'))
+    store.released('a.img')
+    assert store.extents('a.img') == [(0, 24 << 20, 0)]
+    assert store.expected('a.img') == want
+
+
+def test_refusals(store):
+    """a plain image: nothing to do; a directory's ioctl, a stranger's and nonsense are refused"""
+    noise_image(store, 'p.img', 1 << 20)
+    assert 'nothing to do' in settle(store.path('p.img'))
+    assert os.path.isfile(store.host('p.img'))
+    settle(store.path('none.img'), expect=(1,))
+
+
+def test_below_and_elsewhere(store):
+    """the path below the mount leads to the daemon as well"""
+    noise_image(store, 'a.img', 4 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    want = store.expected('a.img')
+    with open(store.path('a.img'), 'rb') as file:
+        assert 'settled' in settle(os.path.join(store.dir, 'a.img'))
+        assert file.read() == want
+
+
+test_below_and_elsewhere.over = False
+
+
+def test_unaligned(store):
+    """clusters that begin at odd sectors share host blocks: all of them are given back in the end"""
+    noise_image(store, 'a.img', 16 << 20)
+    store.tool('scatter', 'a.img', SEED, 3584)
+    want = store.expected('a.img')
+    os.sync()
+    before = allocated(store.host('a.img', 'data'))
+    with open(store.path('a.img'), 'rb') as file:
+        settle(store.path('a.img'))
+        assert file.read() == want
+    os.sync()
+    assert allocated(store.host('a.img', 'data')) <= before + (256 << 10)
+
+
+def test_holes(store):
+    """holes stay holes"""
+    with open(store.host('a.img'), 'wb') as file:
+        for i in range(0, 64, 4):
+            file.seek(i << 20)
+            file.write(noise(1 << 18, i))
+        file.truncate(64 << 20)
+    store.tool('scatter', 'a.img', SEED, 65536)
+    want = store.expected('a.img')
+    os.sync()
+    before = allocated(store.host('a.img', 'data'))
+    with open(store.path('a.img'), 'rb') as file:
+        settle(store.path('a.img'), '--threshold=2048')
+        assert file.read() == want
+    os.sync()
+    assert allocated(store.host('a.img', 'data')) <= before + (1 << 20)
+
+
+class Guest:
+    """Writes, discards and reads one image in several ways, each thread its own part of it, and knows what must be there."""
+
+    def __init__(self, store, name, size, threads, seed):
+        self.path, self.size, self.error, self.done = store.path(name), size, None, False
+        self.threads = [threading.Thread(target=self.work, args=(i, threads, seed + i)) for i in range(threads)]
+        self.model = bytearray(store.expected(name))
+
+    def work(self, number, threads, seed):
+        rng = random.Random(seed)
+        flags = os.O_DIRECT if number % 2 else 0
+        part = self.size // threads
+        fd = os.open(self.path, os.O_RDWR | flags)
+        buffer = mmap.mmap(-1, 1 << 18)
+        try:
+            while not self.done:
+                self.act(rng, fd, buffer, number * part, part)
+        except BaseException as error:
+            self.error = self.error or error
+        finally:
+            os.close(fd)
+
+    def act(self, rng, fd, buffer, start, part):
+        length = rng.choice((512, 4096, 4608, 16384, 65536, 131072))
+        off = start + rng.randrange((part - length) // SECTOR) * SECTOR
+        what = rng.random()
+        if what < 0.5:
+            data = rng.randbytes(length)
+            buffer[:length] = data
+            assert os.pwrite(fd, memoryview(buffer)[:length], off) == length
+            self.model[off:off + length] = data
+        elif what < 0.6:
+            fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, off, length)
+            self.model[off:off + length] = bytes(length)
+        elif what < 0.62:
+            os.fdatasync(fd)
+        else:
+            assert os.preadv(fd, [memoryview(buffer)[:length]], off) == length
+            assert buffer[:length] == self.model[off:off + length], f'SEED={SEED}: [{off}, {off + length}) is not what was written'
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *unused):
+        self.done = True
+        for thread in self.threads:
+            thread.join()
+        if self.error:
+            raise self.error
+
+
+def run_with_guest(store, block, size=32 << 20):
+    rng = random.Random(SEED)
+    noise_image(store, 'a.img', size)
+    store.tool('scatter', 'a.img', SEED, block)
+    with Guest(store, 'a.img', size, 4, SEED) as guest:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end and not guest.error:
+            process = start_settle(store, store.path('a.img'), f'--rate={rng.choice((5, 20, 1000))}')
+            try:
+                process.wait(rng.random())
+            except subprocess.TimeoutExpired:
+                process.send_signal(rng.choice((signal.SIGINT, signal.SIGKILL)))
+                process.wait(WAIT_SECONDS)
+        settle(store.path('a.img'))
+    assert read_file(store.path('a.img')) == guest.model
+    store.released('a.img')
+    assert store.expected('a.img') == guest.model, f'SEED={SEED}'
+    assert len(store.extents('a.img')) <= 3
+
+
+def test_guest(store):
+    """a guest writes, discards and reads, direct and buffered, while passes are stopped, killed and taken up"""
+    run_with_guest(store, 4096)
+
+
+def test_guest_unaligned(store):
+    """the same with clusters that share host blocks"""
+    run_with_guest(store, 3584)
+
+
+def test_kill_daemon(store):
+    """the daemon is killed in the middle: what was flushed is there, the space is given back, the next pass goes on"""
+    rng = random.Random(SEED)
+    size = 16 << 20
+    noise_image(store, 'a.img', size)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    model = bytearray(store.expected('a.img'))
+    for _ in range(3):
+        process = start_settle(store, store.path('a.img'), '--rate=8')
+        fd = os.open(store.path('a.img'), os.O_RDWR)
+        end = time.monotonic() + rng.random() * 1.5
+        while time.monotonic() < end:
+            off = rng.randrange(size // 4096) * 4096
+            data = rng.randbytes(4096)
+            os.pwrite(fd, data, off)
+            model[off:off + 4096] = data
+        os.kill(store.daemon, signal.SIGKILL)
+        store.wait_for_end()
+        process.wait(WAIT_SECONDS)
+        with fails_with(errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+            os.pread(fd, 1, 0)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        store.start()
+        assert read_file(store.path('a.img')) == model, f'SEED={SEED}'
+    settle(store.path('a.img'))
+    assert read_file(store.path('a.img')) == model
+    store.released('a.img')
+    store.unmount()
+    check(store, 'a.img')
+    assert store.expected('a.img') == model
+
+
+def test_fio(store):
+    """fio verifies what it wrote, direct and buffered, while the image is scattered no more"""
+    if not shutil.which('fio'):
+        skip('fio is not installed')
+    for direct in (0, 1):
+        name = f'{direct}.img'
+        with open(store.host(name), 'wb') as file:
+            file.truncate(64 << 20)
+        store.tool('scatter', name, SEED, 4096)
+        command = ['fio', '--name=f', '--filename=' + store.path(name), '--ioengine=libaio', '--iodepth=16', '--rw=randrw',
+                   '--bsrange=4k-256k', '--size=64m', '--verify=crc32c', '--verify_fatal=1', '--verify_backlog=64', f'--direct={direct}',
+                   f'--randseed={SEED}']
+        fio = subprocess.Popen(command, cwd=store.top, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        store.children.append(fio)
+        settle(store.path(name), '--rate=60')
+        output = fio.communicate(timeout=10 * WAIT_SECONDS)[0]
+        assert fio.returncode == 0 and 'err= 0' in output, output
+
+
+def test_size_changes(store):
+    """the guest cuts and grows the image during a pass"""
+    rng = random.Random(SEED)
+    size = 16 << 20
+    noise_image(store, 'a.img', size)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    model = bytearray(store.expected('a.img'))
+    process = start_settle(store, store.path('a.img'), '--rate=10')
+    with open(store.path('a.img'), 'r+b', buffering=0) as file:
+        while process.poll() is None:
+            new = rng.randrange(size // 2, size + (4 << 20))
+            file.truncate(new)
+            model = model[:new].ljust(new, b'\0')
+            data = rng.randbytes(5000)
+            off = rng.randrange(new)
+            os.pwrite(file.fileno(), data, off)
+            model[off:off + 5000] = data
+            time.sleep(0.05)
+        assert process.returncode == 0, process.stdout.read()
+        assert os.fstat(file.fileno()).st_size == len(model)
+    assert read_file(store.path('a.img')) == model, f'SEED={SEED}'
+    store.released('a.img')
+    assert store.expected('a.img') == model
+
+
+@unmounted
+def test_unmounted(store):
+    """without a mount the command does it itself, and gives way to whoever opens the image"""
+    noise_image(store, 'a.img', 24 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    want = store.expected('a.img')
+    process = start_settle(store, store.dir + '/a.img', '--rate=4')
+    time.sleep(1)
+    store.start()
+    started = time.monotonic()
+    with open(store.path('a.img'), 'rb') as file:
+        assert time.monotonic() - started < WAIT_SECONDS / 2
+        assert file.read() == want
+        time.sleep(1)
+        assert process.poll() is None, process.stdout.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_SECONDS) == 1
+    assert 'goes on' in process.stdout.read()
+    settle(store.path('a.img'))
+    assert read_file(store.path('a.img')) == want
+    store.unmount()
+    assert len(store.extents('a.img')) == 1
+
+
+if __name__ == '__main__':
+    print(f'# SEED={SEED}')
+    sys.exit(run(tests_of(globals()), seconds=4 * TEST_SECONDS))
