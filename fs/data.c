@@ -245,7 +245,7 @@ static int write_mapped(struct open_image *image, int fd, const struct image_map
 
 /* What goes to the new place of a window, too. */
 struct mirrored_write {
-	int fd, flags;
+	int fd;
 	const uint8_t *buffer;
 	uint64_t guest_off;
 };
@@ -253,17 +253,15 @@ struct mirrored_write {
 static int write_again(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length)
 {
 	const struct mirrored_write *write = context;
-	ssize_t ret = write_wait(write->fd, write->buffer + (guest_off - write->guest_off), (size_t)length, host_off,
-	                         write->flags);
 
-	return ret < 0 ? (int)ret : (size_t)ret < length ? -EIO : 0;
+	return write_all(write->fd, write->buffer + (guest_off - write->guest_off), (size_t)length, host_off);
 }
 
 /* Writes to where the settle pass is at work. */
 static int write_mirrored(struct open_image *image, int fd, const struct live_map *live, const uint8_t *buffer,
                           size_t length, uint64_t guest_off, int flags)
 {
-	struct mirrored_write write = {fd, flags, buffer, guest_off};
+	struct mirrored_write write = {fd, buffer, guest_off};
 	struct mirror_hold hold;
 	int ret;
 

@@ -18,7 +18,9 @@ def usage(cases, image):
     wrong = [[], ['--nonsense', image], ['--volume', '0', image], ['--volume', 'two', image], ['--volume', '-1', image],
              ['--wait=soon', image], ['--wait=-1', image], ['--dry-run', '--analyze', image], ['--undo', '-n', image],
              ['--pack', '--undo', image], ['--pack', '-a', image], ['--undo', '--volume=1', image],
-             ['--analyze', '--wait', image], ['-q', '-v', image], ['--volume']]
+             ['--analyze', '--wait', image], ['-q', '-v', image], ['--volume'], ['--settle', '--pack', image],
+             ['--settle', '--volume=1', image], ['--settle', '--undo', image], ['--rate=5', image], ['--settle', '--rate=-1', image],
+             ['--settle', '--time-limit=x', image], ['--idle', image]]
     before = state_of(os.path.dirname(image))
     for arguments in wrong:
         words = ' '.join(arguments).replace(image, 'IMAGE') or '(nothing)'
