@@ -28,7 +28,13 @@
 
 static struct open_image *image_of(const struct fuse_file_info *info)
 {
-	return (struct open_image *)(uintptr_t)info->fh;
+	struct open_image *image = (struct open_image *)(uintptr_t)info->fh;
+
+	/* Whatever its opener has done, although only the kernel stands between the two. A copy of a database has none.
+	 */
+	if (image)
+		(void)atomic_load_explicit(&image->handed_out, memory_order_acquire);
+	return image;
 }
 
 static bool is_copy(fuse_ino_t number)
@@ -110,6 +116,7 @@ static int open_attempt(struct waiting *waiting)
 	if (call->set_mode)
 		call->entry.attr.st_mode = S_IFREG | call->final_mode;
 	call->info.fh = (uintptr_t)image;
+	atomic_store_explicit(&image->handed_out, true, memory_order_release);
 	set_open_flags(&call->info);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
 	passthrough_tell(&image->passthrough, &call->info);

@@ -27,7 +27,8 @@
 struct open_image {
 	struct node *node; /* a reference */
 	struct image *image;
-	unsigned int handles; /* under the module's mutex */
+	unsigned int handles;   /* under the module's mutex */
+	atomic_bool handed_out; /* the kernel knows it */
 	bool bundle;
 	atomic_int write_fd; /* to write data through: image->data_fd or one of its own; -1: read-only (so far) */
 
@@ -57,9 +58,9 @@ void open_image_put(struct open_image *image);
 bool open_image_bundle_size(struct node *node, uint64_t *size);
 bool open_image_is_plain(struct node *node); /* open, and plain */
 
-/* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once only,
- * whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result, too,
- * until the image has been closed: the pages are gone. 0 or -errno. */
+/* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once
+ * only, whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result,
+ * too, until the image has been closed: the pages are gone. 0 or -errno. */
 int open_image_sync(struct open_image *image, bool data_only);
 
 /* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
