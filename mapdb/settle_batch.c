@@ -132,6 +132,8 @@ static void order_sources(struct batch *batch, size_t first)
 {
 	size_t joined = first;
 
+	if (first == batch->source_count)
+		return;
 	qsort(batch->sources + first, batch->source_count - first, sizeof *batch->sources, by_host_off);
 	for (size_t i = first; i < batch->source_count; i++) {
 		struct extent *last = joined > first ? &batch->sources[joined - 1] : NULL;

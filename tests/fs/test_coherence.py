@@ -195,7 +195,9 @@ def test_direct_writes_of_every_shape(store, path, model):
 #
 # Every block has one writer, which numbers its versions and says in shared memory when it begins and when it has written one. A reader may
 # find any version from the one that was complete before it began up to the one that was begun before it ended; several in one block if it
-# was written meanwhile, as in any file.
+# was written meanwhile, as in any file. One thing the kernel does not promise: it drops cached pages before a direct write to a
+# FUSE file, not again after it, so a page that is read in between stays old for those who have the file open cached; a new
+# open sees what was written, which is checked at the end.
 
 def stamp(version):
     return version.to_bytes(8, sys.byteorder) * (BLOCK // 8)
@@ -217,13 +219,13 @@ def write_versions(path, blocks, begun, done, ways, seed, end):
     views.close()
 
 
-def read_versions(path, count, begun, done, ways, seed, end):
+def read_versions(path, count, begun, done, ways, lagging, seed, end):
     rng = random.Random(seed)
     views = Views(path)
     while time.monotonic() < end:
         first, blocks, how = rng.randrange(count), rng.choice((1, 1, 2, 16)), rng.choice(ways)
         blocks = min(blocks, count - first)
-        least = [done[b] for b in range(first, first + blocks)]
+        least = [0 if how in lagging else done[b] for b in range(first, first + blocks)]
         data = views.read(how, first * BLOCK, blocks * BLOCK)
         most = [begun[b] for b in range(first, first + blocks)]
         assert len(data) == blocks * BLOCK
@@ -266,7 +268,8 @@ def mixed(store, layout, writing, reading, count=64):
     end = time.monotonic() + SECONDS
     blocks = [set(range(i * count // 3, (i + 1) * count // 3)) for i in range(3)]
     jobs = [(write_versions, path, sorted(blocks[i]), begun, done, writing, SEED + i, end) for i in range(3)]
-    jobs += [(read_versions, path, count, begun, done, reading, SEED + 10 + i, end) for i in range(3)]
+    lagging = ('buffered', 'mapped') if 'direct' in writing else ()
+    jobs += [(read_versions, path, count, begun, done, reading, lagging, SEED + 10 + i, end) for i in range(3)]
     run_processes(jobs)
     assert max(done) > 3
     final = b''.join(stamp(version) for version in done)

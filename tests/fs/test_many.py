@@ -23,12 +23,12 @@ MIB = 1 << 20
 
 
 def descriptors(store):
-    """What the daemon has open, without its channels to the kernel."""
+    """What the daemon has open, without its channels to the kernel and the rings that its threads keep."""
     found = []
     for fd in os.listdir(f'/proc/{store.daemon}/fd'):
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(f'/proc/{store.daemon}/fd/{fd}'))
-    return [name for name in found if 'fuse' not in name]
+    return [name for name in found if 'fuse' not in name and 'io_uring' not in name]
 
 
 def memory(store):
