@@ -62,9 +62,12 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 {
 	struct open_image *open = calloc(1, sizeof(*open));
 
-	if (!open) {
+	if (!open || fstat(image->data_fd, &open->opened) < 0) {
+		int ret = open ? -errno : -ENOMEM;
+
+		free(open);
 		image_close(image);
-		return -ENOMEM;
+		return ret;
 	}
 	pthread_mutex_init(&open->change, NULL);
 	open->node = node_ref(node);
@@ -257,13 +260,31 @@ void open_image_put(struct open_image *image)
 		open_image_free(image);
 }
 
+/* Whoever undoes a pass goes by the ctime that it has left (map_db_undo_valid), which a flush of the data alone leaves
+ * in memory: after a power cut the undo would be valid, and take back what had been flushed. So as long as there may be
+ * one the ctime is flushed, too, until one is on the disk that is later than that of the opening. */
+static int sync_with_ctime(struct open_image *image, int fd)
+{
+	struct stat status;
+	bool later = fstat(fd, &status) == 0 && (status.st_ctim.tv_sec != image->opened.st_ctim.tv_sec ||
+	                                         status.st_ctim.tv_nsec != image->opened.st_ctim.tv_nsec);
+	int ret = store.io->fsync(store.io, fd);
+
+	if (ret == 0 && later)
+		atomic_store(&image->ctime_durable, true);
+	return ret;
+}
+
 int open_image_sync(struct open_image *image, bool data_only)
 {
 	int fd = atomic_load(&image->write_fd), ret, none = 0;
 
 	if (fd < 0)
 		fd = image->image->data_fd;
-	ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
+	if (image->image->state.undo_recorded && !atomic_load(&image->ctime_durable))
+		ret = sync_with_ctime(image, fd);
+	else
+		ret = data_only ? store.io->fdatasync(store.io, fd) : store.io->fsync(store.io, fd);
 	if (ret < 0 && atomic_compare_exchange_strong(&image->sync_error, &none, ret))
 		log_message(LOG_CRIT,
 		            "%s: writing to disk failed: %s; what was written since the last flush may be lost, "

@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "fs/host_file.h"
 #include "fs/live_map.h"
@@ -43,7 +44,9 @@ struct open_image {
 	struct host_file host; /* the data file */
 	struct passthrough passthrough;
 
-	atomic_int sync_error; /* of open_image_sync() */
+	atomic_int sync_error;     /* of open_image_sync() */
+	struct stat opened;        /* the data file at the opening */
+	atomic_bool ctime_durable; /* a later one: what was flushed has ended an undo for good */
 };
 
 /* The open image of a node, opened now if it is not yet. for_write: -EROFS or -EACCES if it cannot be written.

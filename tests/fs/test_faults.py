@@ -634,5 +634,49 @@ def open_files_are_served(files, models):
     assert result == ['served'], 'the others wait as well' if thread.is_alive() else 'the others get errors'
 
 
+@contextlib.contextmanager
+def after_power_cut(outer_top, its_disk, kind):
+    """What the disk holds at this moment, mounted elsewhere: what a crash of the host leaves."""
+    image, point = os.path.join(its_disk.memory, 'cut'), os.path.join(outer_top, 'cut')
+    os.mkdir(point)
+    command('cp', '--sparse=always', its_disk.file, image)
+    nouuid = ['-o', 'nouuid'] if kind == 'xfs' else []
+    command('mount', '-t', kind, *nouuid, '-o', 'loop', image, point)
+    try:
+        yield point
+    finally:
+        unmount(point)
+        os.unlink(image)
+        os.rmdir(point)
+
+
+def undo_after_power_cut(outer_top, its_disk, kind):
+    with after_power_cut(outer_top, its_disk, kind) as point:
+        return subprocess.run([MAP_IMAGE, 'undo', os.path.join(point, 'store'), 'a.img'], check=True, text=True,
+                              stdout=subprocess.PIPE).stdout.strip()
+
+
+def flushed_write_ends_undo(top, kind, size):
+    with disk(top, kind, size) as its_disk, serving(its_disk.point) as store:
+        store.bundle('a.img', noise(MIB), 1, BLOCK)
+        command('sync', '--file-system', its_disk.point)
+        assert undo_after_power_cut(top, its_disk, kind) == 'valid'
+        store.start()
+        with open(store.path('a.img'), 'r+b', buffering=0) as file:
+            file.write(b'flushed')
+            os.fdatasync(file.fileno())
+            state = undo_after_power_cut(top, its_disk, kind)
+            assert state != 'valid', f'{kind}: the write is on the disk, and so is an undo that would take it back'
+
+
+@unmounted
+def test_flushed_write_ends_undo(outer):
+    """what a guest has flushed has ended an undo, even if the host loses its power right then"""
+    for kind, size in (('xfs', 320 * MIB), ('ext4', 64 * MIB)):
+        top = os.path.join(outer.top, kind)
+        os.mkdir(top)
+        flushed_write_ends_undo(top, kind, size)
+
+
 if __name__ == '__main__':
     sys.exit(run(tests_of(globals())))
