@@ -95,6 +95,23 @@ static void give(struct mirror *mirror, struct mirror_hold *hold)
 	pthread_cond_broadcast(&mirror->released);
 }
 
+static bool others_hold(const struct mirror *mirror, const struct mirror_hold *hold)
+{
+	for (const struct mirror_hold *other = mirror->held; other; other = other->next)
+		if (other != hold && overlap(other, hold))
+			return true;
+	return false;
+}
+
+/* As take(), but nobody new gets in before it, so it waits for those only who are there already, however many come. */
+static void take_next(struct mirror *mirror, struct mirror_hold *hold)
+{
+	hold->next = mirror->held;
+	mirror->held = hold;
+	while (others_hold(mirror, hold))
+		pthread_cond_wait(&mirror->released, &mirror->lock);
+}
+
 void mirror_hold(struct mirror *mirror, struct mirror_hold *hold, uint64_t guest_off, uint64_t length)
 {
 	*hold = (struct mirror_hold){.start = guest_off, .end = guest_off + length};
@@ -151,7 +168,8 @@ void mirror_copy_begin(struct mirror *mirror, uint64_t guest_off, uint64_t lengt
 	mirror->copy = (struct mirror_hold){.start = guest_off, .end = guest_off + length};
 	mirror->copy_written = false;
 	/* Either way those who are writing to it now come to an end first. */
-	take(mirror, &mirror->copy);
+	mirror->copy_holds = true;
+	take_next(mirror, &mirror->copy);
 	mirror->copy_holds = exclusive;
 	if (!exclusive)
 		give(mirror, &mirror->copy);

@@ -272,7 +272,7 @@ static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length
 	for (int copies = 0; rc == 1; copies++) {
 		struct copying copying = {.settle = settle, .to_host = to_host};
 
-		settle->hooks.copy_begin(settle->hooks.context, guest_off, length, copies == COPIES_SHARED);
+		settle->hooks.copy_begin(settle->hooks.context, guest_off, length, copies >= COPIES_SHARED);
 		/* What was punched since the last time must not stay copied. */
 		rc = copies == 0 ? 0 : punch(settle, guest_off + to_host, length);
 		if (rc == 0)
