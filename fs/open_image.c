@@ -27,12 +27,27 @@ void map_return(struct open_image *image, struct live_map *live)
 	map_pointer_return(&image->current, live);
 }
 
-void map_swap(struct open_image *image, struct live_map *live)
+/* Who is just opening the image may have loaded the map before. */
+static void note_map_change(struct open_image *image)
 {
 	pthread_mutex_lock(&open_lock);
 	image->node->map_changes++;
 	pthread_mutex_unlock(&open_lock);
+}
+
+void map_swap(struct open_image *image, struct live_map *live)
+{
+	note_map_change(image);
 	map_pointer_swap(&image->current, live);
+}
+
+void open_image_in_doubt(struct open_image *image, const char *how)
+{
+	image->in_doubt = true;
+	note_map_change(image);
+	log_message(LOG_CRIT,
+	            "%s: the map database cannot be written or read; the image is %s until it has been closed",
+	            image->image->name, how);
 }
 
 void open_image_lock(struct open_image *image)

@@ -35,6 +35,7 @@ struct open_image {
 
 	pthread_mutex_t change; /* size, allocation and database; held over I/O and fsync */
 	bool orphan;            /* under change: a bundle that was removed while open; it has no database any more */
+	bool in_doubt;             /* under change: see open_image_in_doubt() */
 	atomic_bool undo_dropped;  /* set under change */
 	atomic_uint change_wanted; /* those who wait for change: whoever has it for long lets go of it soon */
 	bool settling;             /* a step of a settle pass is under way; under the mutex of fs/settle.c */
@@ -69,6 +70,10 @@ int open_image_sync(struct open_image *image, bool data_only);
 /* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
  * leave it privileged; the daemon's own rights do not count. */
 void open_image_drop_privileges(const struct open_image *image);
+
+/* A commit has failed, and which map the database names is not known: none may be committed any more, until the image has
+ * been closed. how: what is served meanwhile, for the log. Under image->change. */
+void open_image_in_doubt(struct open_image *image, const char *how);
 
 /* Takes image->change. */
 void open_image_lock(struct open_image *image);

@@ -50,28 +50,31 @@ static struct image_map *current_map(struct open_image *image)
 static int save_map(struct open_image *image, const struct image_map *map)
 {
 	struct map_db *db;
-	int ret = open_db(image, &db);
+	int ret = image->in_doubt ? -EIO : open_db(image, &db);
 
 	if (ret < 0 || !db)
 		return ret;
-	ret = map_db_resize(db, current_map(image), map);
+	ret = map_db_resize(&db, current_map(image), map);
 	map_db_close(db);
+	if (ret == -EINPROGRESS)
+		open_image_in_doubt(image, "served with the smaller of two sizes");
 	return ret;
 }
 
-/* Commits map and makes it the current one. Under image->change. */
+/* Commits map and makes it the current one. Under image->change. After -EINPROGRESS either may be the one that is found
+ * when the image is opened again, so the smaller one is served: nothing that is written by it can be lost. */
 static int change_map(struct open_image *image, struct image_map *map)
 {
 	struct live_map *live = live_map_new(map);
 	int ret = live ? save_map(image, map) : -ENOMEM;
 
-	if (ret < 0) {
+	if (ret < 0 && (ret != -EINPROGRESS || image_map_size(map) > image_map_size(current_map(image)))) {
 		live_map_free(live);
 		return ret;
 	}
 	atomic_store(&image->undo_dropped, true);
 	map_swap(image, live);
-	return 0;
+	return ret;
 }
 
 static uint64_t last_host_end(const struct image_map *map)
@@ -169,7 +172,7 @@ static int grow_bundle(struct open_image *image, uint64_t size)
 		ret = grow_by_units(image, &map, size);
 	if (ret == 0)
 		ret = change_map(image, map);
-	if (ret < 0) {
+	if (ret < 0 && ret != -EINPROGRESS) {
 		uint64_t needed = MAX(old_length, image_map_host_end(current_map(image)));
 
 		/* Space that nothing names; the next attempt would otherwise go past it. */
@@ -265,7 +268,7 @@ static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrin
 	if (size != old_size)
 		node_bundle_size_forget(image->node);
 	pthread_mutex_unlock(&image->change);
-	return ret;
+	return ret == -EINPROGRESS ? -EIO : ret;
 }
 
 int resize_image(struct open_image *image, uint64_t size)

@@ -35,7 +35,6 @@ struct settle_session {
 	uint64_t threshold;
 	struct live_map *spare; /* what the next swap needs */
 	struct mirror *mirror;  /* of the current live map, which owns it */
-	bool in_doubt;          /* which map the database names is not known: the mirror stays */
 	fuse_req_t req;         /* of the step under way */
 	int64_t last_busy_ns;
 };
@@ -127,13 +126,8 @@ static int session_commit(void *context, const struct image_map *old, const stru
 	if (ret == 0)
 		atomic_store(&image->undo_dropped, true);
 	if (ret == -EINPROGRESS) {
-		session->in_doubt = true;
 		live_map_free(steal_pointer(&session->spare));
-		log_message(
-		        LOG_CRIT,
-		        "%s: the map database cannot be written or read; the image is kept in two places until it has "
-		        "been closed",
-		        image->image->name);
+		open_image_in_doubt(image, "kept in two places");
 	}
 	return ret;
 }
@@ -215,7 +209,9 @@ static int session_get(struct open_image *image, const struct settle_request *re
 	struct settle_session *session = image->settle;
 	int ret;
 
-	if (!session || (session->threshold != request->threshold && !session->in_doubt)) {
+	if (image->in_doubt)
+		return -EINPROGRESS;
+	if (!session || session->threshold != request->threshold) {
 		settle_session_free(session);
 		image->settle = NULL;
 		session = calloc(1, sizeof(*session));
@@ -230,7 +226,7 @@ static int session_get(struct open_image *image, const struct settle_request *re
 		image->settle = session;
 	}
 	*out = session;
-	return session->in_doubt ? -EINPROGRESS : atomic_load(&image->sync_error);
+	return atomic_load(&image->sync_error);
 }
 
 /* ---- steps ---- */

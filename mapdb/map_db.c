@@ -521,20 +521,6 @@ int map_db_commit(struct map_db *db)
 	return rc;
 }
 
-int map_db_resize(struct map_db *db, const struct image_map *old, const struct image_map *map)
-{
-	int rc = map_db_begin(db);
-
-	if (rc < 0)
-		return rc;
-	rc = db_replace_map(db, old, map);
-	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0)
-		map_db_rollback(db);
-	return rc;
-}
-
 int map_db_drop_undo(struct map_db *db)
 {
 	struct map_state state;

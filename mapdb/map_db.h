@@ -122,8 +122,9 @@ int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run
 int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);
 
 /* The image was cut or grown (data file already grown, or about to be cut): new map instead of old, which is the one stored;
- * generation, no undo. Only rows that differ are rewritten. -EINPROGRESS: redo pending. */
-int map_db_resize(struct map_db *db, const struct image_map *old, const struct image_map *map);
+ * generation, no undo. Only rows that differ are rewritten. 0: done and durable. -EINPROGRESS: it cannot be found out whether it was
+ * done (so the space of both maps must stay), or redo is pending. Otherwise nothing is changed. *db as after map_db_settle(). */
+int map_db_resize(struct map_db **db, const struct image_map *old, const struct image_map *map);
 /* The guest gave space back: undo would bring back what it discarded. Deletes the undo, if any. */
 int map_db_drop_undo(struct map_db *db);
 

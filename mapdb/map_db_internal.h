@@ -44,6 +44,11 @@ int db_execute_with(struct map_db *db, const char *sql, uint64_t value);
 bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value);
 int db_drop_undo_rows(struct map_db *db);
 
+/* map_db_commit.c: COMMIT, and what became of it, should it fail: 0: done and durable; -EINPROGRESS: that cannot be found out, and *db is closed and
+ * NULL; otherwise nothing is changed, and *db may have been opened again. new_generation: the transaction has incremented it, by which
+ * it is told; without it one that was made all the same may be reported as failed. */
+int db_commit_known(struct map_db **db, bool new_generation);
+
 /* map_db_rows.c: fills an empty table */
 int db_insert_extents(struct map_db *db, const struct image_map *map);
 /* Within a transaction: map takes the place of old, which must be the one stored. Rewrites only rows that differ; no undo, a new

@@ -91,3 +91,16 @@ int db_replace_map(struct map_db *db, const struct image_map *old, const struct 
 		                     image_map_size(map));
 	return rc;
 }
+
+int map_db_resize(struct map_db **db, const struct image_map *old, const struct image_map *map)
+{
+	int rc = map_db_begin(*db);
+
+	if (rc < 0)
+		return rc;
+	rc = db_replace_map(*db, old, map);
+	if (rc == 0)
+		return db_commit_known(db, true);
+	map_db_rollback(*db);
+	return rc;
+}

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "mapdb/cleanup.h"
 #include "mapdb/map_db_internal.h"
 
 static int put_settle(struct map_db *db, const struct settle_record *settle)
@@ -46,59 +45,20 @@ static int put_all(struct map_db *db, const struct image_map *old, const struct 
 	return rc;
 }
 
-/* After a COMMIT that failed: what does the database say, and will it say so after a crash, too? The directory's sync
- * is what makes the end of the journal durable. */
-static int look_again(struct map_db **db, uint64_t generation)
-{
-	const struct io *io = (*db)->io;
-	cleanup_fd int bundle_fd = steal_fd(&(*db)->bundle_fd);
-	struct map_db *again = NULL;
-	struct map_state state;
-
-	map_db_close(*db);
-	*db = NULL;
-	int rc = map_db_open(io, bundle_fd, false, &again);
-	if (rc == 0)
-		rc = map_db_read_state(again, &state);
-	if (rc == 0)
-		rc = io->fsync(io, bundle_fd);
-	if (rc < 0) {
-		map_db_close(again);
-		return -EINPROGRESS;
-	}
-	*db = again;
-	return state.generation == generation;
-}
-
 int map_db_settle(struct map_db **db, const struct image_map *old, const struct image_map *map,
                   const struct run_record *run, struct settle_record *settle)
 {
 	struct settle_record before = *settle;
-	struct map_state state = {0};
 	int rc = map_db_begin(*db);
 
 	if (rc < 0)
 		return rc;
 	rc = put_all(*db, old, map, run, settle);
-	if (rc == 0)
-		rc = map_db_read_state(*db, &state);
-	if (rc < 0) {
-		map_db_rollback(*db);
-		*settle = before;
-		return rc;
-	}
-	rc = map_db_commit(*db);
-	if (rc < 0 && rc != -EBUSY) {
-		int committed = look_again(db, state.generation);
-
-		if (committed < 0)
-			return committed;
-		if (committed && old != map)
-			return 0;
-	} else if (rc == -EBUSY) {
-		map_db_rollback(*db);
-	}
 	if (rc < 0)
+		map_db_rollback(*db);
+	else
+		rc = db_commit_known(db, old != map);
+	if (rc < 0 && rc != -EINPROGRESS)
 		*settle = before;
 	return rc;
 }

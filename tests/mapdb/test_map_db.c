@@ -321,8 +321,8 @@ static void check_trigger(int good_fd, int dir_fd)
 	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
 	CHECK_IS(map_db_read_map(db, &old), 0);
 	CHECK_IS(image_map_resize(old, 3 * EXTENT, 0, &map), 0);
-	CHECK_IS(map_db_resize(db, old, map), 0);
-	CHECK_IS(map_db_resize(db, old, map), -EUCLEAN); /* no longer what is stored */
+	CHECK_IS(map_db_resize(&db, old, map), 0);
+	CHECK_IS(map_db_resize(&db, old, map), -EUCLEAN); /* no longer what is stored */
 	map_db_close(db);
 	image_map_unref(old);
 	CHECK_IS(read_all(dir_fd), 0);
