@@ -134,7 +134,7 @@ static int copy_database(struct open_image *image, int copy_fd)
 
 	if (!image->bundle)
 		return -ENOENT;
-	pthread_mutex_lock(&image->change);
+	open_image_lock(image);
 	ret = image->orphan ? -ENOENT : image_db_open(image->image, &db);
 	if (ret == 0) {
 		ret = map_db_copy(db, store.io, copy_fd);

@@ -109,7 +109,7 @@ static void hold_database(struct guarded *victim)
 	victim->open = open_image_peek(node);
 	node_unref(node);
 	if (victim->open)
-		pthread_mutex_lock(&victim->open->change);
+		open_image_lock(victim->open);
 }
 
 static void victim_is_gone(const struct guarded *victim)
