@@ -147,7 +147,7 @@ int check_repair(const struct io *io, int parent_fd, const char *name, unsigned 
 		repairable |= report->findings[i].error && report->findings[i].repairable;
 	if (!repairable)
 		return 0;
-	if (found(report, FINDING_LEFTOVER, true))
+	if (found(report, FINDING_LEFTOVER, true) && !in_doubt(report))
 		repair = names_clean(io, parent_fd, name, NULL, NULL, NULL);
 	if (repair == 0 && report->kind == NAME_BUNDLE && !in_doubt(report))
 		repair = repair_bundle(io, parent_fd, name, lease_patience_ms, stop, report);

@@ -229,7 +229,19 @@ static int clean_removed(const struct cleaner *cleaner, const char *entry)
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 }
 
-/* Before or after the exchange, one of the two is the bundle. Whoever is at work holds the lock of its data. */
+/* Whether a bundle can be read as it is. */
+static bool is_sound(const struct cleaner *cleaner, const char *name)
+{
+	struct image *image;
+	int rc = image_open(cleaner->io, cleaner->parent_fd, name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, &image);
+
+	if (rc == 0)
+		image_close(image);
+	return rc == 0;
+}
+
+/* Before or after the exchange, one of the two is the bundle. Whoever is at work holds the lock of its data. If the
+ * name's bundle has been damaged since, the file may be all that is left of the image: it may have been complete. */
 static int clean_plain(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
 {
 	const struct io *io = cleaner->io;
@@ -243,6 +255,8 @@ static int clean_plain(const struct cleaner *cleaner, const char *entry, const s
 	/* A bundle that is being removed loses its data first. */
 	if (!self.found.exists || !owner.found.has_data || self.found.is_directory == owner.found.is_directory)
 		return -EEXIST;
+	if (owner.found.is_directory && !is_sound(cleaner, hidden->name))
+		return -EUCLEAN;
 	rc = io->fsync(io, cleaner->parent_fd);
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 }

@@ -14,6 +14,7 @@
 
 #include "check.h"
 #include "io_fault.h"
+#include "mapdb/check.h"
 #include "mapdb/plain.h"
 
 #define BLOCK     4096u
@@ -244,11 +245,44 @@ static void stale_file(void)
 	close(dir_fd);
 }
 
+/* While the bundle is damaged, the hidden file may be all that is left of the image. */
+static void stale_file_of_damaged_bundle(void)
+{
+	int dir_fd = scratch_directory();
+	static uint8_t bytes[16 * BLOCK];
+	struct check_report report;
+	unsigned int removed, left;
+	char state[100];
+
+	check_context("%s", "a file left beside a damaged bundle");
+	make_image(dir_fd, bytes, sizeof bytes);
+	scramble(dir_fd, sizeof bytes, BLOCK, 0);
+	write_file(dir_fd, ".a.img.zcfs-plain-abcdef", "whole", 5);
+	int fd = openat(dir_fd, "a.img/map.db", O_RDWR);
+	CHECK_IS(pread(fd, state, sizeof state, 0), sizeof state);
+	CHECK_IS(pwrite(fd, "damaged", 7, 0), 7);
+	CHECK_IS(image_clean_stale(&io_posix, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 0);
+	CHECK_IS(left, 1);
+	CHECK_IS(check_image(dir_fd, "a.img", NULL, &report), 0);
+	CHECK_IS(check_repair(&io_posix, dir_fd, "a.img", 0, NULL, &report), 0);
+	check_report_free(&report);
+	CHECK_IS(faccessat(dir_fd, ".a.img.zcfs-plain-abcdef", F_OK, 0), 0);
+
+	CHECK_IS(pwrite(fd, state, sizeof state, 0), sizeof state);
+	close(fd);
+	CHECK_IS(image_clean_stale(&io_posix, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 1);
+	CHECK_IS(left, 0);
+	empty_directory(dir_fd);
+}
+
 int main(void)
 {
 	random_start();
 	for (unsigned int round = 0; round < ROUNDS; round++)
 		random_round(round);
 	stale_file();
+	stale_file_of_damaged_bundle();
 	return 0;
 }
