@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <linux/ioprio.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -317,6 +318,19 @@ static void end(struct open_image *image)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Puts the answer together itself: fuse_reply_ioctl() still touches a ring's request after it has been answered, when
+ * it may already be the next one (libfuse 3.18.3). */
+static void reply(fuse_req_t req, const struct settle_request *request)
+{
+	struct {
+		struct fuse_ioctl_out head;
+		struct settle_request request;
+	} answer = {.request = *request};
+
+	_Static_assert(sizeof(answer) == sizeof(answer.head) + sizeof(answer.request), "no padding");
+	fuse_reply_buf(req, (const char *)&answer, sizeof(answer));
+}
+
 static void *settle_thread(void *argument)
 {
 	struct settle_call *call = argument;
@@ -327,7 +341,7 @@ static void *settle_thread(void *argument)
 	if (ret < 0)
 		fuse_reply_err(call->req, -ret);
 	else
-		fuse_reply_ioctl(call->req, 0, &call->request, sizeof(call->request));
+		reply(call->req, &call->request);
 	dispatch_lingered(call->queue);
 	free(call);
 	end(image);
@@ -406,7 +420,7 @@ void fs_ioctl(fuse_req_t req, fuse_ino_t number, unsigned int command, void *arg
 	image = (struct open_image *)(uintptr_t)info->fh;
 	if (ret == 0 && !image->bundle) {
 		request.flags |= SETTLE_REQUEST_PLAIN;
-		fuse_reply_ioctl(req, 0, &request, sizeof(request));
+		reply(req, &request);
 		return;
 	}
 	if (ret == 0 && atomic_load(&image->write_fd) < 0)
