@@ -37,17 +37,30 @@ static bool in_doubt(const struct check_report *report)
 struct punch {
 	const struct io *io;
 	int data_fd;
+	const struct host_index *undo; /* of the map of a valid undo; NULL: there is none */
 	bool (*stop)(void);
 };
 
+/* Punches of a range that no extent names what the undo's extents do not name either. */
 static int punch_leak(void *context, uint64_t host_off, uint64_t length)
 {
 	const struct punch *punch = context;
+	int rc = 0;
 
 	if (punch->stop && punch->stop())
 		return -ECANCELED;
-	return punch->io->fallocate(punch->io, punch->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
-	                            length);
+	while (length > 0 && rc == 0) {
+		struct extent found = {.length = length};
+		bool named = punch->undo && host_index_lookup(punch->undo, host_off, &found);
+		uint64_t part = found.length < length ? found.length : length;
+
+		if (!named)
+			rc = punch->io->fallocate(punch->io, punch->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			                          host_off, part);
+		host_off += part;
+		length -= part;
+	}
+	return rc;
 }
 
 static int drop_undo(struct map_db *db)
@@ -63,20 +76,49 @@ static int drop_undo(struct map_db *db)
 	return rc;
 }
 
+/* *out: NULL without a valid undo. */
+static int index_undo(struct image *image, struct host_index **out)
+{
+	struct image_map *map;
+	bool valid;
+	int rc = map_db_undo_valid(image->db, image->data_fd, &valid);
+
+	if (rc < 0 || !valid)
+		return rc;
+	rc = map_db_read_undo_map(image->db, &map);
+	if (rc < 0)
+		return rc;
+	rc = host_index_new(map, out);
+	image_map_unref(map);
+	return rc;
+}
+
+/* Punching changes the file's ctime, by which an undo is valid: one that was, stays so, if nobody else can have written
+ * meanwhile. One that was not is taken away: better none than one that seems to be there. */
+static int punch_leaks(struct image *image, bool (*stop)(void))
+{
+	struct host_index *undo = NULL;
+	int rc = index_undo(image, &undo);
+	struct punch punch = {.io = image->io, .data_fd = image->data_fd, .undo = undo, .stop = stop};
+
+	if (rc == 0 && !undo)
+		rc = drop_undo(image->db);
+	if (rc == 0)
+		rc = leaks_visit(image->data_fd, image->map, punch_leak, &punch);
+	int synced = image->io->fsync(image->io, image->data_fd);
+	if (undo && synced == 0 && !image_wanted(image))
+		synced = map_db_stamp_undo(image->db, image->data_fd);
+	host_index_free(undo);
+	return rc < 0 ? rc : synced;
+}
+
 static int repair_opened(struct image *image, const struct check_report *report, bool (*stop)(void))
 {
-	struct punch punch = {.io = image->io, .data_fd = image->data_fd, .stop = stop};
 	int rc = 0;
 
-	/* Punching changes the file's ctime, after which an undo is of no use: better none than one that seems to be
-	 * there. */
-	if (found(report, FINDING_UNDO, true) || found(report, FINDING_LEAK, true))
+	if (found(report, FINDING_UNDO, true))
 		rc = drop_undo(image->db);
-	if (rc == 0 && found(report, FINDING_LEAK, true))
-		rc = leaks_visit(image->data_fd, image->map, punch_leak, &punch);
-	if (rc == 0)
-		rc = image->io->fdatasync(image->io, image->data_fd);
-	return rc;
+	return rc == 0 && found(report, FINDING_LEAK, true) ? punch_leaks(image, stop) : rc;
 }
 
 static int repair_bundle(const struct io *io, int parent_fd, const char *name, unsigned int lease_patience_ms,

@@ -286,11 +286,10 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	return 0;
 }
 
-static int read_extents(struct map_db *db, struct image_map_builder *builder)
+static int read_extents(struct map_db *db, const char *sql, struct image_map_builder *builder)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
-	int rc = db_prepare(db, "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off",
-	                    &select);
+	int rc = db_prepare(db, sql, &select);
 	int result = SQLITE_ROW;
 
 	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
@@ -304,14 +303,14 @@ static int read_extents(struct map_db *db, struct image_map_builder *builder)
 	return rc < 0 ? rc : db_translate(db, result);
 }
 
-int map_db_read_map(struct map_db *db, struct image_map **out)
+static int read_map(struct map_db *db, const char *size_sql, const char *extents_sql, struct image_map **out)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
 	struct image_map_builder *builder = NULL;
 	uint64_t size;
 
 	/* While this statement has a row, both are read from one snapshot. */
-	int rc = db_prepare(db, "SELECT size FROM image WHERE id = 1", &select);
+	int rc = db_prepare(db, size_sql, &select);
 	if (rc == 0)
 		rc = step_row(db, select);
 	if (rc < 0)
@@ -321,12 +320,24 @@ int map_db_read_map(struct map_db *db, struct image_map **out)
 	rc = image_map_builder_new(64, &builder);
 	if (rc < 0)
 		return rc;
-	rc = read_extents(db, builder);
+	rc = read_extents(db, extents_sql, builder);
 	if (rc < 0) {
 		image_map_builder_drop(builder);
 		return rc;
 	}
 	return image_map_builder_finish(builder, size, out);
+}
+
+int map_db_read_map(struct map_db *db, struct image_map **out)
+{
+	return read_map(db, "SELECT size FROM image WHERE id = 1",
+	                "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off", out);
+}
+
+int map_db_read_undo_map(struct map_db *db, struct image_map **out)
+{
+	return read_map(db, "SELECT size FROM undo_stamp WHERE id = 1",
+	                "SELECT guest_off, length, host_off FROM undo_extent NOT INDEXED ORDER BY guest_off", out);
 }
 
 int map_db_begin(struct map_db *db)

@@ -179,19 +179,26 @@ static int64_t ctime_ns(const struct stat *status)
 	return (int64_t)status->st_ctim.tv_sec * 1000000000 + status->st_ctim.tv_nsec;
 }
 
-/* Forgets redo and says what the data file looks like now. */
-static int finish_redo(struct map_db *db, const struct stat *status)
+/* Says what the data file looks like now. */
+static int put_stamp(struct map_db *db, const struct stat *status)
 {
 	cleanup_statement sqlite3_stmt *stamp = NULL;
+	int rc = db_prepare(db, "UPDATE undo_stamp SET data_size = ?1, ctime_ns = ?2", &stamp);
+
+	if (rc < 0)
+		return rc;
+	sqlite3_bind_int64(stamp, 1, status->st_size);
+	sqlite3_bind_int64(stamp, 2, ctime_ns(status));
+	return db_run_statement(db, stamp);
+}
+
+/* Forgets redo. */
+static int finish_redo(struct map_db *db, const struct stat *status)
+{
 	int rc = db_execute(db, "BEGIN IMMEDIATE; DELETE FROM redo; UPDATE image SET redo_pending = 0");
 
 	if (rc == 0)
-		rc = db_prepare(db, "UPDATE undo_stamp SET data_size = ?1, ctime_ns = ?2", &stamp);
-	if (rc == 0) {
-		sqlite3_bind_int64(stamp, 1, status->st_size);
-		sqlite3_bind_int64(stamp, 2, ctime_ns(status));
-		rc = db_run_statement(db, stamp);
-	}
+		rc = put_stamp(db, status);
 	if (rc == 0)
 		rc = db_execute(db, "COMMIT");
 	if (rc < 0)
@@ -266,6 +273,23 @@ int map_db_undo_valid(struct map_db *db, int data_fd, bool *valid)
 	int result = sqlite3_step(select);
 	*valid = result == SQLITE_ROW;
 	return db_translate(db, result);
+}
+
+int map_db_stamp_undo(struct map_db *db, int data_fd)
+{
+	struct stat status;
+	int rc = fstat(data_fd, &status) < 0 ? -errno : map_db_begin(db);
+
+	if (rc < 0)
+		return rc;
+	rc = put_stamp(db, &status);
+	if (rc == 0)
+		rc = map_db_commit(db);
+	if (rc < 0)
+		map_db_rollback(db);
+	else
+		outwait_tick(&status);
+	return rc;
 }
 
 int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run)

@@ -216,6 +216,13 @@ NOTES = [
 ]
 
 
+def stamp_undo(path):
+    """Makes the undo valid for the data file as it is now."""
+    status = os.stat(os.path.join(path, 'data'))
+    with sqlite3.connect(os.path.join(path, 'map.db')) as database:
+        database.execute('UPDATE undo_stamp SET data_size = ?, ctime_ns = ?', (status.st_size, status.st_ctime_ns))
+
+
 class Bundles:
     """Copies of one bundle, made by a real pass."""
 
@@ -229,6 +236,7 @@ class Bundles:
             os.mkdir(path)
         image = os.path.join(self.made, 'image')
         small_volume(image)
+        self.undone = digest(image)
         defrag_report(image)
         write_view(image, os.path.join(directory, 'view'))
         self.truth = digest(os.path.join(directory, 'view'))
@@ -238,9 +246,7 @@ class Bundles:
         path = os.path.join(self.store, name)
         run('cp', '-a', '--reflink=auto', '--sparse=always', self.pristine, path)
         # A copy's ctime is its own; the undo shall be valid all the same.
-        status = os.stat(os.path.join(path, 'data'))
-        with sqlite3.connect(os.path.join(path, 'map.db')) as database:
-            database.execute('UPDATE undo_stamp SET ctime_ns = ?', (status.st_ctime_ns,))
+        stamp_undo(path)
         return path
 
     def reset(self):
@@ -351,6 +357,22 @@ def repaired(cases, bundles):
                 equal(run('sqlite3', path + '/map.db', 'SELECT count(*) FROM undo_stamp').strip(), '1', 'undos left')
 
 
+def undo_kept(cases, bundles):
+    """Space leaked before the pass, say, of which the undo knows nothing."""
+    with cases.case('an undo that is valid is so after a repair, and takes the pass back'):
+        bundles.reset()
+        path = bundles.copy('a.img')
+        leak(path)
+        stamp_undo(path)
+        space = os.stat(os.path.join(path, 'data')).st_blocks
+        result = check('--repair', path)
+        equal(result.status, CORRECTED, f'the exit status ({result})')
+        holds(os.stat(os.path.join(path, 'data')).st_blocks <= space - 2000, 'the space has not been given back')
+        defrag_report('--undo', path)
+        write_view(path, os.path.join(bundles.directory, 'view'))
+        equal(digest(os.path.join(bundles.directory, 'view')), bundles.undone, 'the content')
+
+
 def notes(cases, bundles):
     for what, do, kind, word in NOTES:
         with cases.case(f'told, but no error: {what}'):
@@ -455,6 +477,7 @@ def main():
         damaged(cases, bundles)
         never_a_guess(cases, bundles)
         repaired(cases, bundles)
+        undo_kept(cases, bundles)
         notes(cases, bundles)
         in_use(cases, bundles)
         untouched(cases, bundles)
