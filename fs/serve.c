@@ -148,13 +148,17 @@ static int start_channels(struct fuse_session *session)
 static int catch_signals(void)
 {
 	static const int signals[] = {SIGHUP, SIGINT, SIGTERM};
-	struct sigaction action = {.sa_handler = end, .sa_flags = SA_RESTART};
+	struct sigaction action = {.sa_handler = end, .sa_flags = SA_RESTART}, inherited;
 
 	sem_init(&ended, 0, 0);
 	signal(SIGPIPE, SIG_IGN);
-	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-		if (sigaction(signals[i], &action, NULL) < 0)
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		if (sigaction(signals[i], NULL, &inherited) < 0)
 			return -errno;
+		/* nohup(1) and shells mean it; libfuse, without rings, does the same. */
+		if (inherited.sa_handler != SIG_IGN && sigaction(signals[i], &action, NULL) < 0)
+			return -errno;
+	}
 	return 0;
 }
 

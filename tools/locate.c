@@ -152,6 +152,12 @@ static int open_beneath(int directory_fd, const char *path)
 	return fd < 0 ? -errno : (int)fd;
 }
 
+/* What is asked of a mount whose daemon is gone ends with ENOTCONN, but while it dies with one of the others. */
+static int mount_error(int error)
+{
+	return error == -ECONNABORTED || error == -ECANCELED ? -ENOTCONN : error;
+}
+
 static int open_store(const struct mount *whole, struct location *location)
 {
 	cleanup_free char *link = NULL;
@@ -159,7 +165,7 @@ static int open_store(const struct mount *whole, struct location *location)
 		return -ENOMEM;
 	cleanup_fd int store = open(link, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (store < 0) {
-		int error = -errno;
+		int error = mount_error(-errno);
 		if (error == -EACCES || error == -EPERM)
 			snprintf(location->remedy, sizeof(location->remedy),
 			         "run as root, or as the user whose zcfs serves %.100s", whole->point);
@@ -273,10 +279,10 @@ int locate_image(const char *path, struct location *location)
 	cleanup_free char *directory = NULL;
 	int error = split_path(path, &directory, &location->name);
 	if (error)
-		return error;
+		return mount_error(error);
 	location->parent_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (location->parent_fd < 0)
-		return -errno;
+		return mount_error(-errno);
 	error = leave_mount(location);
 	return error ? error : refuse_inside_bundle(location);
 }
@@ -285,7 +291,7 @@ int locate_directory(const char *path, struct location *location)
 {
 	location->parent_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (location->parent_fd < 0)
-		return -errno;
+		return mount_error(-errno);
 	return leave_mount(location);
 }
 

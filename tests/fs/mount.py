@@ -13,6 +13,7 @@ it the daemon chooses.
 import contextlib
 import ctypes
 import errno
+import glob
 import fcntl
 import os
 import random
@@ -98,6 +99,17 @@ def wait_until(condition, what, seconds=WAIT_SECONDS):
         if time.monotonic() > end:
             raise AssertionError(f'{what}: not within {seconds} s')
         time.sleep(0.01)
+
+
+def threads_of(process):
+    """Where each thread of a process waits, for the report of one that hangs."""
+    text = ''
+    for task in glob.glob(f'/proc/{process}/task/*'):
+        with contextlib.suppress(OSError):
+            for name in ('comm', 'syscall', 'stack'):
+                with open(os.path.join(task, name)) as file:
+                    text += f'{os.path.basename(task)} {name}: {file.read()}'
+    return text
 
 
 def mounts_at(path):
@@ -244,7 +256,10 @@ class Store:
 
     def wait_for_end(self):
         if self.daemon:
-            wait_until(lambda: not alive(self.daemon), 'the daemon has not ended')
+            try:
+                wait_until(lambda: not alive(self.daemon), 'the daemon has not ended')
+            except AssertionError as late:
+                raise AssertionError(f'{late}\n{threads_of(self.daemon)}') from None
             self.daemon = None
 
     def clean_up(self):
@@ -342,6 +357,8 @@ def run_one(function, over, options, seconds):
 
 def run(functions, seconds=TEST_SECONDS):
     """Runs each test over its store, or elsewhere if it says so; the exit status is for main."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # nohup and background jobs ignore them, and daemons leave it at that
+        signal.signal(number, signal.SIG_DFL)
     if TRANSPORT != 'ring':
         return run_all(functions, seconds)
     if not os.path.exists(ENABLE_URING):
