@@ -90,6 +90,8 @@ int map_db_unfinished_settle(struct map_db *db, struct settle_record *settle, st
 	    !db_column_u64(select, 2, &settle->bytes_moved) || !db_column_u64(select, 4, &duration_ms) ||
 	    !db_column_u64(select, 5, &run->extents_before))
 		return -EUCLEAN;
+	if (settle->bytes_moved > INT64_MAX / 2 || duration_ms > INT64_MAX / 2) /* these are going to be added to */
+		return -EUCLEAN;
 	settle->run = (int64_t)id;
 	run->started_unix_s = sqlite3_column_int64(select, 3);
 	run->duration_ms = (int64_t)duration_ms;

@@ -63,13 +63,15 @@ static int take_name(struct image *image, const char *hidden)
 	image->db = NULL;
 	io->close(io, image->bundle_fd);
 	image->bundle_fd = -1;
-	if (io->fsync(io, image->parent_fd) == 0 && names_remove_bundle(io, image->parent_fd, hidden) == 0)
+	/* If that fails, the bundle may be back after a crash, and must then still be there. */
+	rc = io->fsync(io, image->parent_fd) < 0 ? -EINPROGRESS : 0;
+	if (rc == 0 && names_remove_bundle(io, image->parent_fd, hidden) == 0)
 		io->fsync(io, image->parent_fd);
 	/* The old inode has no name any more; with it go lock and lease. */
 	io->close(io, image->data_fd);
 	image->data_fd = -1;
 	image->leased = false;
-	return 0;
+	return rc;
 }
 
 static int replace_by_file(struct image *image, const struct plain_options *options, struct plain_report *report)
@@ -87,7 +89,7 @@ static int replace_by_file(struct image *image, const struct plain_options *opti
 	io->close(io, fd);
 	if (rc == 0)
 		rc = take_name(image, hidden);
-	if (rc < 0)
+	if (rc < 0 && rc != -EINPROGRESS)
 		io->unlink(io, image->parent_fd, hidden, 0);
 	return rc;
 }

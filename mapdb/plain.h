@@ -48,7 +48,8 @@ struct plain_report {
 
 /* image: IMAGE_EXCLUSIVE, not read-only; afterwards, if 0 is returned, it has neither lock nor lease any more and can only be closed.
  * -EINVAL: PLAIN_EXCHANGE, and the map is not the identity; -EOPNOTSUPP, -ENOSPC, -EDQUOT; -EBUSY: somebody has opened it meanwhile;
- * -ECANCELED. After an error the guest's view is unchanged, and except for PLAIN_SETTLE so is everything else. */
+ * -ECANCELED; -EINPROGRESS: done, or not, as the host's disk will have it after a crash: until then nothing should be written to
+ * the image. After any other error the guest's view is unchanged, and except for PLAIN_SETTLE so is everything else. */
 int image_to_plain(struct image *image, const struct plain_options *options, struct plain_report *report);
 
 #endif

@@ -58,8 +58,9 @@ static const struct {
         {STEP_PLAIN, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; it is still a bundle",
          "try again when it is no longer in use, or with --wait"},
         {STEP_PLAIN, EINPROGRESS, EXIT_FAILED,
-         "the host's disk failed in the middle; it is still a bundle, and the guest's view of it unchanged",
-         "see to the disk (dmesg) and try again"},
+         "the host's disk failed in the middle; the guest's view of it is unchanged, but it may still be a bundle, "
+         "now or after a crash of the host",
+         "see to the disk (dmesg), and have zcfs-check look at the image before anything is written to it"},
         {STEP_PLAIN, EOPNOTSUPP, EXIT_FAILED, "its file system cannot share blocks between files (reflinks)",
          "--plain without a method copies where it must"},
         {STEP_PLAIN, EINVAL, EXIT_FAILED, "its map is not the identity: an exchange of names does not make it plain",
