@@ -8,11 +8,13 @@
  *                      the link that NAME has been, or will be. Either way its data is redundant if NAME has the same
  *                      inode.
  *     removed-XXXXXX   a bundle that was removed. Nothing in it is wanted.
- *     plain-XXXXXX     a bundle becomes a plain image in a file of its own (mapdb/plain.h). A file: the one that was
- * not finished, if NAME is still the bundle. A directory: the bundle, if NAME is the file already. replace-NEW-OLD  a
- * replacement of NAME under way (image_rename_replace); NEW and OLD are inode numbers in hex of the two things
- * themselves. If NEW is here and OLD is at NAME, they must be exchanged; if it is the other way round, what is here can
- * go. In any other case this is a copy of a store, and nobody's business.
+ *     plain-XXXXXX     a bundle becomes a plain image in a file of its own (mapdb/plain.h). A file: the one that
+ *                      was not finished, if NAME is still the bundle. A directory: the bundle, if NAME is the file
+ *                      already.
+ *     replace-NEW-OLD  a replacement of NAME under way (image_rename_replace); NEW and OLD are inode numbers in hex
+ *                      of the two things themselves. If NEW is here and OLD is at NAME, they must be exchanged; if
+ *                      it is the other way round, what is here can go. In any other case this is a copy of a store,
+ *                      and nobody's business.
  *
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
  */
@@ -28,6 +30,7 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
+#include "mapdb/name_list.h"
 
 #define RANDOM_LETTERS 6
 
@@ -106,31 +109,9 @@ int names_make_stale(int parent_fd, const char *name, const char *kind, char **o
 
 /* ---- listing ---- */
 
-struct name_list {
-	size_t count;
-	char **names;
-};
-
-static void cleanup_name_list(struct name_list *list)
+static int list_hidden(void *context, const char *entry, const char *name)
 {
-	for (size_t i = 0; i < list->count; i++)
-		free(list->names[i]);
-	free(list->names);
-}
-
-static int name_list_add(void *context, const char *entry, const char *name)
-{
-	struct name_list *list = context;
-	char **names = reallocarray(list->names, list->count + 1, sizeof *names);
-
-	if (!names)
-		return -ENOMEM;
-	list->names = names;
-	names[list->count] = strdup(entry);
-	if (!names[list->count])
-		return -ENOMEM;
-	list->count++;
-	return 0;
+	return name_list_add(context, entry);
 }
 
 int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context)
@@ -304,10 +285,10 @@ int names_clean(const struct io *io, int parent_fd, const char *only_name, const
                 unsigned int *removed, unsigned int *left)
 {
 	struct cleaner cleaner = {.io = io, .parent_fd = parent_fd, .held = held};
-	__attribute__((cleanup(cleanup_name_list))) struct name_list list = {0};
+	cleanup_name_list struct name_list list = {0};
 	unsigned int removed_count = 0, left_count = 0;
 	/* Collected first: the directory changes while it is cleaned. */
-	int rc = names_visit_hidden(parent_fd, only_name, name_list_add, &list);
+	int rc = names_visit_hidden(parent_fd, only_name, list_hidden, &list);
 
 	for (size_t i = 0; i < list.count && rc == 0; i++) {
 		struct hidden hidden;

@@ -13,6 +13,7 @@
 #include "mapdb/check.h"
 #include "mapdb/cleanup.h"
 #include "mapdb/lock_table.h"
+#include "mapdb/name_list.h"
 #include "tools/check_options.h"
 #include "tools/check_print.h"
 #include "tools/locate.h"
@@ -163,29 +164,6 @@ static int compare_names(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-struct name_list {
-	size_t count;
-	char **names;
-};
-
-static void cleanup_name_list(struct name_list *list)
-{
-	for (size_t i = 0; i < list->count; i++)
-		free(list->names[i]);
-	free(list->names);
-}
-
-static int add_name(struct name_list *list, const char *name)
-{
-	char **names = reallocarray(list->names, list->count + 1, sizeof *names);
-
-	if (!names)
-		return -ENOMEM;
-	list->names = names;
-	names[list->count] = strdup(name);
-	return names[list->count] ? (list->count++, 0) : -ENOMEM;
-}
-
 /* What may be an image or a directory of images, sorted. */
 static int read_directory(int directory_fd, struct name_list *list)
 {
@@ -203,7 +181,7 @@ static int read_directory(int directory_fd, struct name_list *list)
 	while (!error && (entry = readdir(directory))) {
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
 		    !image_name_reserved(entry->d_name))
-			error = add_name(list, entry->d_name);
+			error = name_list_add(list, entry->d_name);
 	}
 	closedir(directory);
 	if (list->count > 1)
@@ -252,7 +230,7 @@ static int check_entry(struct run *run, const char *path, int directory_fd, cons
 
 static int check_directory(struct run *run, const char *path, int directory_fd)
 {
-	__attribute__((cleanup(cleanup_name_list))) struct name_list list = {0};
+	cleanup_name_list struct name_list list = {0};
 	struct check_result result = {.path = path, .directory = true};
 	int error = read_directory(directory_fd, &list);
 
