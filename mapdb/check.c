@@ -185,7 +185,7 @@ static int open_data_to_look(struct check *check)
 	struct stat status;
 	int fd = -EBUSY;
 
-	if (name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &status) == 0 && !data_leased(&status))
+	if (name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &status) == 0 && !lock_leased(&status))
 		fd = data_open(&io_look, check->bundle_fd, BUNDLE_DATA_NAME, O_RDONLY);
 	if (fd == -EBUSY || fd == -EAGAIN) {
 		check->report->in_use = true;

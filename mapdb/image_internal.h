@@ -26,9 +26,6 @@ int data_open(const struct io *io, int dir_fd, const char *name, int flags);
 /* The same, repeated while there is a lease if wait is set; otherwise -EBUSY. *waited is set if it was. */
 int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags, bool wait, bool *waited);
 
-/* True if somebody has a lease on the file, as far as can be known without opening it, which would break it. */
-bool data_leased(const struct stat *status);
-
 /* flock() with LOCK_SH or LOCK_EX; -EBUSY without wait, -EINTR with. *waited is set if the lock was not free at once. */
 int data_lock(int data_fd, int operation, bool wait, bool *waited);
 

@@ -15,7 +15,6 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
-#include "mapdb/lock_table.h"
 
 #define POLL_MS         10u
 #define LEASE_MARGIN_MS 15000 /* for what comes after the last look at the lease: commit, exchange, redo */
@@ -59,18 +58,6 @@ int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags,
 		if (rc < 0)
 			return rc;
 	}
-}
-
-bool data_leased(const struct stat *status)
-{
-	struct lock_holder holders[16];
-	size_t count = lock_holders(status, holders, sizeof holders / sizeof holders[0]);
-
-	for (size_t i = 0; i < count; i++) {
-		if (holders[i].lease)
-			return true;
-	}
-	return false;
 }
 
 int data_lock(int data_fd, int operation, bool wait, bool *waited)

@@ -58,3 +58,15 @@ size_t lock_holders(const struct stat *status, struct lock_holder *out, size_t m
 	fclose(file);
 	return count;
 }
+
+bool lock_leased(const struct stat *status)
+{
+	struct lock_holder holders[16];
+	size_t count = lock_holders(status, holders, sizeof holders / sizeof holders[0]);
+
+	for (size_t i = 0; i < count; i++) {
+		if (holders[i].lease)
+			return true;
+	}
+	return false;
+}

@@ -12,6 +12,8 @@
 
 #include "tools/outcome.h"
 
+#define SHUTDOWN_SECONDS 300 /* what Xen's own scripts allow a guest */
+
 static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "Defragments the NTFS volumes inside disk images without moving their data.\n"
                                 "An image is a raw file or a bundle, in a zcfs mount or the directory below it.\n"
@@ -26,6 +28,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
+                                "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
                                 "      --json            print one JSON document\n"
                                 "  -v, --verbose         more figures, and what each phase took\n"
                                 "  -q, --quiet           print only errors and refusals\n"
@@ -34,8 +37,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
                                 "  zcfs-defrag /srv/images/win10.img           defragment\n"
                                 "Exit status: 0 done or nothing to do, 1 failed and nothing changed, 2 usage,\n"
-                                "3 refused for a volume's state, 4 image in use, 5 image map or volume damaged;\n"
-                                "of several, the first in the order 5 1 3 4 0.\n";
+                                "3 refused, 4 in use, 5 map or volume damaged; of several, first of 5 1 3 4 0.\n";
 
 enum {
 	OPTION_PACK = 256,
@@ -49,6 +51,7 @@ enum {
 	OPTION_VERIFY,
 	OPTION_VOLUME,
 	OPTION_WAIT,
+	OPTION_SHUTDOWN,
 	OPTION_JSON,
 	OPTION_VERSION
 };
@@ -68,6 +71,7 @@ static const struct option long_options[] = {
         {"verify", required_argument, NULL, OPTION_VERIFY},
         {"volume", required_argument, NULL, OPTION_VOLUME},
         {"wait", optional_argument, NULL, OPTION_WAIT},
+        {"shutdown", no_argument, NULL, OPTION_SHUTDOWN},
         {"verbose", no_argument, NULL, 'v'},
         {"quiet", no_argument, NULL, 'q'},
         {"json", no_argument, NULL, OPTION_JSON},
@@ -208,6 +212,9 @@ static int take_option(int option, struct defrag_options *options)
 		if (optarg && !parse_number(optarg, &options->wait_seconds))
 			return wrong_usage("--wait wants a number of seconds: %s", optarg);
 		return 0;
+	case OPTION_SHUTDOWN:
+		options->shutdown = true;
+		return 0;
 	default: /* getopt has said what is wrong */
 		fputs("Try 'zcfs-defrag --help'.\n", stderr);
 		return EXIT_USAGE;
@@ -230,6 +237,9 @@ static int check_combination(const struct defrag_options *options)
 		return wrong_usage("--rate, --idle, --time-limit and --threshold are for --settle");
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
+	if (options->shutdown &&
+	    (options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE || options->mode == MODE_SETTLE))
+		return wrong_usage("--%s is no reason to shut a guest down", defrag_mode_name(options->mode));
 	if (options->quiet && options->verbose)
 		return wrong_usage("--quiet and --verbose exclude each other");
 	if (options->image_count == 0)
@@ -278,6 +288,10 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 	}
 	options->images = argv + optind;
 	options->image_count = (size_t)(argc - optind);
+	if (options->shutdown && !options->wait) {
+		options->wait = true;
+		options->wait_seconds = SHUTDOWN_SECONDS;
+	}
 	describe(options);
 	*exit_code = check_combination(options);
 	return *exit_code != 0;

@@ -31,6 +31,7 @@ struct defrag_options {
 	bool json;
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
+	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */
 	unsigned int volume; /* 0: all */
 	struct settle_settings settle;
 	char text[128];      /* what of this belongs in the history of runs */

@@ -295,43 +295,33 @@ int locate_directory(const char *path, struct location *location)
 	return leave_mount(location);
 }
 
-/* The inode by which the mount shows what was located, which is the data file's. */
-static int inode_shown(const struct location *location, ino_t *inode)
+/* What the host's file system says of the image: of a bundle, of its data. The mount shows the same inode. */
+static int data_status(const struct location *location, struct stat *status)
 {
-	struct stat status;
 	cleanup_free char *data = NULL;
 	if (asprintf(&data, "%s/" BUNDLE_DATA_NAME, location->name) < 0)
 		return -ENOMEM;
-	if (fstatat(location->parent_fd, data, &status, AT_SYMLINK_NOFOLLOW) < 0 &&
-	    fstatat(location->parent_fd, location->name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fstatat(location->parent_fd, data, status, AT_SYMLINK_NOFOLLOW) < 0 &&
+	    fstatat(location->parent_fd, location->name, status, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	*inode = status.st_ino;
 	return 0;
 }
 
-/* Opens what was located through one mount, if its store holds it. */
-static int open_in_mount(const struct mount *mount, const struct location *location, const char *directory)
+/* Where what was located is in that mount; NULL: its store does not hold it, or there is no memory. */
+static char *path_in_mount(const struct mount *mount, const struct location *location, const char *directory)
 {
 	struct location ignored = LOCATION_INIT;
 	cleanup_fd int store = open_store(mount, &ignored);
 	cleanup_free char *store_path = store < 0 ? NULL : path_of_fd(store);
 	const char *below = store_path ? path_below(directory, store_path) : NULL;
-	if (!below)
-		return -ENOENT;
-	cleanup_free char *path = NULL;
-	if (asprintf(&path, "%s/%s/%s", mount->point, below, location->name) < 0)
-		return -ENOMEM;
-	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	if (image < 0)
-		return -errno;
-	struct stat status;
-	ino_t inode = 0;
-	if (fstat(image, &status) < 0 || inode_shown(location, &inode) < 0 || status.st_ino != inode)
-		return -ENOENT;
-	return steal_fd(&image);
+	char *path;
+	return below && asprintf(&path, "%s/%s/%s", mount->point, below, location->name) >= 0 ? path : NULL;
 }
 
-int locate_through_mount(const struct location *location)
+/* What to do with a mount that serves what was located; other than 0: no more of them. */
+typedef int mount_visitor(const struct mount *mount, const char *path, const struct location *location, void *context);
+
+static int visit_mounts(const struct location *location, mount_visitor *visit, void *context)
 {
 	__attribute__((cleanup(cleanup_file))) FILE *table = fopen("/proc/self/mountinfo", "re");
 	cleanup_free char *directory = path_of_fd(location->parent_fd);
@@ -339,13 +329,53 @@ int locate_through_mount(const struct location *location)
 		return !table ? -errno : -ENOMEM;
 	cleanup_free char *line = NULL;
 	size_t capacity = 0;
-	int fd = -ENOENT;
-	while (fd == -ENOENT && getline(&line, &capacity, table) > 0) {
+	int result = 0;
+	while (result == 0 && getline(&line, &capacity, table) > 0) {
 		__attribute__((cleanup(mount_release))) struct mount mount = {0};
-		if (parse_mount(line, &mount) && strcmp(mount.type, "fuse.zcfs") == 0 && strcmp(mount.root, "/") == 0)
-			fd = open_in_mount(&mount, location, directory);
+		if (!parse_mount(line, &mount) || strcmp(mount.type, "fuse.zcfs") != 0 || strcmp(mount.root, "/") != 0)
+			continue;
+		cleanup_free char *path = path_in_mount(&mount, location, directory);
+		if (path)
+			result = visit(&mount, path, location, context);
 	}
-	return fd;
+	return result;
+}
+
+static int open_in_mount(const struct mount *mount, const char *path, const struct location *location, void *fd)
+{
+	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	if (image < 0)
+		return errno == ENOENT ? 0 : -errno;
+	struct stat shown, below;
+	if (fstat(image, &shown) < 0 || data_status(location, &below) < 0 || shown.st_ino != below.st_ino)
+		return 0;
+	*(int *)fd = steal_fd(&image);
+	return 1;
+}
+
+int locate_through_mount(const struct location *location)
+{
+	int fd = -ENOENT;
+	int result = visit_mounts(location, open_in_mount, &fd);
+	return result < 0 ? result : fd;
+}
+
+static int add_identity(const struct mount *mount, const char *path, const struct location *location, void *context)
+{
+	struct identity_set *image = context;
+	identity_add(image, makedev(mount->major, mount->minor), image->members[0].inode);
+	return 0;
+}
+
+int locate_identities(const struct location *location, struct identity_set *image)
+{
+	struct stat status;
+	*image = (struct identity_set){0};
+	int error = data_status(location, &status);
+	if (error)
+		return error;
+	identity_add(image, status.st_dev, status.st_ino);
+	return visit_mounts(location, add_identity, image);
 }
 
 void location_release(struct location *location)

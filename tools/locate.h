@@ -10,6 +10,8 @@
 
 #include <stdbool.h>
 
+#include "tools/identity.h"
+
 struct location {
 	int parent_fd; /* the directory that holds the image, opened for reading; -1: none */
 	char *name;
@@ -28,6 +30,9 @@ int locate_directory(const char *path, struct location *location);
 /* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount does;
  * otherwise why it could not be opened. */
 int locate_through_mount(const struct location *location);
+/* By which devices and inodes the image that was located is known: in the store, and in each mount that serves it and whose
+ * store we may look at. Opens nothing. -ENOENT: it is gone. */
+int locate_identities(const struct location *location, struct identity_set *image);
 void location_release(struct location *location);
 
 #define LOCATION_INIT                                                                                                  \

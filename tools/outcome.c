@@ -156,6 +156,33 @@ void outcome_explain(struct outcome *outcome, enum step step, int error)
 		snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", remedy);
 }
 
+static const char *remedy_for_user(const struct image_user *user, bool asked)
+{
+	if (user->kind == USER_LOOP_DEVICE)
+		return "detach it (losetup -d), or wait for that with --wait";
+	if (user->kind == USER_PROCESS)
+		return *user->guest ? "shut it down, or use --wait" : "end it, or wait for that with --wait";
+	switch (user->state) {
+	case DOMAIN_PAUSED:
+		return "if it is not just being created: unpause it (xl unpause) and shut it down, or use --wait";
+	case DOMAIN_SHUT_DOWN:
+	case DOMAIN_CRASHED:
+		return "look what it was kept for, and xl destroy it, or use --wait";
+	default:
+		return asked ? "it was asked to shut down: see its console, or give it more time with --wait"
+		             : "shut it down, or use --wait or --shutdown";
+	}
+}
+
+void outcome_explain_user(struct outcome *outcome, bool asked)
+{
+	char user[256];
+	user_describe(&outcome->user, user, sizeof(user));
+	snprintf(outcome->cause, sizeof(outcome->cause), "is in use by %s", user);
+	snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", remedy_for_user(&outcome->user, asked));
+	outcome->exit_code = EXIT_IN_USE;
+}
+
 void outcome_release(struct outcome *outcome)
 {
 	free(outcome->image);

@@ -11,6 +11,7 @@
 #include "defrag/guest_pass.h"
 #include "tools/defrag_options.h"
 #include "tools/settle.h"
+#include "tools/users.h"
 
 enum exit_code {
 	EXIT_DONE = 0,    /* done, or nothing to do */
@@ -27,6 +28,7 @@ struct outcome {
 	char cause[REPORT_TEXT_MAX];  /* why nothing came of it: one line; empty if the report says it all */
 	char remedy[REPORT_TEXT_MAX]; /* one line, may be empty */
 	bool in_use;                  /* analyzed while somebody used it */
+	struct image_user user;       /* of an image that is in use, if he can be seen */
 	bool unleased;                /* the store's file system has no leases: only flock protected it */
 	bool reported;                /* the report below is filled in */
 	bool was_plain;               /* --plain: nothing to do */
@@ -47,6 +49,8 @@ int exit_code_of_report(const struct pass_report *report);
 enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN, STEP_SETTLE };
 /* Fills in cause, remedy (unless there is one already) and exit code for a negative errno. */
 void outcome_explain(struct outcome *outcome, enum step step, int error);
+/* The same for an image in use whose user is known. asked: to shut down. */
+void outcome_explain_user(struct outcome *outcome, bool asked);
 
 /* Figures to standard output (unless quiet), what went wrong to standard error. */
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options);

@@ -152,6 +152,19 @@ static void put_settle(struct object *object, const struct settle_report *settle
 	put(object, "settle", object_finish(&moved));
 }
 
+static void put_user(struct object *object, const struct image_user *user)
+{
+	struct object who = object_new();
+	put(&who, "kind", json_string(user_kind_name(user->kind)));
+	put(&who, "id", json_count(user->id));
+	put(&who, "name", json_text(user->name));
+	if (user->kind == USER_DOMAIN)
+		put(&who, "state", json_string(domain_state_name(user->state)));
+	if (user->kind == USER_PROCESS)
+		put(&who, "guest", json_text(user->guest));
+	put(object, "user", object_finish(&who));
+}
+
 json_t *outcome_json(const struct outcome *outcome, const struct defrag_options *options)
 {
 	const struct pass_report *report = &outcome->report;
@@ -162,6 +175,8 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 	put(&object, "cause", json_text(whole ? report->cause : outcome->cause));
 	put(&object, "remedy", json_text(whole ? report->remedy : outcome->remedy));
 	put(&object, "in_use", json_boolean(outcome->in_use || outcome->exit_code == EXIT_IN_USE));
+	if (outcome->user.kind != USER_NONE)
+		put_user(&object, &outcome->user);
 	put(&object, "seconds", json_real(outcome->seconds));
 	if (options->mode == MODE_PLAIN && outcome->exit_code == EXIT_DONE)
 		put_plain(&object, outcome);

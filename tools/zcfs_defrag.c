@@ -12,9 +12,11 @@
 #include "mapdb/cleanup.h"
 #include "tools/defrag_options.h"
 #include "tools/locate.h"
+#include "tools/lock_wait.h"
 #include "tools/outcome.h"
 #include "tools/progress.h"
 #include "tools/text.h"
+#include "tools/users.h"
 
 /* RELEASE reaches the daemon some time after the last close(): right after a guest has ended, the file is still open.
  */
@@ -28,6 +30,14 @@ static double monotonic_seconds(void)
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* A domain that is being created has the image for a disk before anybody has opened it. */
+static bool attached_to_domain(const struct location *location)
+{
+	struct identity_set identities;
+	struct image_user user;
+	return locate_identities(location, &identities) == 0 && users_find_domain(&identities, &user);
 }
 
 static bool opened_elsewhere(const struct image *image)
@@ -44,7 +54,7 @@ static int open_to_analyze(const struct location *location, struct outcome *outc
 	if (error)
 		outcome->in_use = error == -EBUSY;
 	else
-		outcome->in_use = opened_elsewhere(*image);
+		outcome->in_use = opened_elsewhere(*image) || attached_to_domain(location);
 	if (!error || stop_requested())
 		return error;
 	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
@@ -58,6 +68,8 @@ static int open_exclusive(const struct location *location, const struct defrag_o
 	                       dry_run ? IMAGE_READ_ONLY : 0, options->wait ? 0 : LEASE_PATIENCE_MS, image);
 	if (error)
 		return error;
+	if (attached_to_domain(location))
+		return -EBUSY;
 	if (dry_run)
 		return opened_elsewhere(*image) ? -EBUSY : 0;
 	if (!(*image)->read_only)
@@ -189,8 +201,42 @@ static int attempt(const struct location *location, const struct defrag_options 
 	}
 }
 
-/* Polls instead of sleeping in flock(): a lease cannot be waited for, and a signal must end the wait at any moment. An
- * attempt that somebody's open() has ended is another reason to wait. */
+/* Sleeps until it may be worth another attempt. A domain's end is told; then there is the lock. A user who takes none
+ * is found by the lease, which cannot be waited for. */
+static void wait_for_users(const struct location *location, double seconds)
+{
+	struct identity_set identities;
+	if (locate_identities(location, &identities) == 0 && users_wait_for_domain(&identities, seconds))
+		return;
+	if (!lock_wait(location, seconds))
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+}
+
+/* Asks once, and only a domain. True: asked. */
+static bool ask_to_shut_down(const struct location *location, const struct outcome *outcome, bool quiet)
+{
+	struct identity_set identities;
+	struct image_user user = {0};
+	if (locate_identities(location, &identities) < 0 || !users_find_domain(&identities, &user) ||
+	    users_ask_to_shut_down(&user) < 0)
+		return false;
+	if (!quiet) {
+		cleanup_free char *name = text_escape(user.name, true);
+		fprintf(stderr, "zcfs-defrag: %s: asked domain %u \"%s\" to shut down\n", outcome->image, user.id,
+		        name ? name : "?");
+	}
+	return true;
+}
+
+static void explain_in_use(const struct location *location, bool asked, struct outcome *outcome)
+{
+	struct identity_set identities;
+	if (locate_identities(location, &identities) < 0 || !users_find(&identities, &outcome->user))
+		return;
+	outcome_explain_user(outcome, asked);
+}
+
+/* An attempt that somebody's open() has ended is another reason to wait. */
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
@@ -198,6 +244,7 @@ static void process_located(const struct location *location, const struct defrag
 	double patience = options->wait ? options->wait_seconds : GRACE_SECONDS;
 	double deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
+	bool asked = false;
 	unsigned int stale = 0;
 	enum step step;
 	if (options->settle.limit_seconds > 0)
@@ -216,11 +263,18 @@ static void process_located(const struct location *location, const struct defrag
 		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
 			if (error)
 				outcome_explain(outcome, step, error);
+			if (error == -EBUSY && step == STEP_OPEN)
+				explain_in_use(location, asked, outcome);
 			break;
 		}
 		pass_report_free(&outcome->report);
 		outcome->report = (struct pass_report){0};
-		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+		if (options->shutdown && !asked)
+			asked = ask_to_shut_down(location, outcome, options->quiet);
+		if (options->wait)
+			wait_for_users(location, endless ? 0 : deadline - monotonic_seconds());
+		else
+			nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
 	}
 	if (stale > 0) /* its owner may have been about to die */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);

@@ -20,7 +20,8 @@ def usage(cases, image):
              ['--pack', '--undo', image], ['--pack', '-a', image], ['--undo', '--volume=1', image],
              ['--analyze', '--wait', image], ['-q', '-v', image], ['--volume'], ['--settle', '--pack', image],
              ['--settle', '--volume=1', image], ['--settle', '--undo', image], ['--rate=5', image], ['--settle', '--rate=-1', image],
-             ['--settle', '--time-limit=x', image], ['--idle', image]]
+             ['--settle', '--time-limit=x', image], ['--idle', image], ['--shutdown', '--analyze', image],
+             ['--shutdown', '--dry-run', image], ['--shutdown', '--settle', image], ['--shutdown=5', image]]
     before = state_of(os.path.dirname(image))
     for arguments in wrong:
         words = ' '.join(arguments).replace(image, 'IMAGE') or '(nothing)'
@@ -184,7 +185,7 @@ def main():
         hostile_label(cases, store)
         progress(cases, image)
         with open(image, 'rb'):
-            fails(cases, 'an image in use', [image], IN_USE, 'in use', 'fuser -v', '--wait')
+            fails(cases, 'an image in use', [image], IN_USE, 'in use by ', f'(process {os.getpid()})', '--wait')
         run(ZCFS_DEFRAG, image)
         inside_a_bundle(cases, image)
         damaged_map(cases, image)
