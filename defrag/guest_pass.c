@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,13 +30,22 @@
 #define FILE_TEXT_MAX 4096u /* bytes of a path or of a stream name */
 #define SECONDS_MAX   1e9   /* that a phase may claim to have taken */
 
+/* What a child may take; see child_memory() for the rest. The largest volumes need minutes of the one, and 2 MiB of the
+ * other. */
+#define CHILD_CPU_SECONDS 3600u
+#define SCRATCH_BYTES_MAX (64 << 20)
+
+#define CHILD_FAILED    1 /* its exit statuses */
+#define CHILD_NO_MEMORY 2
+
 struct pass {
 	struct image *image;
 	const struct pass_options *options;
 	struct pass_report *report;
 	struct message_reader *reader;
-	bool begun; /* the image's change was begun: roll back unless committed */
-	bool ended; /* the child has sent everything */
+	int scratch_fd; /* the child's file in memory */
+	bool begun;     /* the image's change was begun: roll back unless committed */
+	bool ended;     /* the child has sent everything */
 	struct timespec started;
 	int64_t started_unix_s;
 	struct map_move *moves;
@@ -70,34 +80,46 @@ static double seconds_since(const struct timespec *start)
 
 /* ---- the child ---- */
 
+/* Enough for any volume that this machine can work on, and not so much that the rest of it suffers. */
+static uint64_t child_memory(void)
+{
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static void run_child(struct pass *p, int write_fd, pid_t parent)
 {
 	/* A killed parent takes its child along; the parent may be gone already. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
-		_exit(1);
+		_exit(CHILD_FAILED);
 	signal(SIGINT, SIG_IGN); /* the parent decides */
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_DFL);
-	int scratch_fd = memfd_create("partition-table", MFD_CLOEXEC);
-	int r = scratch_fd < 0 ? -errno : sandbox_enter(write_fd, scratch_fd);
+	signal(SIGXCPU, SIG_DFL);
+	const struct sandbox sandbox = {
+	        .read_fd = p->image->data_fd,
+	        .write_fd = write_fd,
+	        .scratch_fd = p->scratch_fd,
+	        .memory_bytes = child_memory(),
+	        .cpu_seconds = CHILD_CPU_SECONDS,
+	};
+	int r = sandbox_enter(&sandbox);
 	if (r == 0)
-		r = worker_run(p->image, p->options, write_fd, scratch_fd);
-	_exit(r == 0 ? 0 : r == -ENOMEM ? 2 : 1);
+		r = worker_run(p->image, p->options, write_fd, p->scratch_fd);
+	_exit(r == 0 ? 0 : r == -ENOMEM ? CHILD_NO_MEMORY : CHILD_FAILED);
 }
 
 static int start_child(struct pass *p, pid_t *pid)
 {
 	int ends[2];
-	if (pipe2(ends, O_CLOEXEC) < 0)
+	p->scratch_fd = memfd_create("partition-table", MFD_CLOEXEC);
+	if (p->scratch_fd < 0 || pipe2(ends, O_CLOEXEC) < 0)
 		return -errno;
 	fcntl(ends[0], F_SETPIPE_SZ, 1 << 20);
 	pid_t parent = getpid();
 	*pid = fork();
-	if (*pid == 0) {
-		close(ends[0]);
+	if (*pid == 0)
 		run_child(p, ends[1], parent);
-	}
 	int r = *pid < 0 ? -errno : 0;
 	close(ends[1]);
 	if (r < 0)
@@ -108,13 +130,28 @@ static int start_child(struct pass *p, pid_t *pid)
 }
 
 /* Also after MESSAGE_END, when it has nothing left to do or to say: it is not trusted to end by itself. */
-static int stop_child(pid_t pid)
+static int stop_child(pid_t pid, int *status)
 {
 	kill(pid, SIGKILL);
-	while (waitpid(pid, NULL, 0) < 0)
+	while (waitpid(pid, status, 0) < 0)
 		if (errno != EINTR)
 			return -errno;
 	return 0;
+}
+
+/* Why a child that has not come to an end has ended: the limits are no defects. */
+static int child_error(int status)
+{
+	if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_NO_MEMORY)
+		return -ENOMEM;
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU ? -ETIME : -ECHILD;
+}
+
+/* What a file in memory takes is in no limit of the child's. */
+static bool scratch_is_small(const struct pass *p)
+{
+	struct stat status;
+	return fstat(p->scratch_fd, &status) == 0 && status.st_blocks <= SCRATCH_BYTES_MAX / 512;
 }
 
 /* ---- history ---- */
@@ -434,6 +471,8 @@ static int listen_to_child(struct pass *p)
 		struct message_header header;
 		const uint8_t *payload;
 		int r = message_receive(p->reader, POLL_MS, &header, &payload);
+		if (r >= 0 && !scratch_is_small(p))
+			r = -ECHILD;
 		if (r == 0)
 			r = tell_progress(p, 0, PHASE_READ, 0, 0);
 		else if (r == 1)
@@ -512,14 +551,17 @@ static int commit(struct pass *p)
 static int run_pass(struct pass *p)
 {
 	pid_t pid = -1;
+	int status = 0;
 	int r = start_child(p, &pid);
 	if (r < 0)
 		return r;
 	r = listen_to_child(p);
-	int stopped = stop_child(pid);
+	int stopped = stop_child(pid, &status);
 	close(p->reader->fd);
 	if (r == 0)
 		r = stopped;
+	else if (r == -ECHILD)
+		r = child_error(status);
 	gather_result(p->report);
 	/* Moves without changes of run lists, and changes without moves, make no sense. */
 	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count && p->report->metadata_bytes)
@@ -539,6 +581,7 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	p->image = image;
 	p->options = options;
 	p->report = report;
+	p->scratch_fd = -1;
 	p->started_unix_s = time(NULL);
 	clock_gettime(CLOCK_MONOTONIC, &p->started);
 	p->reader = calloc(1, sizeof(*p->reader));
@@ -546,6 +589,8 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	int r = p->reader && p->window ? run_pass(p) : -ENOMEM;
 	if (p->begun)
 		image_rollback(image);
+	if (p->scratch_fd >= 0)
+		close(p->scratch_fd);
 	host_index_free(p->host_index);
 	free(p->reader);
 	free(p->window);

@@ -120,7 +120,8 @@ struct pass_options {
 
 /* One pass over an open image. For anything but analyze and dry_run the image is open IMAGE_EXCLUSIVE and not
  * read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died
- * or sent something that breaks an invariant (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
+ * or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or time
+ * (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
  * changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 

@@ -79,6 +79,12 @@ static const struct {
          "the process that reads the guest's metadata died or returned a plan that breaks an invariant; nothing has "
          "been changed",
          "keep the image as it is and report this: it is a defect of zcfs or an image made to attack it"},
+        {STEP_PASS, ETIME, EXIT_FAILED,
+         "reading the guest's metadata took more than an hour of processor time; nothing has been changed",
+         "if the volume is not that large, keep the image as it is and report this"},
+        {STEP_PASS, ENOMEM, EXIT_FAILED,
+         "the guest's metadata takes more memory than three quarters of this machine's; nothing has been changed",
+         "do it on a machine with more memory"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
 
         {STEP_SETTLE, EINTR, EXIT_FAILED, "stopped; what has been moved so far stays moved",

@@ -177,6 +177,19 @@ static void flood_of_redo(void)
 		tell_entry(VOLUME_OFF, VOLUME_END - VOLUME_OFF, 0);
 }
 
+static int scratch;
+
+/* More than the parent can look at in one go, and then says nothing any more. */
+static void flood_of_scratch(void)
+{
+	static uint8_t bytes[1 << 16];
+	tell_volume();
+	for (off_t off = 0; off < 128 << 20; off += sizeof(bytes))
+		if (pwrite(scratch, bytes, sizeof(bytes), off) < 0)
+			break;
+	wait_for_ever();
+}
+
 static void garbage(void)
 {
 	uint8_t bytes[4096];
@@ -477,6 +490,7 @@ static const struct lie lies[] = {
         {"moves nothing for ever", flood_of_empty_moves, 1, -ECHILD},
         {"moves for ever", flood_of_moves, 1, -ECHILD},
         {"changes bytes for ever", flood_of_redo, 1, -ECHILD},
+        {"fills memory by its file there", flood_of_scratch, 1, -ECHILD},
         {"sends garbage", garbage, 20, -ECHILD},
         {"sends garbage later", garbage_later, 20, -ECHILD},
         {"sends half a header", half_a_header, 1, -ECHILD},
@@ -503,8 +517,9 @@ static const struct lie *current;
 
 int worker_run(const struct image *image, const struct pass_options *options, int write_fd, int scratch_fd)
 {
-	(void)image, (void)options, (void)scratch_fd;
+	(void)image, (void)options;
 	writer.fd = write_fd;
+	scratch = scratch_fd;
 	current->tell();
 	return 0;
 }

@@ -47,8 +47,8 @@ static void note_signal(int number)
 
 int __real_worker_run(const struct image *image, const struct pass_options *options, int write_fd, int scratch_fd);
 int __wrap_worker_run(const struct image *image, const struct pass_options *options, int write_fd, int scratch_fd);
-int __real_sandbox_enter(int write_fd, int scratch_fd);
-int __wrap_sandbox_enter(int write_fd, int scratch_fd);
+int __real_sandbox_enter(const struct sandbox *sandbox);
+int __wrap_sandbox_enter(const struct sandbox *sandbox);
 
 #if defined(__SANITIZE_ADDRESS__)
 static const bool sanitized = true;
@@ -56,7 +56,7 @@ static const bool sanitized = true;
 static const bool sanitized = false;
 #endif
 
-int __wrap_sandbox_enter(int write_fd, int scratch_fd)
+int __wrap_sandbox_enter(const struct sandbox *sandbox)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 	const struct rlimit limit = {MEMORY_MAX, MEMORY_MAX};
@@ -65,7 +65,7 @@ int __wrap_sandbox_enter(int write_fd, int scratch_fd)
 		for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 			signal(signals[i], note_signal);
 	}
-	return getenv("NO_SANDBOX") ? 0 : __real_sandbox_enter(write_fd, scratch_fd);
+	return getenv("NO_SANDBOX") ? 0 : __real_sandbox_enter(sandbox);
 }
 
 int __wrap_worker_run(const struct image *image, const struct pass_options *options, int write_fd, int scratch_fd)
