@@ -20,6 +20,7 @@
 #include "fs/open_image.h"
 #include "fs/operations.h"
 #include "fs/store.h"
+#include "fs/thread.h"
 #include "mapdb/cleanup.h"
 #include "mapdb/settle.h"
 #include "mapdb/settle_ioctl.h"
@@ -353,15 +354,12 @@ static int start_thread(struct settle_call *call)
 {
 	struct open_image *image = call->image;
 	struct ring_queue *queue = call->queue;
-	pthread_t thread;
 	int ret = enter(image);
 
 	if (ret == 0) {
-		ret = -pthread_create(&thread, NULL, settle_thread, call);
-		if (ret == 0) {
-			pthread_detach(thread);
+		ret = thread_start("settle", settle_thread, call);
+		if (ret == 0)
 			return 0;
-		}
 		leave(image);
 		end(image);
 	} else {

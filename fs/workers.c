@@ -6,10 +6,11 @@
 #include "fs/workers.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
+
+#include "fs/thread.h"
 
 #define STALL_MS 1
 
@@ -37,29 +38,12 @@ static struct job *take(void)
 	return job;
 }
 
-/* Signals are for the main thread. */
-static bool start_thread(void *(*run)(void *))
-{
-	sigset_t all, before;
-	pthread_t thread;
-	int ret;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(&thread, NULL, run, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (ret != 0)
-		return false;
-	pthread_detach(thread);
-	return true;
-}
-
 static void *work(void *unused);
 
 /* One more thread to look at the queue. */
 static void wake_one(void)
 {
-	if (queued > idle && threads < threads_max && start_thread(work))
+	if (queued > idle && threads < threads_max && thread_start("worker", work, NULL) == 0)
 		threads++;
 	else
 		pthread_cond_signal(&arrived);
@@ -123,8 +107,8 @@ void workers_start(unsigned int count)
 {
 	pthread_mutex_lock(&lock);
 	threads_max = count;
-	threads = start_thread(work);
-	stopped = threads == 0 || !start_thread(watch);
+	threads = thread_start("worker", work, NULL) == 0;
+	stopped = threads == 0 || thread_start("watch", watch, NULL) < 0;
 	pthread_mutex_unlock(&lock);
 }
 

@@ -251,6 +251,23 @@ def test_kill_daemon(store):
     assert store.expected('a.img') == model
 
 
+def test_threads(store):
+    """what works for the threads of the rings, each of which is bound to a processor, may run on any"""
+    noise_image(store, 'a.img', 16 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    allowed, process = {}, start_settle(store, store.path('a.img'), '--rate=8')
+    with open(store.path('a.img'), 'r+b', buffering=0) as file:
+        while process.poll() is None:
+            file.write(noise(4096, 1)) # to where the pass is at work: a worker does that
+            for thread in os.listdir(f'/proc/{store.daemon}/task'):
+                with contextlib.suppress(OSError), open(f'/proc/{store.daemon}/task/{thread}/comm') as comm:
+                    allowed.setdefault(comm.read().strip(), set()).add(frozenset(os.sched_getaffinity(int(thread))))
+            time.sleep(0.01)
+    assert process.returncode == 0, process.stdout.read()
+    assert allowed['settle'] == {frozenset(os.sched_getaffinity(store.daemon))}
+    assert allowed.get('worker', allowed['settle']) == allowed['settle']
+
+
 def test_fio(store):
     """fio verifies what it wrote, direct and buffered, while the image is scattered no more"""
     if not shutil.which('fio'):
