@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a soak counts, and how it ends when a promise was broken."""
+import collections
+import contextlib
+import threading
+import time
+
+
+class Broken(Exception):
+    """A promise did not hold."""
+
+
+class Tally:
+    def __init__(self, seconds, out):
+        self.counts = collections.Counter()
+        self.broken = []
+        self.lock = threading.Lock()
+        self.started = time.monotonic()
+        self.end = self.started + seconds
+        self.out = out
+
+    def add(self, what, number=1):
+        with self.lock:
+            self.counts[what] += number
+
+    def over(self):
+        return bool(self.broken) or time.monotonic() >= self.end
+
+    def remaining(self):
+        return self.end - time.monotonic()
+
+    def log(self, text):
+        if self.out:
+            self.out.write(f'{time.monotonic() - self.started:9.3f} {text}\n')
+            self.out.flush()
+
+    def report(self, what):
+        with self.lock:
+            self.broken.append(what)
+        self.log(f'BROKEN: {what}')
+
+    @contextlib.contextmanager
+    def reporting(self, who):
+        """Whatever goes wrong in a thread ends the soak."""
+        try:
+            yield
+        except Broken as broken:
+            self.report(f'{who}: {broken}')
+        except Exception as error:  # a thread has nobody above it
+            import traceback
+            self.report(f'{who}: {error}\n{traceback.format_exc()}')
+
+    def figures(self):
+        of = lambda *words: sum(number for what, number in self.counts.items() if what.startswith(words))
+        yield f'{time.monotonic() - self.started:.0f} s'
+        yield f'{of("guest ", "tool ", "name "):,} operations'
+        yield f'{of("crash "):,} crashes injected'
+        yield f'{self.counts["passes"]:,} passes'
+        yield f'{self.counts["bytes verified"]:,} bytes verified'
+        yield f'{len(self.broken)} losses'
+
+    def details(self):
+        for what, number in sorted(self.counts.items()):
+            yield f'{what}: {number:,}'
