@@ -26,20 +26,10 @@
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
 
-static struct open_image *image_of(const struct fuse_file_info *info)
+/* A copy of a database has no image. */
+static bool is_copy(const struct fuse_file_info *info)
 {
-	struct open_image *image = (struct open_image *)(uintptr_t)info->fh;
-
-	/* Whatever its opener has done, although only the kernel stands between the two. A copy of a database has none.
-	 */
-	if (image)
-		(void)atomic_load_explicit(&image->handed_out, memory_order_acquire);
-	return image;
-}
-
-static bool is_copy(fuse_ino_t number)
-{
-	return node_of(number)->kind == NODE_CONTROL_DB_COPY;
+	return info->fh == 0;
 }
 
 /* ---- opening ---- */
@@ -77,7 +67,7 @@ static void set_open_flags(struct fuse_file_info *info)
 
 static int open_reply(struct open_call *call)
 {
-	struct open_image *image = image_of(&call->info);
+	struct open_image *image = open_image_of(&call->info);
 	int ret;
 
 	if (call->create)
@@ -161,7 +151,7 @@ void fs_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 	struct node *node = node_of(number);
 	struct open_call *call;
 
-	if (is_copy(number)) {
+	if (node->kind == NODE_CONTROL_DB_COPY) {
 		open_copy(req, info);
 		return;
 	}
@@ -226,8 +216,8 @@ void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_
 
 void fs_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	if (!is_copy(number))
-		open_image_put(image_of(info));
+	if (!is_copy(info))
+		open_image_put(open_image_of(info));
 	fuse_reply_err(req, 0);
 }
 
@@ -329,7 +319,7 @@ static void leave_to_worker(struct data_call *call, void (*run)(struct deferred 
 static ssize_t read_some(fuse_ino_t number, struct open_image *image, uint8_t *buffer, size_t size, off_t off,
                          int flags)
 {
-	if (!is_copy(number))
+	if (image)
 		return data_read(image, buffer, size, (uint64_t)off, flags);
 	if (flags & DATA_NOW)
 		return -EAGAIN;
@@ -377,9 +367,9 @@ void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct f
 	ssize_t n = -ENOMEM;
 
 	if (buffer)
-		n = read_some(number, image_of(info), buffer, size, off, by_ring ? DATA_NOW : 0);
+		n = read_some(number, open_image_of(info), buffer, size, off, by_ring ? DATA_NOW : 0);
 	if (n == -EAGAIN && by_ring)
-		read_later(req, number, size, off, image_of(info));
+		read_later(req, number, size, off, open_image_of(info));
 	else
 		reply_read(req, buffer, n);
 }
@@ -414,7 +404,7 @@ static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *i
 	*call = (struct data_call){
 	        .waiting = {.req = req, .attempt = write_attempt, .release = data_call_release},
 	        .deferred.job.quick = !(info->flags & O_DSYNC), /* into the host's cache */
-	        .image = image_of(info),
+	        .image = open_image_of(info),
 	        .buffer = (const uint8_t *)buffer,
 	        .size = size,
 	        .off = off,
@@ -436,9 +426,9 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 	ssize_t n = -EAGAIN;
 
 	if (kills_privileges(info) && !(flags & DATA_NOW))
-		open_image_drop_privileges(image_of(info));
+		open_image_drop_privileges(open_image_of(info));
 	if (!kills_privileges(info) || !(flags & DATA_NOW))
-		n = data_write(image_of(info), (const uint8_t *)buffer, size, (uint64_t)off, flags);
+		n = data_write(open_image_of(info), (const uint8_t *)buffer, size, (uint64_t)off, flags);
 	if (n >= 0) {
 		fuse_reply_write(req, (size_t)n);
 		return;
@@ -458,7 +448,7 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 
 void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info)
 {
-	int ret = is_copy(number) ? 0 : open_image_sync(image_of(info), data_only);
+	int ret = is_copy(info) ? 0 : open_image_sync(open_image_of(info), data_only);
 
 	fuse_reply_err(req, -ret);
 }
@@ -466,7 +456,7 @@ void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file
 /* close(): nothing is kept back here, but a failure that is known already is worth telling. */
 void fs_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	int ret = is_copy(number) ? 0 : atomic_load(&image_of(info)->sync_error);
+	int ret = is_copy(info) ? 0 : atomic_load(&open_image_of(info)->sync_error);
 
 	fuse_reply_err(req, -ret);
 }
@@ -504,7 +494,7 @@ void fs_fallocate(fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t 
 		return;
 	}
 	call->waiting = (struct waiting){.req = req, .attempt = fallocate_attempt, .release = fallocate_release};
-	call->image = image_of(info);
+	call->image = open_image_of(info);
 	call->mode = mode;
 	call->off = off;
 	call->length = length;
@@ -517,10 +507,10 @@ void fs_lseek(fuse_req_t req, fuse_ino_t number, off_t off, int whence, struct f
 
 	if (whence != SEEK_DATA && whence != SEEK_HOLE)
 		found = -EINVAL;
-	else if (is_copy(number))
+	else if (is_copy(info))
 		found = (found = lseek(node_of(number)->fd, off, whence)) < 0 ? -errno : found;
 	else
-		found = resize_seek(image_of(info), (uint64_t)off, whence);
+		found = resize_seek(open_image_of(info), (uint64_t)off, whence);
 	if (found < 0)
 		fuse_reply_err(req, (int)-found);
 	else
@@ -534,11 +524,11 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct 
 {
 	ssize_t n;
 
-	if (is_copy(from) || image_of(from_info)->bundle || image_of(to_info)->bundle) {
+	if (is_copy(from_info) || open_image_of(from_info)->bundle || open_image_of(to_info)->bundle) {
 		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
-	n = copy_file_range(image_of(from_info)->image->data_fd, &from_off, atomic_load(&image_of(to_info)->write_fd),
+	n = copy_file_range(open_image_of(from_info)->image->data_fd, &from_off, atomic_load(&open_image_of(to_info)->write_fd),
 	                    &to_off, length, (unsigned int)flags);
 	if (n < 0)
 		fuse_reply_err(req, errno);

@@ -186,6 +186,16 @@ static int make_writable(struct open_image *image)
 	return 0;
 }
 
+struct open_image *open_image_of(const struct fuse_file_info *info)
+{
+	struct open_image *image = (struct open_image *)(uintptr_t)info->fh;
+
+	/* Whatever its opener has done, although only the kernel stands between the two. */
+	if (image)
+		(void)atomic_load_explicit(&image->handed_out, memory_order_acquire);
+	return image;
+}
+
 struct open_image *open_image_peek(struct node *node)
 {
 	struct open_image *image;

@@ -54,6 +54,8 @@ struct open_image {
  * -EBUSY: a tool holds the lock (try again later); -ESTALE: the name does not mean this inode any more (the kernel then
  * looks it up again); -EUCLEAN: damaged, logged. */
 int open_image_get(struct node *node, bool for_write, struct open_image **out);
+/* That of an open file, which has a reference to it until its release; NULL: the file is a copy of a database. */
+struct open_image *open_image_of(const struct fuse_file_info *info);
 /* Only if it is open already; else NULL. */
 struct open_image *open_image_peek(struct node *node);
 void open_image_put(struct open_image *image);

@@ -404,18 +404,16 @@ static int begin_step(fuse_req_t req, struct node *node, const struct settle_req
 void fs_ioctl(fuse_req_t req, fuse_ino_t number, unsigned int command, void *argument, struct fuse_file_info *info,
               unsigned int flags, const void *in, size_t in_size, size_t out_size)
 {
-	struct node *node = node_of(number);
+	struct open_image *image = flags & FUSE_IOCTL_DIR ? NULL : open_image_of(info);
 	struct settle_request request;
-	struct open_image *image;
 	int ret = -ENOTTY;
 
-	if (command == SETTLE_IOC_STEP && node->kind == NODE_FILE && !(flags & FUSE_IOCTL_DIR))
+	if (command == SETTLE_IOC_STEP && image)
 		ret = in_size == sizeof(request) && out_size >= sizeof(request) ? 0 : -EINVAL;
 	if (ret == 0) {
 		memcpy(&request, in, sizeof(request));
 		ret = check_request(req, &request);
 	}
-	image = (struct open_image *)(uintptr_t)info->fh;
 	if (ret == 0 && !image->bundle) {
 		request.flags |= SETTLE_REQUEST_PLAIN;
 		reply(req, &request);
@@ -424,7 +422,7 @@ void fs_ioctl(fuse_req_t req, fuse_ino_t number, unsigned int command, void *arg
 	if (ret == 0 && atomic_load(&image->write_fd) < 0)
 		ret = -EROFS;
 	if (ret == 0)
-		ret = begin_step(req, node, &request);
+		ret = begin_step(req, image->node, &request);
 	if (ret < 0)
 		fuse_reply_err(req, -ret);
 }
