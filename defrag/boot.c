@@ -10,6 +10,8 @@
 
 #define BOOT_READ        8192u /* bytes; the largest sector size is 4096 */
 #define CLUSTER_SIZE_MAX (2u << 20)
+#define RECORD_SIZE_MAX  4096u
+#define INDEX_SIZE_MAX   (64u << 10) /* of the blocks of directories that are to come; every directory says its own */
 
 void report_result(struct volume_report *report, enum volume_result result, const char *remedy, const char *cause, ...)
 {
@@ -67,6 +69,11 @@ static uint64_t unit_size(int8_t value, uint32_t unit)
 	return value < 0 && value >= -31 ? UINT64_C(1) << -value : 0;
 }
 
+static bool is_block_size(uint64_t size, uint32_t max)
+{
+	return size >= 512 && size <= max && is_power_of_two((uint32_t)size);
+}
+
 static bool parse(const NTFS_BOOT_SECTOR *boot, struct geometry *g)
 {
 	g->sector_size = le16_to_cpu(boot->bpb.bytes_per_sector);
@@ -78,7 +85,8 @@ static bool parse(const NTFS_BOOT_SECTOR *boot, struct geometry *g)
 		return false;
 	g->cluster_size = g->sector_size * per_cluster;
 	uint64_t record_size = unit_size(boot->clusters_per_mft_record, g->cluster_size);
-	if (record_size < 512 || record_size > 4096 || !is_power_of_two((uint32_t)record_size))
+	uint64_t index_size = unit_size(boot->clusters_per_index_record, g->cluster_size);
+	if (!is_block_size(record_size, RECORD_SIZE_MAX) || !is_block_size(index_size, INDEX_SIZE_MAX))
 		return false;
 	g->record_size = (uint32_t)record_size;
 	g->sectors = (uint64_t)sle64_to_cpu(boot->number_of_sectors);

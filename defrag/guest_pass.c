@@ -305,7 +305,7 @@ static bool in_a_volume(const struct pass *p, uint64_t off, uint64_t length)
 static int take_moves(struct pass *p, const uint8_t *payload, size_t size)
 {
 	size_t count = size / sizeof(struct map_move);
-	if (size % sizeof(struct map_move))
+	if (!count || size % sizeof(struct map_move))
 		return -EBADMSG;
 	if (p->move_capacity - p->move_count < count) {
 		size_t capacity = p->move_capacity + p->move_capacity / 2 + count;
