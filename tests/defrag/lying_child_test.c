@@ -358,13 +358,17 @@ static void tell_false_moves(void)
 	case 12: /* a gap between two */
 		tell_moves(off, off + 512, 512, off + 1024, off, 512);
 		break;
+	case 13: /* an empty message before an honest one */
+		tell(MESSAGE_MOVES, "", 0);
+		tell_exchange();
+		break;
 	default:
 		tell_exchange();
 	}
 	tell_redo(VOLUME_OFF + 4096, 100);
 	tell_end();
 }
-#define FALSE_MOVES 13u
+#define FALSE_MOVES 14u
 
 static void moves_alone(void)
 {

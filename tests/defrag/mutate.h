@@ -43,8 +43,9 @@ void make_base(struct base *b);
 void load_record(const struct base *b, const uint8_t *bytes, uint32_t number, uint8_t *record);
 void store_record(const struct base *b, uint8_t *bytes, uint32_t number, const uint8_t *record, bool mirrored);
 
-/* mutate_damage.c: makes the image a copy of the base with random damage */
-void damage(void);
+/* mutate_damage.c */
+void damage(void);      /* makes the image a copy of the base with random damage */
+void damage_more(void); /* damages the image once more; it may have been a copy of the base */
 
 /* mutate_attack.c: damage with an intention */
 struct attack {

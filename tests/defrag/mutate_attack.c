@@ -55,6 +55,12 @@ static void boot_tiny_records(void)
 	copy_boot();
 }
 
+static void boot_huge_index_blocks(void)
+{
+	boot_sector()->clusters_per_index_record = -23;
+	copy_boot();
+}
+
 /* Record 0, to be changed and put back. */
 static _Alignas(8) uint8_t mft_itself[4096];
 
@@ -198,6 +204,7 @@ const struct attack attacks[] = {
         {"$MFT above the volume", boot_mft_past_end, VOLUME_REFUSED},
         {"$MFT as its own mirror", boot_mirror_is_mft, VOLUME_REFUSED},
         {"records of 2^31 bytes", boot_tiny_records, VOLUME_REFUSED},
+        {"index blocks of 8 MiB", boot_huge_index_blocks, VOLUME_REFUSED},
         {"$MFT without runs", mft_without_runs, VOLUME_REFUSED},
         {"$MFT as one hole", mft_of_one_hole, VOLUME_REFUSED},
         {"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},

@@ -235,21 +235,25 @@ static void damage_outside_list(void)
 	}
 }
 
+void damage_more(void)
+{
+	uint64_t dice = random_below(100);
+	if (dice < 70)
+		damage_record();
+	else if (dice < 80)
+		damage_outside_list();
+	else if (dice < 90)
+		damage_boot();
+	else if (dice < 95)
+		*random_byte_of(&base->bitmap, (uint32_t)(base->size / base->cluster / 8)) ^=
+		        (uint8_t)(1u << random_below(8));
+	else
+		*random_byte_of(&base->mft_bitmap, base->records / 8) ^= (uint8_t)(1u << random_below(8));
+}
+
 void damage(void)
 {
 	memcpy(image_bytes, base->bytes, base->size);
-	for (unsigned int i = random_below(3) ? 1 : 1 + (unsigned int)random_below(4); i; i--) {
-		uint64_t dice = random_below(100);
-		if (dice < 70)
-			damage_record();
-		else if (dice < 80)
-			damage_outside_list();
-		else if (dice < 90)
-			damage_boot();
-		else if (dice < 95)
-			*random_byte_of(&base->bitmap, (uint32_t)(base->size / base->cluster / 8)) ^=
-			        (uint8_t)(1u << random_below(8));
-		else
-			*random_byte_of(&base->mft_bitmap, base->records / 8) ^= (uint8_t)(1u << random_below(8));
-	}
+	for (unsigned int i = random_below(3) ? 1 : 1 + (unsigned int)random_below(4); i; i--)
+		damage_more();
 }

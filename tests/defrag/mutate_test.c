@@ -4,6 +4,8 @@
  * it changes nothing, the image keeps every byte, and if it changes something, a volume that was consistent still is,
  * by an independent checker.
  *
+ * tests/fuzz/fuzz_volume.c finds its way to rarer damage; here everything is real: the sandbox, the parent, the store.
+ *
  * Volumes made by mkntfs, filled and scattered by the tools of tests/ntfs, are damaged at random in memory, behind the
  * fixups, so that the damage gets past them. Arguments: the paths of ntfs-check, ntfs-populate, ntfs-scatter and
  * ntfs-hash. SECONDS in the environment says how long to go on; every round has a seed of its own, which is printed if
@@ -28,7 +30,7 @@
 #include "tests/defrag/mutate.h"
 #include "tests/mapdb/check.h"
 
-#define SECONDS       40
+#define SECONDS       15
 #define SECONDS_ROUND 20                    /* longer is a hang */
 #define MEMORY_MAX    (UINT64_C(768) << 20) /* bytes of the child's address space */
 
