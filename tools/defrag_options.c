@@ -11,14 +11,14 @@
 #include <string.h>
 
 #include "tools/outcome.h"
+#include "tools/saved_domains.h"
 
+#define JOBS_MAX         64
 #define SHUTDOWN_SECONDS 300 /* what Xen's own scripts allow a guest */
 
-static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
-                                "Defragments the NTFS volumes inside disk images without moving their data.\n"
-                                "An image is a raw file or a bundle, in a zcfs mount or the directory below it.\n"
-                                "Its guest must be shut down, not saved or hibernated; not so for -a, --settle.\n"
-                                "\n"
+static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... | --all [OPTION]... DIRECTORY...\n"
+                                "Defragments the NTFS volumes inside disk images (raw or bundles) without moving\n"
+                                "data. Guests must be shut down, not saved, not hibernated; but for -a, --settle.\n"
                                 "  -a, --analyze         only count fragments; works on an image in use, too\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
                                 "      --pack            lay everything out anew, free space in one piece\n"
@@ -27,12 +27,13 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE...\n"
                                 "      --settle          make the image map sequential again; see zcfs-defrag(8)\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
+                                "      --all             every image below a directory that is not in use\n"
+                                "      --jobs=N          with --all: so many at a time\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
+                                "      --saved=DIR       look for saved domains there, too\n"
                                 "      --json            print one JSON document\n"
-                                "  -v, --verbose         more figures, and what each phase took\n"
-                                "  -q, --quiet           print only errors and refusals\n"
-                                "  -h, --help            print this; --version prints the version\n"
+                                "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
                                 "  zcfs-defrag /srv/images/win10.img           defragment\n"
@@ -52,6 +53,9 @@ enum {
 	OPTION_VOLUME,
 	OPTION_WAIT,
 	OPTION_SHUTDOWN,
+	OPTION_SAVED,
+	OPTION_ALL,
+	OPTION_JOBS,
 	OPTION_JSON,
 	OPTION_VERSION
 };
@@ -72,6 +76,9 @@ static const struct option long_options[] = {
         {"volume", required_argument, NULL, OPTION_VOLUME},
         {"wait", optional_argument, NULL, OPTION_WAIT},
         {"shutdown", no_argument, NULL, OPTION_SHUTDOWN},
+        {"saved", required_argument, NULL, OPTION_SAVED},
+        {"all", no_argument, NULL, OPTION_ALL},
+        {"jobs", required_argument, NULL, OPTION_JOBS},
         {"verbose", no_argument, NULL, 'v'},
         {"quiet", no_argument, NULL, 'q'},
         {"json", no_argument, NULL, OPTION_JSON},
@@ -79,6 +86,11 @@ static const struct option long_options[] = {
         {"version", no_argument, NULL, OPTION_VERSION},
         {0},
 };
+
+bool defrag_changes_view(enum defrag_mode mode)
+{
+	return mode == MODE_DEFRAG || mode == MODE_DRY_RUN || mode == MODE_UNDO;
+}
 
 const char *defrag_mode_name(enum defrag_mode mode)
 {
@@ -97,14 +109,15 @@ __attribute__((format(printf, 1, 2))) static int wrong_usage(const char *format,
 	return EXIT_USAGE;
 }
 
-static bool parse_volume(const char *text, unsigned int *volume)
+/* From 1 to max. */
+static bool parse_count(const char *text, unsigned int max, unsigned int *count)
 {
 	char *end;
 	errno = 0;
 	unsigned long value = strtoul(text, &end, 10);
-	if (errno || end == text || *end || value == 0 || value > REPORT_VOLUMES_MAX || text[0] == '-')
+	if (errno || end == text || *end || value == 0 || value > max || text[0] == '-')
 		return false;
-	*volume = (unsigned int)value;
+	*count = (unsigned int)value;
 	return true;
 }
 
@@ -204,7 +217,7 @@ static int take_option(int option, struct defrag_options *options)
 		options->verify_data = true;
 		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
 	case OPTION_VOLUME:
-		return parse_volume(optarg, &options->volume)
+		return parse_count(optarg, REPORT_VOLUMES_MAX, &options->volume)
 		               ? 0
 		               : wrong_usage("--volume wants a number from 1: %s", optarg);
 	case OPTION_WAIT:
@@ -215,10 +228,34 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_SHUTDOWN:
 		options->shutdown = true;
 		return 0;
+	case OPTION_SAVED:
+		return name_list_add(&options->saved, optarg) == 0 ? 0 : EXIT_FAILED;
+	case OPTION_ALL:
+		options->all = true;
+		return 0;
+	case OPTION_JOBS:
+		return parse_count(optarg, JOBS_MAX, &options->jobs)
+		               ? 0
+		               : wrong_usage("--jobs wants a number from 1 to %d: %s", JOBS_MAX, optarg);
 	default: /* getopt has said what is wrong */
 		fputs("Try 'zcfs-defrag --help'.\n", stderr);
 		return EXIT_USAGE;
 	}
+}
+
+static int check_fleet(const struct defrag_options *options)
+{
+	if (options->jobs && !options->all)
+		return wrong_usage("--jobs is for --all");
+	if (!options->all)
+		return 0;
+	if (options->mode != MODE_DEFRAG && options->mode != MODE_DRY_RUN && options->mode != MODE_ANALYZE)
+		return wrong_usage("--all and --%s exclude each other", defrag_mode_name(options->mode));
+	if (options->wait || options->shutdown)
+		return wrong_usage("--all leaves images in use alone: it never waits");
+	if (options->volume)
+		return wrong_usage("--all and --volume exclude each other");
+	return 0;
 }
 
 static int check_combination(const struct defrag_options *options)
@@ -243,8 +280,8 @@ static int check_combination(const struct defrag_options *options)
 	if (options->quiet && options->verbose)
 		return wrong_usage("--quiet and --verbose exclude each other");
 	if (options->image_count == 0)
-		return wrong_usage("which image?");
-	return 0;
+		return wrong_usage(options->all ? "which directory?" : "which image?");
+	return check_fleet(options);
 }
 
 static void describe_settle(struct defrag_options *options)
@@ -276,6 +313,10 @@ static void describe(struct defrag_options *options)
 int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code)
 {
 	*options = (struct defrag_options){0};
+	if (saved_places_add(&options->saved) < 0) {
+		*exit_code = EXIT_FAILED;
+		return 1;
+	}
 	for (int option; (option = getopt_long(argc, argv, "anvqh", long_options, NULL)) != -1;) {
 		if (option == 'h' || option == OPTION_VERSION) {
 			fputs(option == 'h' ? help_text : "zcfs-defrag " ZCFS_VERSION "\n", stdout);
@@ -288,11 +329,16 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 	}
 	options->images = argv + optind;
 	options->image_count = (size_t)(argc - optind);
+	describe(options);
+	*exit_code = check_combination(options);
 	if (options->shutdown && !options->wait) {
 		options->wait = true;
 		options->wait_seconds = SHUTDOWN_SECONDS;
 	}
-	describe(options);
-	*exit_code = check_combination(options);
 	return *exit_code != 0;
+}
+
+void defrag_options_release(struct defrag_options *options)
+{
+	name_list_release(&options->saved);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mapdb/name_list.h"
 #include "mapdb/plain.h"
 
 enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN, MODE_SETTLE };
@@ -34,14 +35,22 @@ struct defrag_options {
 	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */
 	unsigned int volume; /* 0: all */
 	struct settle_settings settle;
-	char text[128];      /* what of this belongs in the history of runs */
-	char **images;       /* into argv */
+	struct name_list saved; /* directories with saved domains */
+	char text[128];         /* what of this belongs in the history of runs */
+	bool all;               /* the names are of directories, whose images are meant */
+	unsigned int jobs;      /* images at a time, with all */
+	char **images;          /* into argv */
 	size_t image_count;
 };
 
-/* 0: go on; otherwise *exit_code says how to end: --help and --version have been printed, or the usage error has. */
+/* 0: go on; otherwise *exit_code says how to end: --help and --version have been printed, or the usage error has.
+ * defrag_options_release() is due in either case. */
 int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code);
 
+void defrag_options_release(struct defrag_options *options);
+
 const char *defrag_mode_name(enum defrag_mode mode);
+/* Whether it puts something else where the guest remembers its metadata; a dry run would. */
+bool defrag_changes_view(enum defrag_mode mode);
 
 #endif

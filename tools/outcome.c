@@ -189,6 +189,37 @@ void outcome_explain_user(struct outcome *outcome, bool asked)
 	outcome->exit_code = EXIT_IN_USE;
 }
 
+void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *saved)
+{
+	snprintf(outcome->cause, sizeof(outcome->cause), "refused: the saved domain \"%s\" %s: %.300s",
+	         *saved->name ? saved->name : "?",
+	         saved->by_name ? "may remember it (it names a file of this name that is not there now)"
+	                        : "remembers it as it is",
+	         saved->file);
+	snprintf(outcome->remedy, sizeof(outcome->remedy),
+	         "restore it (xl restore, virsh start) and shut it down from within, or remove the save file if nobody "
+	         "wants it");
+	outcome->exit_code = EXIT_REFUSED;
+}
+
+enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode)
+{
+	enum gist gist = GIST_NO_VOLUME;
+	if (outcome->exit_code != EXIT_DONE || !outcome->reported)
+		return GIST_PROBLEM;
+	for (size_t i = 0; i < outcome->report.volume_count; i++) {
+		const struct volume_report *volume = &outcome->report.volumes[i];
+		bool changed = mode == MODE_ANALYZE ? volume->fragmented_before > 0
+		                                    : volume->attributes_moved || volume->clusters_moved;
+		if (volume->result != VOLUME_DONE)
+			continue;
+		if (changed)
+			return GIST_CHANGED;
+		gist = GIST_NOTHING;
+	}
+	return gist;
+}
+
 void outcome_release(struct outcome *outcome)
 {
 	free(outcome->image);

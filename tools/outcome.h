@@ -10,6 +10,7 @@
 
 #include "defrag/guest_pass.h"
 #include "tools/defrag_options.h"
+#include "tools/saved_domains.h"
 #include "tools/settle.h"
 #include "tools/users.h"
 
@@ -52,8 +53,22 @@ void outcome_explain(struct outcome *outcome, enum step step, int error);
 /* The same for an image in use whose user is known. asked: to shut down. */
 void outcome_explain_user(struct outcome *outcome, bool asked);
 
+/* The same for a saved domain that has the image. */
+void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *saved);
+
+/* What came of a pass, in a word. */
+enum gist {
+	GIST_NO_VOLUME, /* of NTFS */
+	GIST_NOTHING,   /* to do */
+	GIST_CHANGED,   /* or would be, or is fragmented */
+	GIST_PROBLEM,   /* the exit code tells */
+};
+enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode);
+
 /* Figures to standard output (unless quiet), what went wrong to standard error. */
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options);
+/* One line instead of the figures, none for an image without NTFS; and what went wrong. */
+void outcome_print_line(const struct outcome *outcome, const struct defrag_options *options);
 /* Only what went wrong. */
 void outcome_print_problems(const struct outcome *outcome);
 /* A new reference; NULL: no memory. */

@@ -268,3 +268,42 @@ void outcome_print(const struct outcome *outcome, const struct defrag_options *o
 	fflush(stdout);
 	outcome_print_problems(outcome);
 }
+
+static void print_gist(const struct outcome *outcome, enum defrag_mode mode)
+{
+	uint64_t before = 0, after = 0;
+	char first[TEXT_NUMBER_MAX], second[TEXT_NUMBER_MAX];
+	for (size_t i = 0; i < outcome->report.volume_count; i++) {
+		before += outcome->report.volumes[i].fragments_before;
+		after += outcome->report.volumes[i].fragments_after;
+	}
+	if (mode == MODE_ANALYZE) {
+		printf("%s: fragmented: %s fragments%s\n", outcome->image, text_number(first, before),
+		       outcome->in_use ? " (in use: about)" : "");
+		return;
+	}
+	printf("%s: %s: fragments: %s before, %s after; ", outcome->image,
+	       mode == MODE_DRY_RUN ? "would be defragmented" : "defragmented", text_number(first, before),
+	       text_number(second, after));
+	printf("%.2f s\n", outcome->seconds);
+}
+
+void outcome_print_line(const struct outcome *outcome, const struct defrag_options *options)
+{
+	enum gist gist = outcome_gist(outcome, options->mode);
+	if (outcome->exit_code == EXIT_IN_USE) { /* not one of the problems of a fleet */
+		if (!options->quiet) {
+			printf("%s: left alone: ", outcome->image);
+			print_escaped(stdout, outcome->cause);
+			putchar('\n');
+		}
+		return;
+	}
+	if (gist == GIST_CHANGED && !options->quiet)
+		print_gist(outcome, options->mode);
+	else if (gist == GIST_NOTHING && !options->quiet)
+		printf("%s: %s\n", outcome->image, options->mode == MODE_ANALYZE ? "not fragmented" : "nothing to do");
+	else if (gist == GIST_NO_VOLUME && options->verbose)
+		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
+	outcome_print_problems(outcome);
+}

@@ -3,7 +3,6 @@
  * zcfs-check: looks for damage in the images named on the command line, or in all of a store (mapdb/check.h), and
  * repairs what can be repaired without guessing.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 #include "mapdb/name_list.h"
 #include "tools/check_options.h"
 #include "tools/check_print.h"
+#include "tools/directory.h"
 #include "tools/locate.h"
 #include "tools/stop.h"
 #include "tools/text.h"
@@ -159,36 +159,6 @@ static int check_one(struct run *run, const char *path, bool named, int parent_f
 
 /* ---- a directory ---- */
 
-static int compare_names(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* What may be an image or a directory of images, sorted. */
-static int read_directory(int directory_fd, struct name_list *list)
-{
-	int fd = io_look.open(&io_look, directory_fd, ".", O_RDONLY | O_DIRECTORY, 0);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-	int error = 0;
-
-	if (fd < 0)
-		return fd;
-	if (!directory) {
-		close(fd);
-		return -ENOMEM;
-	}
-	while (!error && (entry = readdir(directory))) {
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-		    !image_name_reserved(entry->d_name))
-			error = name_list_add(list, entry->d_name);
-	}
-	closedir(directory);
-	if (list->count > 1)
-		qsort(list->names, list->count, sizeof *list->names, compare_names);
-	return error;
-}
-
 static int check_directory(struct run *run, const char *path, int directory_fd);
 
 /* What an interrupted change has left of it is told with the directory. */
@@ -232,7 +202,7 @@ static int check_directory(struct run *run, const char *path, int directory_fd)
 {
 	cleanup_name_list struct name_list list = {0};
 	struct check_result result = {.path = path, .directory = true};
-	int error = read_directory(directory_fd, &list);
+	int error = directory_names(directory_fd, &list);
 
 	for (size_t i = 0; i < list.count && !error; i++)
 		error = stop_requested() ? -ECANCELED : check_entry(run, path, directory_fd, list.names[i]);

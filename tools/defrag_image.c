@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "tools/defrag_image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "mapdb/cleanup.h"
+#include "tools/locate.h"
+#include "tools/lock_wait.h"
+#include "tools/progress.h"
+#include "tools/text.h"
+#include "tools/users.h"
+
+/* RELEASE reaches the daemon some time after the last close(): right after a guest has ended, the file is still open.
+ */
+#define LEASE_PATIENCE_MS 2000
+#define WAIT_STEP_MS      250
+/* The lock of a killed pass lives until its sandboxed child has noticed. */
+#define GRACE_SECONDS     0.5
+
+static double monotonic_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* A domain that is being created has the image for a disk before anybody has opened it. */
+static bool attached_to_domain(const struct location *location)
+{
+	struct identity_set identities;
+	struct image_user user;
+	return locate_identities(location, &identities) == 0 && users_find_domain(&identities, &user);
+}
+
+static bool opened_elsewhere(const struct image *image)
+{
+	return image->access == IMAGE_EXCLUSIVE && !image->leased && fcntl(image->data_fd, F_SETLEASE, F_WRLCK) < 0 &&
+	       errno == EAGAIN;
+}
+
+/* Looking needs no lock; with it the figures are exact. */
+static int open_to_analyze(const struct location *location, struct outcome *outcome, struct image **image)
+{
+	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE, IMAGE_READ_ONLY,
+	                       LEASE_PATIENCE_MS, image);
+	if (error)
+		outcome->in_use = error == -EBUSY;
+	else
+		outcome->in_use = opened_elsewhere(*image) || attached_to_domain(location);
+	if (!error || stop_requested())
+		return error;
+	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
+}
+
+static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
+{
+	bool dry_run = options->mode == MODE_DRY_RUN;
+	/* A wait comes back soon. Meanwhile whoever wants to open the image must not be kept out in vain. */
+	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE,
+	                       dry_run ? IMAGE_READ_ONLY : 0, options->wait ? 0 : LEASE_PATIENCE_MS, image);
+	if (error)
+		return error;
+	if (attached_to_domain(location))
+		return -EBUSY;
+	if (dry_run)
+		return opened_elsewhere(*image) ? -EBUSY : 0;
+	if (!(*image)->read_only)
+		return 0;
+	/* Opened for writing, but redo could not be applied. */
+	bool writable = (fcntl((*image)->data_fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+	return writable && (*image)->overlay ? -EINPROGRESS : -EROFS;
+}
+
+static int undo(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct run_record run = {
+	        .operation = "undo",
+	        .options = options->text,
+	        .started_unix_s = time(NULL),
+	        .extents_before = image_map_count(image->map),
+	};
+	int error = image_undo(image, &run);
+	if (error != -EINPROGRESS)
+		return error;
+	outcome->report.redo_pending = outcome->reported = true;
+	return 0;
+}
+
+static int make_plain(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	struct plain_options plain = {.method = options->plain, .progress = progress_plain, .context = &progress};
+
+	outcome->was_plain = image->bundle_fd < 0;
+	int error = image_to_plain(image, &plain, &outcome->plain);
+	progress_erase(&progress);
+	return error;
+}
+
+static bool volume_found(const struct pass_report *report, unsigned int number)
+{
+	for (size_t i = 0; i < report->volume_count; i++) {
+		if (report->volumes[i].number == number)
+			return report->volumes[i].result != VOLUME_SKIPPED;
+	}
+	return false;
+}
+
+static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct progress progress = {
+	        .image = outcome->image,
+	        .show = !options->quiet && progress_possible(),
+	};
+	struct pass_options pass = {
+	        .analyze = options->mode == MODE_ANALYZE,
+	        .dry_run = options->mode == MODE_DRY_RUN,
+	        .pack = options->pack,
+	        .verify_data = options->verify_data,
+	        .volume = options->volume,
+	        .options_text = options->text,
+	        .progress = progress_report,
+	        .progress_context = &progress,
+	};
+	int error = guest_pass_run(image, &pass, &outcome->report);
+	progress_erase(&progress);
+	if (error == -EINPROGRESS) {
+		outcome->report.redo_pending = true;
+		error = 0;
+	}
+	if (error)
+		return error;
+	outcome->reported = true;
+	outcome->exit_code = exit_code_of_report(&outcome->report);
+	if (outcome->exit_code == EXIT_DONE && options->volume && !volume_found(&outcome->report, options->volume)) {
+		outcome->exit_code = EXIT_FAILED;
+		snprintf(outcome->cause, sizeof(outcome->cause), "has no NTFS volume %u", options->volume);
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "--analyze lists its volumes");
+	}
+	return 0;
+}
+
+/* Whoever is restored will not see what the pass has done. True: refused. */
+static bool refuse_if_saved(const struct location *location, const struct defrag_options *options,
+                            struct outcome *outcome)
+{
+	struct identity_set identities;
+	struct saved_domain saved;
+	if (locate_identities(location, &identities) < 0 ||
+	    !saved_domain_find(&options->saved, &identities, location->name, &saved))
+		return false;
+	outcome_explain_saved(outcome, &saved);
+	return true;
+}
+
+static void cleanup_image(struct image **image)
+{
+	image_close(*image);
+}
+
+/* Through the mount if one serves the image, whether somebody uses it or not; otherwise here. */
+static int settle(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
+                  enum step *step)
+{
+	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
+	cleanup_fd int mounted = locate_through_mount(location);
+	int error = mounted < 0 ? mounted : 0;
+	if (mounted == -ENOENT) {
+		error = open_exclusive(location, options, &image);
+		outcome->unleased = !error && !image->leased;
+	}
+	if (error)
+		return error;
+	*step = STEP_SETTLE;
+	error = image ? settle_unmounted(image, options, outcome->settle_deadline, &progress, &outcome->settle)
+	              : settle_mounted(mounted, options, outcome->settle_deadline, &progress, &outcome->settle);
+	progress_erase(&progress);
+	outcome->settled = outcome->settle.plain || outcome->settle.finished || outcome->settle.extents_before > 0;
+	return error;
+}
+
+/* Opens the image and does what is asked for. *step is where an error came from. */
+static int attempt(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
+                   enum step *step)
+{
+	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
+	*step = STEP_OPEN;
+	if (options->mode == MODE_SETTLE)
+		return settle(location, options, outcome, step);
+	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, outcome, &image)
+	                                          : open_exclusive(location, options, &image);
+	if (error)
+		return error;
+	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
+	if (defrag_changes_view(options->mode) && refuse_if_saved(location, options, outcome))
+		return 0;
+	switch (options->mode) {
+	case MODE_UNDO:
+		*step = STEP_UNDO;
+		return undo(image, options, outcome);
+	case MODE_PLAIN:
+		*step = STEP_PLAIN;
+		return make_plain(image, options, outcome);
+	default:
+		*step = STEP_PASS;
+		return run_pass(image, options, outcome);
+	}
+}
+
+/* Sleeps until it may be worth another attempt. A domain's end is told; then there is the lock. A user who takes none
+ * is found by the lease, which cannot be waited for. */
+static void wait_for_users(const struct location *location, double seconds)
+{
+	struct identity_set identities;
+	if (locate_identities(location, &identities) == 0 && users_wait_for_domain(&identities, seconds))
+		return;
+	if (!lock_wait(location, seconds))
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+}
+
+/* Asks once, and only a domain. True: asked. */
+static bool ask_to_shut_down(const struct location *location, const struct outcome *outcome, bool quiet)
+{
+	struct identity_set identities;
+	struct image_user user = {0};
+	if (locate_identities(location, &identities) < 0 || !users_find_domain(&identities, &user) ||
+	    users_ask_to_shut_down(&user) < 0)
+		return false;
+	if (!quiet) {
+		cleanup_free char *name = text_escape(user.name, true);
+		fprintf(stderr, "zcfs-defrag: %s: asked domain %u \"%s\" to shut down\n", outcome->image, user.id,
+		        name ? name : "?");
+	}
+	return true;
+}
+
+static void explain_in_use(const struct location *location, bool asked, struct outcome *outcome)
+{
+	struct identity_set identities;
+	if (locate_identities(location, &identities) < 0 || !users_find(&identities, &outcome->user))
+		return;
+	outcome_explain_user(outcome, asked);
+}
+
+/* An attempt that somebody's open() has ended is another reason to wait. */
+static void process_located(const struct location *location, const struct defrag_options *options,
+                            struct outcome *outcome)
+{
+	bool endless = options->wait && options->wait_seconds <= 0;
+	double patience = options->wait ? options->wait_seconds : GRACE_SECONDS;
+	double deadline = monotonic_seconds() + patience;
+	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
+	bool asked = false;
+	unsigned int stale = 0;
+	enum step step;
+	if (options->settle.limit_seconds > 0)
+		outcome->settle_deadline = monotonic_seconds() + options->settle.limit_seconds;
+	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
+		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
+	for (;;) {
+		int error = attempt(location, options, outcome, &step);
+		if (error && stop_requested())
+			error = -EINTR;
+		if (error ==
+		    -EAGAIN) { /* a settle pass has given way to somebody, perhaps to a mount that can go on with it */
+			deadline = monotonic_seconds() + patience;
+			error = -EBUSY;
+		}
+		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
+			if (error)
+				outcome_explain(outcome, step, error);
+			if (error == -EBUSY && step == STEP_OPEN)
+				explain_in_use(location, asked, outcome);
+			break;
+		}
+		pass_report_free(&outcome->report);
+		outcome->report = (struct pass_report){0};
+		if (options->shutdown && !asked)
+			asked = ask_to_shut_down(location, outcome, options->quiet);
+		if (options->wait)
+			wait_for_users(location, endless ? 0 : deadline - monotonic_seconds());
+		else
+			nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+	}
+	if (stale > 0) /* its owner may have been about to die */
+		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
+}
+
+void defrag_image(const char *path, const struct defrag_options *options, struct outcome *outcome)
+{
+	double started = monotonic_seconds();
+	struct location location = LOCATION_INIT;
+	int error = stop_requested() ? -EINTR : locate_image(path, &location);
+	if (error) {
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", location.remedy);
+		outcome_explain(outcome, STEP_LOCATE, error);
+	} else {
+		process_located(&location, options, outcome);
+	}
+	location_release(&location);
+	outcome->seconds = monotonic_seconds() - started;
+}
