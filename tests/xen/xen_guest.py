@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests of the emulated Xen: a small paravirtual Linux with ntfs3 (the one of tests/guest) whose disks xl attaches."""
+import os
+
+from debian_packages import CACHE
+from dom0 import HERE, JOB_SECONDS
+from initramfs import archive
+
+CONFIG = '''name = "{name}"
+kernel = "/guest/kernel"
+ramdisk = "/lab/guest-initrd"
+extra = "console=hvc0 loglevel=3 panic=-1 mitigations=off nokaslr cryptomgr.notests"
+memory = {memory}
+vcpus = 1
+tsc_mode = "native"
+disk = [{disks}]
+on_poweroff = "destroy"
+on_reboot = "restart"
+on_crash = "destroy"
+'''
+MEMORY_MIB = 128
+
+
+def write_initrd(share):
+    """What every guest starts from."""
+    with open(os.path.join(CACHE, 'guest-initrd'), 'rb') as common, open(os.path.join(HERE, 'guest-init'), 'rb') as init, \
+            open(os.path.join(share, 'guest-initrd'), 'wb') as out:
+        out.write(common.read() + archive({'init': (0o755, init.read())}, ['sbin']))
+
+
+class Guest:
+    """A domain by the name @name; @disks: lines for its configuration."""
+
+    def __init__(self, dom0, name, *disks):
+        self.dom0, self.name, self.commands = dom0, name, 0
+        self.config = f'/lab/{name}.cfg'
+        self.log = f'/var/log/xen/console/guest-{name}.log'
+        with open(os.path.join(dom0.share, f'{name}.cfg'), 'w', encoding='utf-8') as file:
+            file.write(CONFIG.format(name=name, memory=MEMORY_MIB, disks=', '.join(f"'{disk}'" for disk in disks)))
+
+    def create(self):
+        self.dom0.run(f'rm -f {self.log}; xl create {self.config}')
+        self.wait_until_up()
+
+    def wait_until_up(self, times=1):
+        """Until it has come up so many times since it was created."""
+        self.dom0.wait_until(f'[ "$(grep -c "^guest: up" {self.log})" -ge {times} ]')
+
+    def start(self, command):
+        """Starts a command in the guest, whose shell runs one at a time; the job's output and status are the command's."""
+        self.commands += 1
+        ours = f'{self.name}.{self.commands}'
+        return self.dom0.start(f'''
+            cat >$(xenstore-read /local/domain/$(xl domid {self.name})/console/tty) <<'END'
+{ours} {command}
+END
+            until grep -q '^{ours}= ' {self.log}; do usleep 100000; done
+            sed -n 's/\\r//; s/^{ours}> //p' {self.log}
+            exit $(sed -n 's/\\r//; s/^{ours}= //p' {self.log})''')
+
+    def run(self, command, seconds=JOB_SECONDS):
+        return self.start(command).succeed(seconds)
+
+    def gone(self):
+        """Until the domain is no more."""
+        self.dom0.wait_until(f'! xl domid {self.name}')
+
+    def destroy(self):
+        self.dom0.run(f'xl destroy {self.name}')
+        self.gone()
+
+    def shutdown(self):
+        """As an administrator would, and its end."""
+        self.dom0.run(f'xl shutdown {self.name}')
+        self.gone()
