@@ -21,6 +21,8 @@
 #define WAIT_STEP_MS      250
 /* The lock of a killed pass lives until its sandboxed child has noticed. */
 #define GRACE_SECONDS     0.5
+/* "xl shutdown -w" returns when the guest has powered off, a moment before its disks are detached. */
+#define LEAVING_SECONDS   5
 
 static double monotonic_seconds(void)
 {
@@ -248,6 +250,15 @@ static void explain_in_use(const struct location *location, bool asked, struct o
 	outcome_explain_user(outcome, asked);
 }
 
+/* Whether the domain that has the image has powered off, and will be gone at any moment unless somebody keeps it. */
+static bool domain_is_leaving(const struct location *location)
+{
+	struct identity_set identities;
+	struct image_user user = {0};
+	return locate_identities(location, &identities) == 0 && users_find_domain(&identities, &user) &&
+	       user.state == DOMAIN_SHUT_DOWN;
+}
+
 /* An attempt that somebody's open() has ended is another reason to wait. */
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
@@ -256,7 +267,7 @@ static void process_located(const struct location *location, const struct defrag
 	double patience = options->wait ? options->wait_seconds : GRACE_SECONDS;
 	double deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
-	bool asked = false;
+	bool asked = false, leaving = false;
 	unsigned int stale = 0;
 	enum step step;
 	if (options->settle.limit_seconds > 0)
@@ -272,7 +283,12 @@ static void process_located(const struct location *location, const struct defrag
 			deadline = monotonic_seconds() + patience;
 			error = -EBUSY;
 		}
-		if (error != -EBUSY || (!endless && monotonic_seconds() >= deadline)) {
+		if (error == -EBUSY && !options->wait && !leaving && domain_is_leaving(location)) {
+			leaving = true;
+			deadline += LEAVING_SECONDS;
+		}
+		double left = deadline - monotonic_seconds();
+		if (error != -EBUSY || (!endless && left <= 0)) {
 			if (error)
 				outcome_explain(outcome, step, error);
 			if (error == -EBUSY && step == STEP_OPEN)
@@ -284,7 +300,7 @@ static void process_located(const struct location *location, const struct defrag
 		if (options->shutdown && !asked)
 			asked = ask_to_shut_down(location, outcome, options->quiet);
 		if (options->wait)
-			wait_for_users(location, endless ? 0 : deadline - monotonic_seconds());
+			wait_for_users(location, endless ? 0 : left);
 		else
 			nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
 	}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What meson install puts where. The argument: the build directory."""
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,27 @@ from tap import Cases, Skip, equal, holds
 
 WANTED = {'bin/zcfs', 'bin/zcfs-check', 'bin/zcfs-defrag', 'share/man/man8/zcfs.8', 'share/man/man8/zcfs-check.8',
           'share/man/man8/zcfs-defrag.8', 'share/man/man7/zcfs-ntfs.7',
-          'share/doc/zcfs/LICENSE', 'share/doc/zcfs/README.md'}
+          'share/doc/zcfs/LICENSE', 'share/doc/zcfs/README.md', 'share/doc/zcfs/examples/srv-images.mount',
+          'lib/systemd/system/zcfs-defrag@.service', 'lib/systemd/system/zcfs-defrag@.timer'}
+
+
+def units_are_sound(cases, root, prefix):
+    """As systemd sees them: instances, with the commands where they are installed here."""
+    directory = os.path.join(root, 'units')
+    os.mkdir(directory)
+    for path in sorted(path for path in WANTED if path.endswith(('.service', '.timer', '.mount'))):
+        name = os.path.basename(path)
+        with open(os.path.join(root, prefix, path), encoding='utf-8') as unit, \
+                open(os.path.join(directory, name), 'w', encoding='utf-8') as copy:
+            copy.write(unit.read().replace('ExecStart=', f'ExecStart={root}'))
+    for name in sorted(os.listdir(directory)):
+        with cases.case(f'{name} is what systemd understands'):
+            if not shutil.which('systemd-analyze'):
+                raise Skip('systemd is not installed')
+            unit = os.path.join(directory, name.replace('@', '@srv-images'))
+            done = subprocess.run(['systemd-analyze', 'verify', '--man=no', unit], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False)
+            equal((done.returncode, done.stdout.decode()), (0, ''), 'what systemd-analyze says')
 
 
 def main():
@@ -31,6 +52,7 @@ def main():
                 except FileNotFoundError as error:
                     raise Skip('mandoc is not installed') from error
                 holds(done.returncode == 0, done.stdout.decode())
+        units_are_sound(cases, root, prefix)
     cases.finish()
 
 

@@ -136,6 +136,23 @@ static const char xl_json[] = "{\"c_info\": {\"type\": \"hvm\", \"name\": \"win7
                               "{\"pdev_path\": \"/srv/a.img\", \"vdev\": \"xvda\", \"format\": \"raw\"},"
                               "{\"vdev\": \"hdc\", \"is_cdrom\": 1},"
                               "{\"pdev_path\": \"\\/srv\\/b\\u00e4.img\"}]}";
+/* What xl of Xen 4.17 has written of a small guest. */
+static const char xl_real[] =
+        "{\n    \"c_info\": {\n        \"type\": \"pv\",\n        \"name\": \"win7\",\n"
+        "        \"uuid\": \"9bd946d0-a72b-4072-b47d-bf408e6f22e4\",\n        \"run_hotplug_scripts\": \"True\"\n    "
+        "},\n"
+        "    \"b_info\": {\n        \"max_vcpus\": 1,\n        \"avail_vcpus\": [\n            0\n        ],\n"
+        "        \"tsc_mode\": \"native\",\n        \"max_memkb\": 131072,\n        \"target_memkb\": 131072,\n"
+        "        \"video_memkb\": 0,\n        \"sched_params\": {\n            \"sched\": \"credit2\",\n"
+        "            \"weight\": 256,\n            \"cap\": 0\n        },\n        \"claim_mode\": \"True\",\n"
+        "        \"kernel\": \"/guest/kernel\",\n        \"type.pv\": {\n\n        },\n        \"arch_arm\": {\n\n     "
+        "   },\n"
+        "        \"arch_x86\": {\n            \"msr_relaxed\": \"False\"\n        }\n    },\n    \"disks\": [\n        "
+        "{\n"
+        "            \"pdev_path\": \"/srv/images/b.img\",\n            \"vdev\": \"xvda\",\n"
+        "            \"backend\": \"qdisk\",\n            \"format\": \"raw\",\n            \"readwrite\": 1,\n"
+        "            \"discard_enable\": \"True\",\n            \"colo_restore_enable\": \"False\"\n        }\n    ],\n"
+        "    \"on_reboot\": \"restart\",\n    \"on_soft_reset\": \"soft_reset\"\n}\n";
 static const char xl_text[] =
         "name = \"win7\"\nkernel='/boot/k'\ndisk = ['phy:/dev/vg/a,xvda,w',\n'tap:aio:/srv/old.img,hda,w',"
         " \"format=raw,vdev=xvdb,target=/srv/a.img\" ]\n";
@@ -148,6 +165,7 @@ static const char libvirt_xml[] =
 static void formats(void)
 {
 	reads("xl, JSON", xl_file(JSON_FLAG | 2, xl_json, -1), "win7", "/srv/a.img");
+	reads("xl, JSON as it was written by one", xl_file(JSON_FLAG | 2, xl_real, -1), "win7", "/srv/images/b.img");
 	reads("xl, JSON with what JSON escapes", xl_file(JSON_FLAG, xl_json, -1), "win7", "/srv/b\303\244.img");
 	reads("xl, a configuration file: target=", xl_file(0, xl_text, -1), "", "/srv/a.img");
 	reads("xl, a configuration file: the old syntax", xl_file(0, xl_text, -1), "", "/srv/old.img");
