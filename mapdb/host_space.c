@@ -25,6 +25,11 @@ int host_stretch_at(int data_fd, uint64_t host_off, struct host_stretch *out)
 	return 0;
 }
 
+void host_start_writing(int data_fd, uint64_t host_off, uint64_t length)
+{
+	(void)sync_file_range(data_fd, (off_t)host_off, (off_t)length, SYNC_FILE_RANGE_WRITE);
+}
+
 struct release {
 	const struct io *io;
 	int data_fd;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * host_space: what of a data file is data and what is hole, and giving back what no extent names. Any thread.
+ * host_space: what of a data file is data and what is hole, having it written, and giving back what no extent names. Any thread.
  */
 #ifndef ZCFS_HOST_SPACE_H
 #define ZCFS_HOST_SPACE_H
@@ -23,6 +23,10 @@ struct host_stretch {
 
 /* The stretch that begins at host_off; past the end of the file a hole without end. -errno of lseek. */
 int host_stretch_at(int data_fd, uint64_t host_off, struct host_stretch *out);
+
+/* Has the host begin to write what it has cached of the range. No more than a hint: nothing is durable by it, and errors are left to
+ * the next sync, which has to be made anyway. */
+void host_start_writing(int data_fd, uint64_t host_off, uint64_t length);
 
 /* Punches, of the ranges (host_off and length; in host order) and what is unmapped around them, whole blocks that no extent of
  * the index's map names. Around them, because a block of which several extents had parts is free only when the last of them goes.

@@ -14,9 +14,11 @@
 #include "mapdb/host_space.h"
 #include "mapdb/settle_internal.h"
 
-#define BATCH_MIN   (UINT64_C(1) << 20)
-#define ROOM_KEPT   (UINT64_C(16) << 20) /* of the host's free space: for the guest, and the database */
-#define PIECE_ALIGN 4096u
+#define BATCH_MIN     (UINT64_C(1) << 20)
+/* Of the rate: syncs and commits are what the guest feels most, so not more of them than that. */
+#define BATCH_SECONDS 3
+#define ROOM_KEPT     (UINT64_C(16) << 20) /* of the host's free space: for the guest, and the database */
+#define PIECE_ALIGN   4096u
 
 int settle_new(const struct io *io, int data_fd, struct map_db *db, const struct settle_hooks *hooks,
                const struct settle_options *options, struct settle **out)
@@ -27,6 +29,7 @@ int settle_new(const struct io *io, int data_fd, struct map_db *db, const struct
 	if (!settle)
 		return -ENOMEM;
 	*settle = (struct settle){.io = io, .data_fd = data_fd, .hooks = *hooks, .options = *options};
+	settle->pace.due_ns = settle_now_ns();
 	settle->text = strdup(options->text ? options->text : "");
 	settle->buffer = aligned_alloc(PIECE_ALIGN, SETTLE_PIECE);
 	if (!settle->text || !settle->buffer)
@@ -124,8 +127,8 @@ static int batch_bytes(const struct settle *settle, const struct settle_limits *
 	struct statvfs status;
 
 	*bytes = settle->options.batch_bytes ? settle->options.batch_bytes : SETTLE_BATCH_DEFAULT;
-	if (limits->rate && *bytes > limits->rate)
-		*bytes = limits->rate > BATCH_MIN ? limits->rate : BATCH_MIN;
+	if (limits->rate && *bytes / BATCH_SECONDS > limits->rate)
+		*bytes = limits->rate > BATCH_MIN ? limits->rate * BATCH_SECONDS : BATCH_MIN;
 	if (fstatvfs(settle->data_fd, &status) < 0)
 		return -errno;
 	uint64_t room = (uint64_t)status.f_bavail * status.f_frsize;
@@ -260,7 +263,7 @@ static int move_batch(struct settle *settle, const struct settle_limits *limits,
 
 	if (!batch)
 		return -ENOMEM;
-	if (batch_wait(settle, limits, end_ns))
+	if (settle_wait(settle, limits, end_ns))
 		return 0;
 	int rc = batch_bytes(settle, limits, &data_bytes);
 	if (rc == 0)

@@ -31,7 +31,7 @@
 #include "mapdb/settle_plan.h"
 
 #define SETTLE_BATCH_DEFAULT (UINT64_C(64) << 20)
-#define SETTLE_PIECE	     (256u << 10) /* what is copied at a time; a write to it waits no longer than that takes */
+#define SETTLE_PIECE	     (256u << 10) /* what is copied at a time, at most; a write to it waits no longer than that takes */
 
 struct settle_hooks {
 	void *context;

@@ -1,31 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * settle: what one step copies: choosing it, copying it piece by piece, at the pace that was asked for.
+ * settle: what one step copies: choosing it, and copying it piece by piece.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "mapdb/host_space.h"
 #include "mapdb/settle_internal.h"
 
 #define READ_AHEAD    (UINT64_C(8) << 20) /* bytes */
+#define GENTLE_AHEAD  4                   /* pieces */
 #define HOLES_FACTOR  16                  /* a batch may have so many times more holes than data */
 #define COPIES_SHARED 3                   /* after these a piece that is always written to is copied exclusively */
-#define PAUSE_NS      5000000
-#define SECOND_NS     INT64_C(1000000000)
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
-
-int64_t settle_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
-}
 
 /* Visits what of the guest's range is data on the host, in guest order, host stretch by host stretch. */
 typedef int visit_data(void *context, uint64_t guest_off, uint64_t host_off, uint64_t length);
@@ -173,16 +163,19 @@ struct place {
 	uint64_t done;
 };
 
-/* Keeps about so many bytes on their way from the disk, before the place that is copied next. */
-static int read_ahead(const struct settle *settle, struct batch *batch, struct place *ahead, uint64_t copied)
+/* Keeps some bytes on their way from the disk, before the place that is copied next: many, and many at once, for the
+ * disk to put in order; but only a few pieces where the guest's requests are not to be stuck behind them. */
+static int read_ahead(const struct settle *settle, struct batch *batch, struct place *ahead, uint64_t piece,
+                      bool gently)
 {
+	uint64_t goal = batch->copied + (gently ? GENTLE_AHEAD * piece : READ_AHEAD);
 	size_t first = batch->source_count;
 
-	if (batch->ahead >= copied + READ_AHEAD / 2)
+	if (batch->ahead + (gently ? piece : READ_AHEAD / 2) > goal)
 		return 0;
-	while (ahead->window < batch->count && batch->ahead < copied + READ_AHEAD) {
+	while (ahead->window < batch->count && batch->ahead < goal) {
 		const struct extent *window = &batch->windows[ahead->window];
-		uint64_t length = MIN(copied + READ_AHEAD - batch->ahead, window->length - ahead->done);
+		uint64_t length = MIN(goal - batch->ahead, window->length - ahead->done);
 		int rc = add_sources(settle, batch, window->guest_off + ahead->done, length);
 
 		if (rc < 0)
@@ -286,68 +279,46 @@ static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length
 	return rc;
 }
 
-static void pause_a_bit(int64_t ns)
+static int move_piece(struct settle *settle, struct batch *batch, const struct extent *piece, uint64_t rate)
 {
-	struct timespec pause = {.tv_nsec = (long)MIN(ns, PAUSE_NS)};
+	uint64_t bytes = 0;
+	int rc = copy_piece(settle, piece->guest_off, piece->length, piece->host_off - piece->guest_off, &bytes);
 
-	nanosleep(&pause, NULL);
-}
-
-static bool time_to_stop(const struct settle *settle, int64_t end_ns)
-{
-	return settle->hooks.stop(settle->hooks.context) || (end_ns && settle_now_ns() >= end_ns);
-}
-
-bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns)
-{
-	for (;;) {
-		int64_t now_ns = settle_now_ns(), ahead_ns = 0;
-
-		if (time_to_stop(settle, end_ns))
-			return true;
-		if (limits->rate) {
-			int64_t spent_ns = now_ns - settle->pace_since_ns;
-
-			ahead_ns = (int64_t)((double)settle->pace_bytes / (double)limits->rate * 1e9) - spent_ns;
-			/* What was not used in time is lost, or it would come as a burst later. */
-			if (ahead_ns < -SECOND_NS || ahead_ns > 60 * SECOND_NS) {
-				settle->pace_since_ns = now_ns;
-				settle->pace_bytes = 0;
-				ahead_ns = 0;
-			}
-		}
-		if (ahead_ns <= 0 && !(limits->idle && settle->hooks.busy(settle->hooks.context)))
-			return false;
-		pause_a_bit(ahead_ns > 0 ? ahead_ns : PAUSE_NS);
-	}
+	if (rc < 0)
+		return rc;
+	/* Left to the sync in the end, the whole batch would keep the disk from the guest's requests at once. */
+	host_start_writing(settle->data_fd, piece->host_off, piece->length);
+	settle_pace_add(&settle->pace, rate, bytes);
+	batch->data_bytes += bytes;
+	batch->copied += piece->length;
+	return 0;
 }
 
 int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits)
 {
 	int64_t end_ns = limits->step_ms ? settle_now_ns() + limits->step_ms * INT64_C(1000000) : 0;
+	uint64_t piece_bytes = settle_piece(limits);
 	struct place ahead = {0};
 
 	for (size_t i = 0; i < batch->count; i++) {
 		const struct extent *window = &batch->windows[i];
 
 		for (uint64_t done = 0; done < window->length;) {
-			uint64_t length = MIN(SETTLE_PIECE, window->length - done), bytes = 0;
+			const struct extent piece = {.guest_off = window->guest_off + done,
+			                             .length = MIN(piece_bytes, window->length - done),
+			                             .host_off = window->host_off + done};
 
 			/* However slow the host is and busy the guest, each step gets on by a piece. */
 			if (batch->copied == 0
 			            ? settle->hooks.stop(settle->hooks.context)
-			            : batch->data_bytes >= batch->data_max || batch_wait(settle, limits, end_ns))
+			            : batch->data_bytes >= batch->data_max || settle_wait(settle, limits, end_ns))
 				return 0;
-			int rc = read_ahead(settle, batch, &ahead, batch->copied);
+			int rc = read_ahead(settle, batch, &ahead, piece_bytes, limits->rate > 0);
 			if (rc == 0)
-				rc = copy_piece(settle, window->guest_off + done, length,
-				                window->host_off - window->guest_off, &bytes);
+				rc = move_piece(settle, batch, &piece, limits->rate);
 			if (rc < 0)
 				return rc;
-			settle->pace_bytes += bytes;
-			batch->data_bytes += bytes;
-			batch->copied += length;
-			done += length;
+			done += piece.length;
 		}
 	}
 	return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What settle.c (the pass and its steps) and settle_batch.c (what one step copies) share.
+ * What settle.c (the pass and its steps), settle_batch.c (what one step copies) and settle_pace.c (how fast) share.
  */
 #ifndef ZCFS_SETTLE_INTERNAL_H
 #define ZCFS_SETTLE_INTERNAL_H
@@ -8,6 +8,13 @@
 #include "mapdb/settle.h"
 
 #define WINDOWS_MAX 256u
+
+/* What was copied with a rate; times of CLOCK_MONOTONIC. */
+struct settle_pace {
+	int64_t begun_ns;      /* the last piece */
+	int64_t due_ns;	       /* when everything should have been through */
+	int64_t not_before_ns; /* what is late is caught up with little by little */
+};
 
 struct settle {
 	const struct io *io;
@@ -27,8 +34,7 @@ struct settle {
 	struct settle_record record; /* run 0: nothing committed yet */
 
 	uint8_t *buffer; /* SETTLE_PIECE bytes */
-	int64_t pace_since_ns;
-	uint64_t pace_bytes; /* copied since then */
+	struct settle_pace pace;
 };
 
 /* Consecutive pieces of the plan. */
@@ -45,18 +51,20 @@ struct batch {
 	size_t source_count, source_capacity;
 };
 
-int64_t settle_now_ns(void);
-
 /* The next batch of about data_bytes of data. -errno. */
 int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch);
 void batch_release(struct batch *batch);
 /* Punches the targets. */
 int batch_prepare(struct settle *settle, const struct batch *batch);
-/* Waits until more may be copied. True: stop instead. end_ns: when to stop at the latest; 0: never. */
-bool batch_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns);
 /* Copies until everything is copied or it is time to stop; says in batch->copied how far it came. */
 int batch_copy(struct settle *settle, struct batch *batch, const struct settle_limits *limits);
 /* Makes of the batch one of what was copied only, and finds its sources. -ENOMEM. */
 int batch_cut(struct settle *settle, struct batch *batch);
+
+int64_t settle_now_ns(void);
+uint64_t settle_piece(const struct settle_limits *limits); /* bytes to copy at a time; at most SETTLE_PIECE */
+void settle_pace_add(struct settle_pace *pace, uint64_t rate, uint64_t bytes); /* copied just now */
+/* Waits until more may be copied. True: stop instead. end_ns: when to stop at the latest; 0: never. */
+bool settle_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns);
 
 #endif

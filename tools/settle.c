@@ -11,7 +11,7 @@
 #include "mapdb/settle_ioctl.h"
 #include "tools/text.h"
 
-#define STEP_MS          2000 /* how long the daemon is left alone with a step */
+#define STEP_MS          4000 /* how long the daemon is left alone with a step */
 #define GIVE_WAY_SECONDS 10.0 /* where there are no leases nobody can be seen who waits */
 
 static double monotonic_seconds(void)
