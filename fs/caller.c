@@ -20,8 +20,7 @@ static int keep_overriding(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-	const unsigned int wanted =
-	        CAPABILITY_BIT(CAP_DAC_OVERRIDE) | CAPABILITY_BIT(CAP_DAC_READ_SEARCH) | CAPABILITY_BIT(CAP_FSETID);
+	const unsigned int wanted = CAPABILITY_BIT(CAP_DAC_OVERRIDE) | CAPABILITY_BIT(CAP_FSETID);
 
 	if (syscall(SYS_capget, &header, data) < 0)
 		return -errno;
@@ -86,6 +85,13 @@ static bool read_signals(pid_t thread, struct signals *signals)
 	return true;
 }
 
+/* Or in a world that we do not see, which the kernel tells as 0: then nobody can be kept waiting. A /proc that hides
+ * others' processes (hidepid) says nothing of that. */
+static bool is_gone(pid_t thread)
+{
+	return thread == 0 || (kill(thread, 0) < 0 && errno == ESRCH);
+}
+
 /* Of requests that come by a ring, libfuse does not pass interrupts on: then only looking at the caller helps. */
 static bool may_be_interrupted(fuse_req_t req)
 {
@@ -102,14 +108,14 @@ bool caller_gives_up(fuse_req_t req)
 	const uint64_t harmless = SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGCONT) | SIGNAL_BIT(SIGURG) |
 	                          SIGNAL_BIT(SIGWINCH) | SIGNAL_BIT(SIGSTOP) | SIGNAL_BIT(SIGTSTP) |
 	                          SIGNAL_BIT(SIGTTIN) | SIGNAL_BIT(SIGTTOU);
+	pid_t caller = fuse_req_ctx(req)->pid;
 	struct signals signals;
 	uint64_t pending;
 
 	if (!may_be_interrupted(req))
 		return false;
-	/* Gone, or in a world that we do not see: then nobody can be kept waiting. */
-	if (!read_signals(fuse_req_ctx(req)->pid, &signals))
-		return true;
+	if (!read_signals(caller, &signals))
+		return is_gone(caller) || fuse_req_interrupted(req);
 	pending = (signals.thread_pending | signals.process_pending) & ~signals.blocked & ~signals.ignored;
 	return pending & (signals.caught | ~harmless);
 }

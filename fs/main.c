@@ -32,6 +32,7 @@
 #include "fs/operations.h"
 #include "fs/options.h"
 #include "fs/passthrough.h"
+#include "fs/privileges.h"
 #include "fs/serve.h"
 #include "fs/store.h"
 #include "fs/waiting.h"
@@ -339,7 +340,9 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 		fprintf(stderr, "zcfs: %s: cannot be mounted\n", mount_path);
 		return EXIT_FAILURE;
 	}
-	ret = start_services();
+	ret = privileges_reduce();
+	if (ret == 0)
+		ret = start_services();
 	if (ret < 0) {
 		fprintf(stderr, "zcfs: cannot start: %s\n", strerror(-ret));
 		fuse_session_unmount(session);

@@ -333,6 +333,74 @@ def test_odd_paths(store):
             time.sleep(0.02)
 
 
+KEPT = {'chown': 0, 'dac_override': 1, 'fowner': 3, 'fsetid': 4, 'setgid': 6, 'setuid': 7, 'sys_admin': 21, 'mknod': 27, 'setfcap': 31}
+
+
+def as_user(*command):
+    return subprocess.run(['setpriv', '--reuid=1500', '--regid=1500', '--groups=1501', *command], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=WAIT_SECONDS).returncode == 0
+
+
+def test_capabilities(store):
+    """every thread of root's daemon has the capabilities that it uses and no others, and none can come back"""
+    os.chmod(store.point, 0o1777)
+    assert as_user('touch', store.path('x')) and os.stat(store.path('x')).st_uid == 1500
+    store.bundle('b', noise(65536))
+    assert len(read_file(store.path('b'))) == 65536
+    kept = sum(1 << number for number in KEPT.values())
+    for task in os.listdir(f'/proc/{store.daemon}/task'):
+        with open(f'/proc/{store.daemon}/task/{task}/status') as status:
+            said = dict(line.split(':\t') for line in status)
+        sets = {name: int(said[name], 16) for name in ('CapEff', 'CapPrm', 'CapBnd', 'CapInh', 'CapAmb')}
+        assert sets == {'CapEff': kept, 'CapPrm': kept, 'CapBnd': kept, 'CapInh': 0, 'CapAmb': 0}, {n: hex(s) for n, s in sets.items()}
+        assert int(said['NoNewPrivs']) == 1
+
+
+def can_use(store):
+    """What each capability is for, tried through the mount."""
+    def works(action, *arguments):
+        try:
+            action(*arguments)
+        except PermissionError:
+            return False
+        return True
+    os.chmod(store.below, 0o1777)
+    for name in ('root', 'his'):
+        with contextlib.suppress(OSError):
+            os.unlink(store.host(name))
+        write_file(store.host(name), b'')
+    os.chown(store.host('his'), 1500, 1501)
+    os.chmod(store.host('his'), 0o600)
+    found = {'chown': works(os.chown, store.path('root'), 1, 1),
+             'dac_override': works(os.truncate, store.path('his'), 10),
+             'fowner': as_user('chmod', '640', store.path('his')),
+             'fsetid': as_user('chmod', '2750', store.path('his')) and os.stat(store.host('his')).st_mode & 0o2000 != 0,
+             'setuid': as_user('sh', '-c', 'mkdir "$0" && rmdir "$0"', store.path('d')),
+             'mknod': works(os.mknod, store.path('device'), 0o20600, os.makedev(1, 3)),
+             'setfcap': works(os.setxattr, store.path('root'), 'security.capability', bytes.fromhex('0100000200200000000000000000000000000000'))}
+    found['setgid'] = found['setuid']
+    with contextlib.suppress(OSError):
+        os.unlink(store.path('device'))
+    return {name for name, works in found.items() if works}
+
+
+@unmounted
+def test_capabilities_are_used(store):
+    """without any one of those capabilities, what it is for fails; all but the one for mounting are tried"""
+    for missing in [None, *sorted(set(KEPT) - {'sys_admin'})]:
+        where = ['setpriv', f'--bounding-set=-{missing}'] if missing else []
+        result = subprocess.run([*where, ZCFS, store.dir], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, timeout=WAIT_SECONDS)
+        assert result.returncode == 0, (missing, result.stdout)
+        store.daemon = int(os.readlink(store.path('.zcfs', 'store')).split('/')[2])
+        works = can_use(store)
+        if missing:
+            assert missing not in works, f'it works without {missing}'
+        else:
+            assert works == set(KEPT) - {'sys_admin'}, works
+        store.unmount()
+
+
 def test_open_file_limit(store):
     """more files than the usual limit of descriptors can be known at a time"""
     with open(f'/proc/{store.daemon}/limits') as limits:
