@@ -85,12 +85,27 @@ static bool prepare_path(const char *given, char **absolute)
 	return true;
 }
 
+/* Its data, served as a file of its own, would be scrambled. */
+static bool is_bundle(const char *path)
+{
+	cleanup_fd int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct stat status;
+
+	return fd >= 0 && fstatat(fd, MAP_DB_NAME, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static bool check_paths(const char *store_path, const char *mount_path)
 {
 	struct stat status;
 
 	if (mount_table_inside_zcfs(store_path)) {
 		fprintf(stderr, "zcfs: %s: is already served by zcfs; unmount it first\n", store_path);
+		return false;
+	}
+	if (is_bundle(store_path)) {
+		fprintf(stderr,
+		        "zcfs: %s: is one image, not a directory of images; serve the directory that it is in\n",
+		        store_path);
 		return false;
 	}
 	if (below(store_path, mount_path)) {

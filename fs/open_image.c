@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <syslog.h>
 
 #include "fs/damage.h"
@@ -13,6 +14,10 @@
 #include "fs/settle.h"
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
+#include "mapdb/lock_table.h"
+
+/* For a lock that nobody seems to have. */
+#define CLAIM_ATTEMPTS 3
 
 /* Guards node->open, node->map_changes and open_image.handles. */
 static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -106,6 +111,44 @@ static bool denied(int error)
 	return error == -EACCES || error == -EPERM || error == -EROFS || error == -ETXTBSY;
 }
 
+/* True if the lock on a bundle's directory is another process's; those of other PID namespaces are not listed. */
+static bool claimed_elsewhere(int bundle_fd, pid_t *owner)
+{
+	struct lock_holder holder;
+	struct stat status;
+
+	*owner = 0;
+	if (fstat(bundle_fd, &status) == 0 && lock_holders(&status, &holder, 1) == 1)
+		*owner = holder.pid;
+	return *owner != getpid();
+}
+
+/* A bundle is one daemon's: another one that had it open, because it serves the same directory by another path or one
+ * of its subdirectories, would go on with the old map when this one changes it. The lock on the directory of the bundle
+ * says so; it goes with image->bundle_fd. -EBUSY: this daemon is just opening or closing it; -ETXTBSY: it is another's.
+ */
+static int claim_bundle(struct node *node, const struct image *image)
+{
+	char reason[128];
+	pid_t owner;
+
+	for (int i = 0; image->bundle_fd >= 0 && flock(image->bundle_fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		if (!claimed_elsewhere(image->bundle_fd, &owner))
+			return -EBUSY;
+		/* Whoever had it may have let go of it before we looked who it was. */
+		if (owner == 0 && i < CLAIM_ATTEMPTS)
+			continue;
+		snprintf(reason, sizeof(reason), "another zcfs (process %ld) has it open; use one mount for it",
+		         (long)owner);
+		if (node_error_set(node, reason))
+			log_message(LOG_ERR, "%s: not served: %s", image->name, reason);
+		return -ETXTBSY;
+	}
+	return 0;
+}
+
 /* Opens what the name means now, whatever it meant before. */
 static int open_by_name(struct node *node, struct node *parent, const char *name, struct image **out)
 {
@@ -131,6 +174,11 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 	if (fstat(image->data_fd, &status) < 0 || status.st_ino != node->ino || status.st_dev != node->dev) {
 		image_close(image);
 		return -ESTALE;
+	}
+	ret = claim_bundle(node, image);
+	if (ret < 0) {
+		image_close(image);
+		return ret;
 	}
 	node_error_set(node, NULL);
 	if (image->overlay)

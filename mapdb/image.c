@@ -85,6 +85,8 @@ static int open_bundle_files(struct image *image, int flags)
 	image->bundle_fd = fd;
 	if (fstatat(fd, MAP_DB_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? -EISDIR : -errno;
+	if (status.st_nlink > 1) /* the map of two */
+		return -EUCLEAN;
 	int rc = open_data(image, fd, BUNDLE_DATA_NAME, flags);
 	return rc == -ENOENT || rc == -EISDIR || rc == -ELOOP ? -EUCLEAN : rc;
 }

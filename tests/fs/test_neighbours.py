@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Hostile or careless neighbours: other daemons, whoever changes names below the mount, bundles that nobody made."""
+import ast
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+from mount import *
+
+SECONDS = float(os.environ.get('SECONDS', '2'))
+USER, OTHER = 1500, 1501
+
+
+def as_user(user, *command):
+    return subprocess.run(['setpriv', f'--reuid={user}', f'--regid={user}', '--clear-groups', *command], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS).returncode == 0
+
+
+# ---- two daemons ----
+
+@contextlib.contextmanager
+def bind_mount(source, point):
+    os.mkdir(point)
+    subprocess.run(['mount', '--bind', source, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(['umount', '-l', point], check=True)
+
+
+def refused(*arguments):
+    result = subprocess.run([ZCFS, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            timeout=WAIT_SECONDS)
+    assert result.returncode == 1, (arguments, result)
+    return result.stdout
+
+
+@elsewhere
+def test_same_store_by_another_path(store):
+    """a second daemon on the same store is refused by whatever path it comes: a link, a bind mount"""
+    os.symlink(store.dir, store.top + '/link')
+    os.mkdir(store.top + '/second')
+    with bind_mount(store.dir, store.top + '/bound') as bound:
+        for path in (store.top + '/link', bound):
+            said = refused(path, store.top + '/second')
+            assert 'another zcfs serves this directory' in said, said
+
+
+@unmounted
+def test_bundle_is_no_store(store):
+    """a bundle is not taken for a directory of images, of which its data would be one"""
+    store.bundle('b', noise(65536))
+    assert 'is one image' in refused(store.host('b'), store.top)
+
+
+@contextlib.contextmanager
+def second_daemon(store, directory):
+    """Another mount, of a directory below the store."""
+    point = store.top + '/second'
+    os.mkdir(point)
+    subprocess.run([ZCFS, directory, point], check=True, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS)
+    try:
+        yield point
+    finally:
+        wait_until(lambda: subprocess.run(['umount', point], stderr=subprocess.DEVNULL).returncode == 0, 'umount')
+
+
+def nested(store, directory):
+    """Each of two daemons opens the bundle in turn; never both, and always with the map as it is."""
+    first = store.path('sub', 'b')
+    with second_daemon(store, directory) as point:
+        second = os.path.join(point, 'b')
+        for mine, other in ((first, second), (second, first)):
+            with open(mine, 'r+b', buffering=0) as file:
+                with fails_with(errno.ETXTBSY):
+                    open(other, 'rb')
+                said = os.getxattr(other, 'user.zcfs.error').decode()
+                assert 'another zcfs' in said and 'process' in said, said
+                size = os.fstat(file.fileno()).st_size
+                os.ftruncate(file.fileno(), size + 5000)
+                os.pwrite(file.fileno(), b'grown', size + 4000)
+                expected = os.pread(file.fileno(), 1 << 20, 0)
+
+            def free():
+                try:
+                    return read_file(other) == expected
+                except OSError as error:
+                    assert error.errno == errno.ETXTBSY
+                    return False
+            wait_until(free, 'the other one may open it now, and sees what was changed')
+            assert 'user.zcfs.error' not in os.listxattr(other)
+
+
+@elsewhere
+def test_nested_stores(store):
+    """two daemons, one of them on a subdirectory: a bundle is open in one of them only, and the other says so"""
+    os.mkdir(store.host('sub'))
+    store.bundle('b', noise(65536), directory='sub')
+    nested(store, os.path.join(store.dir, 'sub'))
+
+
+@elsewhere
+def test_nested_by_bind_mount(store):
+    """the same by a bind mount of the subdirectory, whose path tells nothing"""
+    os.mkdir(store.host('sub'))
+    store.bundle('b', noise(65536), directory='sub')
+    with bind_mount(os.path.join(store.dir, 'sub'), store.top + '/bound') as bound:
+        nested(store, bound)
+
+
+def test_one_daemon_many_openers(store):
+    """the lock between daemons is none between the openers of one"""
+    expected = store.bundle('b', noise(65536))
+    wrong = []
+
+    def opener():
+        for _ in range(150):
+            if read_file(store.path('b')) != expected:
+                wrong.append(True)
+    threads = [threading.Thread(target=opener) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---- names that change underneath ----
+
+class Swapping:
+    """Exchanges pairs of names again and again, until the end of the block."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+        self.count = 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.work)
+
+    def work(self):
+        while not self.stop.is_set():
+            for one, two in self.pairs:
+                renameat2(one, two, RENAME_EXCHANGE)
+                self.count += 1
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+
+READER = """
+import os, sys, time
+seen, end = {}, time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    for path in sys.argv[2:]:
+        try:
+            with open(path, 'r+b', buffering=0) as file:
+                content = file.read(6)
+                os.pwrite(file.fileno(), b'inside', 0)
+        except OSError as error:
+            content = error.errno
+        seen[content] = seen.get(content, 0) + 1
+print(seen)
+"""
+
+COPIES = 30  # what the kernel has found by a name it keeps for a second; so that it finds both of a pair, many pairs
+
+
+def race(store, make, below=''):
+    """What is read and written while things are exchanged with links that lead outside, by a user to whom that way is closed, as it is not
+    to the daemon: only what is inside, and errors."""
+    pairs = [make(number) for number in range(COPIES)]
+    names = [os.path.relpath(one, store.below).split('/')[0] for one, _ in pairs]
+    paths = [store.path(name, below) if below else store.path(name) for name in names]
+    swapping = Swapping(pairs)
+    with swapping:
+        result = subprocess.run(['setpriv', f'--reuid={USER}', f'--regid={USER}', '--clear-groups', sys.executable, '-c', READER, str(SECONDS), *paths],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, timeout=WAIT_SECONDS)
+    seen = ast.literal_eval(result.stdout)
+    assert swapping.count > 1000 and seen.pop(b'inside', 0) > 10 and seen, (swapping.count, result.stdout)
+    assert set(seen) <= {errno.EACCES, errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.ESTALE, errno.ENOTDIR, errno.EUCLEAN}, seen
+    assert {read_file(store.top + '/outside/' + name) for name in ('file', 'data')} == {b'secret'}
+
+
+def outside_of(store):
+    """Files that anybody might read and write, in a directory that nobody but root may enter."""
+    outside = store.top + '/outside'
+    os.mkdir(outside)
+    for name in ('file', 'data'):
+        write_file(os.path.join(outside, name), b'secret')
+        os.chmod(os.path.join(outside, name), 0o666)
+    os.chmod(outside, 0o700)
+    os.chmod(store.below, 0o755)
+    return outside
+
+
+def make_file(path):
+    write_file(path, b'inside')
+    os.chmod(path, 0o666)
+
+
+def make_bundle(store, name):
+    store.bundle(name, b'inside' + bytes(506))
+    os.chmod(store.host(name, 'data'), 0o666)
+
+
+def make_link(target, path):
+    os.symlink(target, path)
+    return path
+
+
+def test_directory_becomes_link(store):
+    """a directory that is exchanged with a link to one outside: what is opened is inside, or an error"""
+    outside = outside_of(store)
+
+    def make(number):
+        directory = store.host(f'd{number}')
+        os.mkdir(directory)
+        make_file(directory + '/file')
+        return directory, make_link(outside, store.host(f'link{number}'))
+    race(store, make, below='file')
+
+
+def test_image_becomes_link(store):
+    """an image that is exchanged with a link to a file outside, just as it is opened"""
+    outside = outside_of(store)
+
+    def make(number):
+        make_file(store.host(f'file{number}'))
+        return store.host(f'file{number}'), make_link(outside + '/file', store.host(f'link{number}'))
+    race(store, make)
+
+
+def test_data_becomes_link(store):
+    """a bundle whose data is exchanged with a link to a file outside, by whoever owns the bundle"""
+    outside = outside_of(store)
+
+    def make(number):
+        make_bundle(store, f'b{number}')
+        return store.host(f'b{number}', 'data'), make_link(outside + '/data', store.host(f'b{number}', 'other'))
+    race(store, make)
+
+
+def test_bundle_becomes_link(store):
+    """a bundle that is exchanged with a link to one outside"""
+    outside = outside_of(store)
+    make_bundle(store, 'b')
+    shutil.copy(store.host('b', 'map.db'), outside + '/map.db')
+
+    def make(number):
+        make_bundle(store, f'b{number}')
+        return store.host(f'b{number}'), make_link(outside, store.host(f'link{number}'))
+    race(store, make)
+
+
+def test_moved_out(store):
+    """a directory that is moved out of the store is out of the mount, too, and its old name is another's"""
+    os.mkdir(store.host('d'))
+    write_file(store.host('d', 'file'), b'inside')
+    assert read_file(store.path('d', 'file')) == b'inside'
+    os.rename(store.host('d'), store.top + '/moved')
+    os.mkdir(store.host('d'))
+    write_file(store.host('d', 'file'), b'another')
+    wait_until(lambda: read_file(store.path('d', 'file')) == b'another', 'the new directory')
+    assert not os.path.exists(store.path('d', '..', 'moved'))
+
+
+# ---- forged bundles ----
+
+def forge(store, how):
+    """A directory below the mount that looks like a bundle; its owner can do that, the mount's users cannot."""
+    name = how.replace(' ', '-')
+    bundle = store.host(name)
+    store.bundle(name, noise(65536))
+    outside = store.top + '/outside/data'
+    data, database = bundle + '/data', bundle + '/map.db'
+    if how == 'data is a link':
+        os.unlink(data)
+        os.symlink(outside, data)
+    elif how == 'data is a hard link':
+        os.unlink(data)
+        os.link(outside, data)
+    elif how == 'data is a fifo':
+        os.unlink(data)
+        os.mkfifo(data)
+    elif how == 'data is a device':
+        os.unlink(data)
+        os.mknod(data, stat.S_IFBLK | 0o666, os.makedev(7, 0))
+    elif how == 'data is a socket':
+        os.unlink(data)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(data)
+    elif how == 'map is a link':
+        os.rename(database, bundle + '/other')
+        os.symlink('other', database)
+    elif how == 'map is a fifo':
+        os.unlink(database)
+        os.mkfifo(database)
+    elif how == 'map is a directory':
+        os.unlink(database)
+        os.mkdir(database)
+    elif how == 'map of another image':
+        store.bundle('twin', noise(65536), 7)
+        os.unlink(database)
+        os.link(store.host('twin', 'map.db'), database)
+    elif how == 'map of a larger image':
+        store.bundle('larger', noise(131072))
+        shutil.copy(store.host('larger', 'map.db'), database)
+    elif how == 'map of another program':
+        os.unlink(database)
+        with sqlite3.connect(os.path.join(store.dir, name, 'map.db')) as connection:
+            connection.execute('CREATE TABLE extent (guest_off, length, host_off)')
+    elif how == 'two names in one':
+        os.link(database, bundle + '/MAP.DB')
+    return name
+
+
+FORGERIES = ('data is a link', 'data is a hard link', 'data is a fifo', 'data is a device', 'data is a socket', 'map is a link', 'map is a fifo',
+             'map is a directory', 'map of another image', 'map of a larger image', 'map of another program', 'two names in one')
+
+
+@elsewhere
+def test_forged_bundles(store):
+    """a bundle that nobody made is an error, at once, for the mount and for the tools, and leads to no bytes of others"""
+    outside_of(store)
+    for how in FORGERIES:
+        name = forge(store, how)
+        with fails_with(errno.EUCLEAN):
+            read_file(store.path(name))
+        for tool in (os.environ['ZCFS_DEFRAG'], os.environ['ZCFS_CHECK']):
+            result = subprocess.run([tool, os.path.join(store.dir, name)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, text=True, errors='replace', timeout=WAIT_SECONDS)
+            assert result.returncode not in (0, 2) and result.returncode > 0 and 'secret' not in result.stdout, (how, result)
+    assert read_file(store.top + '/outside/data') == b'secret'
+
+
+def test_data_of_another_owner(store):
+    """whose data it is decides who may read it, not whose bundle"""
+    os.chmod(store.below, 0o755)
+    store.bundle('b', noise(65536))
+    os.chown(store.host('b'), USER, USER)
+    os.chown(store.host('b', 'map.db'), USER, USER)
+    os.chmod(store.host('b', 'data'), 0o600)
+    assert os.stat(store.path('b')).st_uid == 0
+    assert not as_user(USER, 'cat', store.path('b'))
+    assert not as_user(USER, 'sh', '-c', ': >>"$0"', store.path('b'))
+    os.chown(store.host('b', 'data'), USER, USER)
+    os.chown(store.host('b'), 0, 0)
+    assert as_user(USER, 'cmp', store.path('b'), store.path('b')) and not as_user(OTHER, 'cat', store.path('b'))
+
+
+# ---- several users of one mount ----
+
+def test_sticky_directory(store):
+    """in a sticky directory only the owner of an image removes, renames or replaces it; images are made as whoever makes them"""
+    os.chmod(store.below, 0o1777)
+    for name in ('plain', 'bundle'):
+        assert as_user(USER, 'sh', '-c', 'head -c 65536 /dev/zero >"$0" && chmod 666 "$0"', store.path(name))
+    store.tool('scatter', 'bundle', 1, 4096)
+    for name in ('plain', 'bundle'):
+        assert os.stat(store.path(name)).st_uid == USER
+        assert as_user(OTHER, 'sh', '-c', 'echo x >>"$0"', store.path(name)), 'the mode lets him write'
+        for command in ('rm -f "$0"', 'mv "$0" "$0.away"', 'cd "${0%/*}" && echo x >mine && mv mine "$0"', 'chmod 600 "$0"', 'touch -d 2000-01-01 "$0"'):
+            assert not as_user(OTHER, 'sh', '-c', command + ' && ! test -e "$0.never"', store.path(name)), command
+        assert as_user(USER, 'sh', '-c', 'mv "$0" "$0.2" && rm "$0.2"', store.path(name))
+
+
+@with_options('-o', 'no_allow_other')
+def test_no_allow_other(store):
+    """without allow_other the mount is closed to other users, whatever the modes say"""
+    write_file(store.path('x'), b'data')
+    os.chmod(store.path('x'), 0o666)
+    assert not as_user(USER, 'cat', store.path('x')) and not as_user(USER, 'ls', store.point)
+
+
+if __name__ == '__main__':
+    sys.exit(run(tests_of(globals())))
