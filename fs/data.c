@@ -8,7 +8,11 @@
  *
  *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
- *     two changes of thread; as soon as one of them would have to wait, a worker starts it again from the beginning.
+ *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
+ *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
+ *     again from the beginning. (Starting is not quite free of waiting either: the host's file system may have to
+ *     read where its file lies, or to begin a transaction for a time stamp. It waits for the disk then, never for
+ *     another request.)
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -27,7 +31,28 @@
  *
  * The kernel orders a truncate against the writes of the same inode; the wait for the old map's users is for those who
  * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map
- * names. No I/O is left on its way by who returns a map.
+ * names. No I/O is left on its way by who returns a map, but what a ring's thread has started: that keeps it pinned.
+ *
+ * Cached or not
+ * -------------
+ * Who has opened an image with O_DIRECT gets it past the host's page cache, too: his reads and writes go to the disk by
+ * a second descriptor (fs/direct_file.h), without a copy and without pushing out what others have cached. So that they
+ * are what he asked for, reads of what is cached all the same are not answered from there. Through the cache go, for
+ * him as for everybody:
+ *
+ *   - all of an image in memory (tmpfs), or where the file system does not say how O_DIRECT must be aligned;
+ *   - requests of which a piece is not aligned so on the host, or in memory. By the sector is enough on most disks;
+ *   - writes over many small extents, which the cache puts in order, and writes to where the settle pass is at work;
+ *   - writes while others go through the cache (fs/write_gate.h), among them all of an image that somebody has open for
+ *     writing through the kernel's passthrough.
+ *
+ * The kernel keeps the two coherent. A direct read has it write out what is dirty of the range, a direct write has it
+ * write out and forget that before, and forget it again after; punching, zeroing and truncating wait for direct I/O in
+ * flight. What it does not order are a cached and a direct write that meet in one page: the gate does. (It cannot for
+ * a shared mapping of a passed-through image by one who writes it with O_DIRECT; it is the same with a raw file.)
+ *
+ * A direct write that fails is the guest's error, at once. A flush is still one of the descriptor for cached writes,
+ * whose error sticks (open_image_sync); there is nothing that only the direct one could tell.
  *
  * The settle pass (fs/settle.h) has a thread of its own for each step. What is written to where it is at work goes to
  * two places (fs/mirror.h), in a thread that may wait: for another write to the same bytes, seldom for the copying of a
@@ -43,8 +68,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "fs/direct_file.h"
 #include "fs/host_batch.h"
 #include "fs/host_file.h"
+#include "fs/map_walk.h"
 #include "fs/mirror.h"
 #include "fs/resize.h"
 #include "fs/store.h"
@@ -52,35 +79,8 @@
 /* What the host's page cache works by. */
 #define HOST_PAGE 4096u
 
-/* The extents of a request, one after the other: those of the map, cut to [guest_off, guest_off + length). */
-struct walk {
-	const struct image_map *map;
-	size_t index; /* of the next extent */
-	uint64_t guest_off, end;
-};
-
-static struct walk walk_begin(const struct image_map *map, uint64_t guest_off, size_t length)
-{
-	return (struct walk){map, image_map_find(map, guest_off), guest_off, guest_off + length};
-}
-
-static bool walk_next(struct walk *walk, uint64_t *host_off, size_t *length)
-{
-	struct extent extent;
-	uint64_t into;
-
-	if (walk->guest_off == walk->end)
-		return false;
-	extent = image_map_get(walk->map, walk->index++);
-	into = walk->guest_off - extent.guest_off;
-	extent.length -= into;
-	if (extent.length > walk->end - walk->guest_off)
-		extent.length = walk->end - walk->guest_off;
-	*host_off = extent.host_off + into;
-	*length = (size_t)extent.length;
-	walk->guest_off += extent.length;
-	return true;
-}
+/* A write over more extents than that goes through the host's cache. */
+#define DIRECT_PIECES_MAX 32
 
 /* ---- reading ---- */
 
@@ -90,17 +90,17 @@ static bool read_now(struct open_image *image, uint8_t *buffer, size_t length, u
 	return host_read_now(&image->host, image->image->data_fd, buffer, length, host_off) == (ssize_t)length;
 }
 
-static int read_mapped(struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
-                       uint64_t guest_off, int flags)
+/* Through fd. With DATA_DIRECT nothing is cached. */
+static int read_pieces(struct open_image *image, int fd, struct map_walk walk, uint8_t *buffer, size_t length,
+                       int flags)
 {
-	struct walk walk = walk_begin(map, guest_off, length);
 	struct host_batch *misses = NULL;
-	int fd = image->image->data_fd, ret = 0;
 	uint64_t host_off;
+	int ret = 0;
 	size_t n;
 
-	for (; ret == 0 && walk_next(&walk, &host_off, &n); buffer += n) {
-		if (read_now(image, buffer, n, host_off))
+	for (; ret == 0 && map_walk_next(&walk, &host_off, &n); buffer += n) {
+		if (!(flags & DATA_DIRECT) && read_now(image, buffer, n, host_off))
 			continue;
 		if (flags & DATA_NOW)
 			return -EAGAIN;
@@ -121,15 +121,36 @@ static int read_mapped(struct open_image *image, const struct image_map *map, ui
 	return ret;
 }
 
+/* The descriptor for a read past the host's cache; -1: through it. map: of a bundle. */
+static int direct_read_fd(const struct open_image *image, const struct image_map *map, const uint8_t *buffer,
+                          size_t length, uint64_t off, int flags)
+{
+	int fd = flags & DATA_DIRECT ? direct_file_fd(&image->direct) : -1;
+
+	return fd >= 0 && direct_file_fits(&image->direct, map, buffer, off, length) ? fd : -1;
+}
+
+static int read_mapped(struct open_image *image, const struct image_map *map, uint8_t *buffer, size_t length,
+                       uint64_t guest_off, int flags)
+{
+	struct map_walk walk = map_walk_begin(map, guest_off, length);
+	int direct_fd = direct_read_fd(image, map, buffer, length, guest_off, flags);
+
+	/* Whatever is wrong with it, the cache may do without, or says it again. */
+	if (direct_fd >= 0 && (flags & DATA_NOW || read_pieces(image, direct_fd, walk, buffer, length, flags) == 0))
+		return flags & DATA_NOW ? -EAGAIN : 0;
+	return read_pieces(image, image->image->data_fd, walk, buffer, length, flags & ~DATA_DIRECT);
+}
+
 /* What a recovery could not write yet is put over what was read. */
 static void patch(const struct redo_overlay *overlay, const struct image_map *map, uint8_t *buffer, size_t length,
                   uint64_t guest_off)
 {
-	struct walk walk = walk_begin(map, guest_off, length);
+	struct map_walk walk = map_walk_begin(map, guest_off, length);
 	uint64_t host_off;
 	size_t n;
 
-	for (; walk_next(&walk, &host_off, &n); buffer += n)
+	for (; map_walk_next(&walk, &host_off, &n); buffer += n)
 		redo_overlay_patch(overlay, host_off, buffer, n);
 }
 
@@ -151,15 +172,14 @@ static ssize_t read_bundle(struct open_image *image, uint8_t *buffer, size_t len
 	return ret < 0 ? ret : (ssize_t)length;
 }
 
-static ssize_t read_plain(struct open_image *image, uint8_t *buffer, size_t length, uint64_t off, int flags)
+/* As much as there is, waiting for it. */
+static ssize_t read_wait(int fd, uint8_t *buffer, size_t length, uint64_t off)
 {
-	ssize_t n = host_read_now(&image->host, image->image->data_fd, buffer, length, off);
 	size_t done = 0;
 
-	if (n >= 0 || (flags & DATA_NOW))
-		return n;
 	while (done < length) {
-		n = store.io->pread(store.io, image->image->data_fd, buffer + done, length - done, off + done);
+		ssize_t n = store.io->pread(store.io, fd, buffer + done, length - done, off + done);
+
 		if (n < 0)
 			return done ? (ssize_t)done : n;
 		if (n == 0)
@@ -167,6 +187,19 @@ static ssize_t read_plain(struct open_image *image, uint8_t *buffer, size_t leng
 		done += (size_t)n;
 	}
 	return (ssize_t)done;
+}
+
+static ssize_t read_plain(struct open_image *image, uint8_t *buffer, size_t length, uint64_t off, int flags)
+{
+	int fd = image->image->data_fd, direct_fd = direct_read_fd(image, NULL, buffer, length, off, flags);
+	ssize_t n;
+
+	if (direct_fd >= 0 && flags & DATA_NOW)
+		return -EAGAIN;
+	if (direct_fd >= 0 && read_wait(direct_fd, buffer, length, off) == (ssize_t)length)
+		return (ssize_t)length;
+	n = host_read_now(&image->host, fd, buffer, length, off);
+	return n >= 0 || flags & DATA_NOW ? n : read_wait(fd, buffer, length, off);
 }
 
 ssize_t data_read(struct open_image *image, uint8_t *buffer, size_t length, uint64_t guest_off, int flags)
@@ -211,12 +244,12 @@ static int write_all(int fd, const uint8_t *buffer, size_t length, uint64_t host
 
 /* A page that is written in part is read first. Has the host start with that for all extents, so that they are not
  * waited for one after another. */
-static void fetch_edges(int fd, struct walk walk)
+static void fetch_edges(int fd, struct map_walk walk)
 {
 	uint64_t host_off;
 	size_t n;
 
-	while (walk_next(&walk, &host_off, &n)) {
+	while (map_walk_next(&walk, &host_off, &n)) {
 		if (host_off % HOST_PAGE)
 			posix_fadvise(fd, (off_t)host_off, 1, POSIX_FADV_WILLNEED);
 		if ((host_off + n) % HOST_PAGE)
@@ -227,14 +260,14 @@ static void fetch_edges(int fd, struct walk walk)
 static int write_mapped(struct open_image *image, int fd, const struct image_map *map, const uint8_t *buffer,
                         size_t length, uint64_t guest_off, int flags)
 {
-	struct walk walk = walk_begin(map, guest_off, length);
+	struct map_walk walk = map_walk_begin(map, guest_off, length);
 	uint64_t host_off;
 	ssize_t ret = 0;
 	size_t n;
 
 	if (!(flags & DATA_NOW) && !image->host.in_memory)
 		fetch_edges(fd, walk);
-	for (; ret >= 0 && walk_next(&walk, &host_off, &n); buffer += n) {
+	for (; ret >= 0 && map_walk_next(&walk, &host_off, &n); buffer += n) {
 		if (flags & DATA_NOW)
 			ret = host_write_now(&image->host, fd, buffer, n, host_off);
 		else
@@ -277,12 +310,83 @@ static int write_mirrored(struct open_image *image, int fd, const struct live_ma
 	return ret;
 }
 
+/* Through the host's cache. live: of a bundle. */
+static ssize_t write_cached(struct open_image *image, int fd, const struct live_map *live, const uint8_t *buffer,
+                            size_t length, uint64_t off, int flags)
+{
+	ssize_t ret;
+
+	if (!(flags & DATA_NOW))
+		write_gate_begin_cached(&image->gate);
+	else if (!write_gate_begin_cached_now(&image->gate))
+		return -EAGAIN;
+	if (!live)
+		ret = flags & DATA_NOW ? host_write_now(&image->host, fd, buffer, length, off)
+		                       : write_wait(fd, buffer, length, off);
+	else if (live->mirror && mirror_covers(live->mirror, off, length))
+		ret = write_mirrored(image, fd, live, buffer, length, off, flags);
+	else
+		ret = write_mapped(image, fd, live->map, buffer, length, off, flags);
+	write_gate_end_cached(&image->gate);
+	return ret;
+}
+
+static ssize_t write_direct(int fd, const struct live_map *live, const uint8_t *buffer, size_t length, uint64_t off)
+{
+	struct map_walk walk;
+	ssize_t ret = 0;
+	size_t n;
+
+	if (!live)
+		return write_wait(fd, buffer, length, off);
+	walk = map_walk_begin(live->map, off, length);
+	for (; ret == 0 && map_walk_next(&walk, &off, &n); buffer += n)
+		ret = write_all(fd, buffer, n, off);
+	return ret;
+}
+
+/* Many small pieces are better left to the cache, which puts them in the order of the host. */
+static size_t pieces(const struct image_map *map, uint64_t off, size_t length)
+{
+	return image_map_find(map, off + length - 1) - image_map_find(map, off) + 1;
+}
+
+int data_direct_write_fd(const struct open_image *image, const struct live_map *live, const uint8_t *buffer,
+                         size_t length, uint64_t off)
+{
+	int fd = direct_file_write_fd(&image->direct);
+
+	if (fd < 0 || (live && live->mirror && mirror_covers(live->mirror, off, length)))
+		return -1;
+	if (live && pieces(live->map, off, length) > DIRECT_PIECES_MAX)
+		return -1;
+	return direct_file_fits(&image->direct, live ? live->map : NULL, buffer, off, length) ? fd : -1;
+}
+
+/* Within the size of a bundle. */
+static ssize_t write_either_way(struct open_image *image, int fd, const struct live_map *live, const uint8_t *buffer,
+                                size_t length, uint64_t off, int flags)
+{
+	int direct_fd = flags & DATA_DIRECT ? data_direct_write_fd(image, live, buffer, length, off) : -1;
+	ssize_t ret;
+
+	if (direct_fd >= 0 && flags & DATA_NOW)
+		return -EAGAIN;
+	if (direct_fd >= 0 && write_gate_begin_direct(&image->gate)) {
+		ret = write_direct(direct_fd, live, buffer, length, off);
+		write_gate_end_direct(&image->gate);
+		if (ret != -EINVAL) /* aligned otherwise than the host wants it, whatever it has said */
+			return ret;
+	}
+	return write_cached(image, fd, live, buffer, length, off, flags);
+}
+
 static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buffer, size_t length, uint64_t guest_off,
                             int flags)
 {
 	struct live_map *live = map_borrow(image);
 	uint64_t end = guest_off + length;
-	int ret;
+	ssize_t ret;
 
 	while (end > image_map_size(live->map)) {
 		map_return(image, live);
@@ -291,10 +395,7 @@ static ssize_t write_bundle(struct open_image *image, int fd, const uint8_t *buf
 			return ret;
 		live = map_borrow(image);
 	}
-	if (live->mirror && mirror_covers(live->mirror, guest_off, length))
-		ret = write_mirrored(image, fd, live, buffer, length, guest_off, flags);
-	else
-		ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
+	ret = write_either_way(image, fd, live, buffer, length, guest_off, flags);
 	map_return(image, live);
 	return ret < 0 ? ret : (ssize_t)length;
 }
@@ -315,10 +416,8 @@ ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t lengt
 		return -EAGAIN;
 	if (image->bundle)
 		ret = write_bundle(image, fd, buffer, length, guest_off, flags);
-	else if (flags & DATA_NOW)
-		ret = host_write_now(&image->host, fd, buffer, length, guest_off);
 	else
-		ret = write_wait(fd, buffer, length, guest_off);
+		ret = write_either_way(image, fd, NULL, buffer, length, guest_off, flags);
 	/* Not with the write itself: how that fails, and how the flush, which is remembered, are two things. */
 	if (ret >= 0 && (flags & DATA_SYNC)) {
 		int synced = open_image_sync(image, true);

@@ -5,8 +5,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +13,7 @@
 #include <unistd.h>
 
 #include "fs/caller.h"
-#include "fs/data.h"
-#include "fs/dispatch.h"
+#include "fs/file_handle.h"
 #include "fs/log.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
@@ -25,12 +22,6 @@
 #include "fs/store.h"
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
-
-/* A copy of a database has no image. */
-static bool is_copy(const struct fuse_file_info *info)
-{
-	return info->fh == 0;
-}
 
 /* ---- opening ---- */
 
@@ -44,15 +35,6 @@ struct open_call {
 	mode_t final_mode;
 	struct fuse_entry_param entry; /* holds a lookup on node until it is answered */
 };
-
-static bool kills_privileges(const struct fuse_file_info *info)
-{
-#ifdef ZCFS_FUSE_KILL_SUIDGID
-	return info->kill_suidgid;
-#else
-	return false;
-#endif
-}
 
 static void set_open_flags(struct fuse_file_info *info)
 {
@@ -110,6 +92,7 @@ static int open_attempt(struct waiting *waiting)
 	set_open_flags(&call->info);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
 	passthrough_tell(&image->passthrough, &call->info);
+	open_image_choose_cache(image, flags);
 	return open_reply(call);
 }
 
@@ -221,230 +204,7 @@ void fs_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 	fuse_reply_err(req, 0);
 }
 
-/* ---- data ---- */
-
-/* One buffer a thread, kept: a fresh megabyte for each read would cost more in page faults than the copying. */
-struct buffer {
-	size_t size;
-	uint8_t *bytes;
-};
-
-static pthread_key_t buffer_key;
-static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
-
-static void buffer_free(void *p)
-{
-	struct buffer *buffer = p;
-
-	free(buffer->bytes);
-	free(buffer);
-}
-
-static void buffer_key_make(void)
-{
-	if (pthread_key_create(&buffer_key, buffer_free) != 0)
-		abort();
-}
-
-static uint8_t *thread_buffer(size_t size)
-{
-	struct buffer *buffer;
-
-	pthread_once(&buffer_once, buffer_key_make);
-	buffer = pthread_getspecific(buffer_key);
-	if (!buffer) {
-		buffer = calloc(1, sizeof(*buffer));
-		if (!buffer || pthread_setspecific(buffer_key, buffer) != 0) {
-			free(buffer);
-			return NULL;
-		}
-	}
-	if (buffer->size < size) {
-		free(buffer->bytes);
-		buffer->bytes = NULL;
-		buffer->size = 0;
-		if (posix_memalign((void **)&buffer->bytes, 4096, size) != 0)
-			return NULL;
-		buffer->size = size;
-	}
-	return buffer->bytes;
-}
-
-/* Where a read's answer is put together: in a ring's own buffer, or in one of this thread. NULL: no memory. */
-static uint8_t *answer_buffer(fuse_req_t req, size_t size)
-{
-#ifdef ZCFS_FUSE_RINGS
-	char *payload;
-	size_t payload_size;
-
-	if (fuse_req_get_payload(req, &payload, &payload_size, NULL) == 0)
-		return payload_size >= size ? (uint8_t *)payload : NULL;
-#endif
-	return thread_buffer(size);
-}
-
-/* A read or write that a ring's thread leaves to a worker; also one that waits for somebody outside. */
-struct data_call {
-	struct waiting waiting; /* its req is the request's */
-	struct deferred deferred;
-	fuse_ino_t number;
-	struct open_image *image; /* the kernel keeps the handle open until the answer */
-	const uint8_t *buffer;    /* what is to be written */
-	size_t size;
-	off_t off;
-	int flags;             /* of data_write */
-	bool drops_privileges; /* of the image, before it is written */
-	uint8_t copy[];
-};
-
-static void data_call_release(struct waiting *waiting)
-{
-	free(waiting);
-}
-
-static struct data_call *call_of(struct deferred *deferred)
-{
-	return (struct data_call *)((char *)deferred - offsetof(struct data_call, deferred));
-}
-
-static void leave_to_worker(struct data_call *call, void (*run)(struct deferred *deferred))
-{
-	call->deferred.run = run;
-	if (dispatch_defer(&call->deferred))
-		return;
-	fuse_reply_err(call->waiting.req, ENOTCONN); /* the daemon is ending */
-	free(call);
-}
-
-static ssize_t read_some(fuse_ino_t number, struct open_image *image, uint8_t *buffer, size_t size, off_t off,
-                         int flags)
-{
-	if (image)
-		return data_read(image, buffer, size, (uint64_t)off, flags);
-	if (flags & DATA_NOW)
-		return -EAGAIN;
-	return store.io->pread(store.io, node_of(number)->fd, buffer, size, (uint64_t)off);
-}
-
-static void reply_read(fuse_req_t req, const uint8_t *buffer, ssize_t n)
-{
-	if (n < 0)
-		fuse_reply_err(req, (int)-n);
-	else
-		fuse_reply_buf(req, (const char *)buffer, (size_t)n);
-}
-
-static void read_in_worker(struct deferred *deferred)
-{
-	struct data_call *call = call_of(deferred);
-	uint8_t *buffer = answer_buffer(call->waiting.req, call->size);
-
-	reply_read(call->waiting.req, buffer,
-	           buffer ? read_some(call->number, call->image, buffer, call->size, call->off, 0) : -ENOMEM);
-	free(call);
-}
-
-static void read_later(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct open_image *image)
-{
-	struct data_call *call = calloc(1, sizeof(*call));
-
-	if (!call) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	call->waiting.req = req;
-	call->number = number;
-	call->image = image;
-	call->size = size;
-	call->off = off;
-	leave_to_worker(call, read_in_worker);
-}
-
-void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
-{
-	uint8_t *buffer = answer_buffer(req, size);
-	bool by_ring = request_by_ring(req);
-	ssize_t n = -ENOMEM;
-
-	if (buffer)
-		n = read_some(number, open_image_of(info), buffer, size, off, by_ring ? DATA_NOW : 0);
-	if (n == -EAGAIN && by_ring)
-		read_later(req, number, size, off, open_image_of(info));
-	else
-		reply_read(req, buffer, n);
-}
-
-static int write_attempt(struct waiting *waiting)
-{
-	struct data_call *call = (struct data_call *)waiting;
-	ssize_t n;
-
-	if (call->drops_privileges)
-		open_image_drop_privileges(call->image);
-	n = data_write(call->image, call->buffer, call->size, (uint64_t)call->off, call->flags);
-	if (n >= 0)
-		fuse_reply_write(waiting->req, (size_t)n);
-	return n < 0 ? (int)n : 0;
-}
-
-static void write_in_worker(struct deferred *deferred)
-{
-	waiting_run(&call_of(deferred)->waiting);
-}
-
-/* Without a ring, whose buffer stays until the answer, what is to be written is copied. */
-static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size,
-                                        off_t off)
-{
-	bool by_ring = request_by_ring(req);
-	struct data_call *call = malloc(sizeof(*call) + (by_ring ? 0 : size));
-
-	if (!call)
-		return NULL;
-	*call = (struct data_call){
-	        .waiting = {.req = req, .attempt = write_attempt, .release = data_call_release},
-	        .deferred.job.quick = !(info->flags & O_DSYNC), /* into the host's cache */
-	        .image = open_image_of(info),
-	        .buffer = (const uint8_t *)buffer,
-	        .size = size,
-	        .off = off,
-	        .flags = info->flags & O_DSYNC ? DATA_SYNC : 0,
-	        .drops_privileges = kills_privileges(info),
-	};
-	if (!by_ring) {
-		memcpy(call->copy, buffer, size);
-		call->buffer = call->copy;
-	}
-	return call;
-}
-
-void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
-              struct fuse_file_info *info)
-{
-	int flags = (info->flags & O_DSYNC ? DATA_SYNC : 0) | (request_by_ring(req) ? DATA_NOW : 0);
-	struct data_call *call;
-	ssize_t n = -EAGAIN;
-
-	if (kills_privileges(info) && !(flags & DATA_NOW))
-		open_image_drop_privileges(open_image_of(info));
-	if (!kills_privileges(info) || !(flags & DATA_NOW))
-		n = data_write(open_image_of(info), (const uint8_t *)buffer, size, (uint64_t)off, flags);
-	if (n >= 0) {
-		fuse_reply_write(req, (size_t)n);
-		return;
-	}
-	if (n != -EBUSY && !(n == -EAGAIN && (flags & DATA_NOW))) {
-		fuse_reply_err(req, (int)-n);
-		return;
-	}
-	call = write_call_new(req, info, buffer, size, off);
-	if (!call)
-		fuse_reply_err(req, ENOMEM);
-	else if (flags & DATA_NOW)
-		leave_to_worker(call, write_in_worker);
-	else
-		waiting_run(&call->waiting);
-}
+/* ---- flushing ---- */
 
 void fs_fsync(fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info)
 {
@@ -528,8 +288,10 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct 
 		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
-	n = copy_file_range(open_image_of(from_info)->image->data_fd, &from_off, atomic_load(&open_image_of(to_info)->write_fd),
-	                    &to_off, length, (unsigned int)flags);
+	write_gate_begin_cached(&open_image_of(to_info)->gate);
+	n = copy_file_range(open_image_of(from_info)->image->data_fd, &from_off,
+	                    atomic_load(&open_image_of(to_info)->write_fd), &to_off, length, (unsigned int)flags);
+	write_gate_end_cached(&open_image_of(to_info)->gate);
 	if (n < 0)
 		fuse_reply_err(req, errno);
 	else

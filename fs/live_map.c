@@ -134,13 +134,25 @@ void map_pointer_return(struct map_pointer *pointer, struct live_map *live)
 	tell_swapper(pointer);
 }
 
+/* Before it is returned: who swaps sees the one or the other. */
+void map_pointer_pin(struct live_map *live)
+{
+	atomic_fetch_add(&live->pins, 1);
+}
+
+void map_pointer_unpin(struct map_pointer *pointer, struct live_map *live)
+{
+	if (atomic_fetch_sub(&live->pins, 1) == 1)
+		tell_swapper(pointer);
+}
+
 static bool in_use(const struct live_map *live)
 {
 	for (struct borrower *b = atomic_load(&borrowers); b; b = b->next)
 		for (unsigned int i = 0; i < LIVE_MAP_NESTING; i++)
 			if (atomic_load(&b->used[i]) == live)
 				return true;
-	return false;
+	return atomic_load(&live->pins) > 0;
 }
 
 void map_pointer_swap(struct map_pointer *pointer, struct live_map *live)

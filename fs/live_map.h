@@ -7,7 +7,8 @@
  * names.
  *
  * Borrowing writes to no memory that other threads write to: each thread notes what it uses in a place of its own, and
- * the one who swaps, which is rare, looks into the places of all threads.
+ * the one who swaps, which is rare, looks into the places of all threads. Only what outlasts its thread's call is
+ * counted (pinned).
  */
 #ifndef ZCFS_LIVE_MAP_H
 #define ZCFS_LIVE_MAP_H
@@ -21,6 +22,7 @@
 struct live_map {
 	struct image_map *map;
 	struct mirror *mirror; /* owned; NULL: nothing is being moved */
+	atomic_uint pins;
 };
 
 /* The pointer to a live_map that others borrow through. */
@@ -44,6 +46,11 @@ void map_pointer_destroy(struct map_pointer *pointer);                     /* no
 #define LIVE_MAP_NESTING 4
 struct live_map *map_pointer_borrow(struct map_pointer *pointer);
 void map_pointer_return(struct map_pointer *pointer, struct live_map *live);
+
+/* What is borrowed may be pinned, too: then it stays in use after it was returned, until any thread unpins it. For I/O
+ * that no thread waits for. */
+void map_pointer_pin(struct live_map *live);
+void map_pointer_unpin(struct map_pointer *pointer, struct live_map *live);
 
 /* Makes live (taken) the current one, waits for the last user of the old one and frees that. One thread at a time,
  * which must not have borrowed the old one itself. */

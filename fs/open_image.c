@@ -68,6 +68,8 @@ static void open_image_free(struct open_image *image)
 
 	if (write_fd >= 0 && write_fd != image->image->data_fd)
 		close(write_fd);
+	direct_file_close(&image->direct);
+	write_gate_destroy(&image->gate);
 	passthrough_destroy(&image->passthrough);
 	settle_session_free(image->settle);
 	map_pointer_destroy(&image->current);
@@ -96,6 +98,8 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 	open->bundle = image->bundle_fd >= 0;
 	atomic_init(&open->write_fd, image->read_only || image->overlay ? -1 : image->data_fd);
 	host_file_init(&open->host, image->data_fd);
+	direct_file_init(&open->direct);
+	write_gate_init(&open->gate);
 	passthrough_init(&open->passthrough);
 	map_pointer_init(&open->current, live_map_new(image->map));
 	if (!atomic_load(&open->current.live)) {
@@ -331,6 +335,18 @@ void open_image_put(struct open_image *image)
 	pthread_mutex_unlock(&open_lock);
 	if (last)
 		open_image_free(image);
+}
+
+void open_image_choose_cache(struct open_image *image, int flags)
+{
+	if (flags & O_DIRECT) {
+		if (!image->host.in_memory)
+			direct_file_open(&image->direct, image->image->data_fd, atomic_load(&image->write_fd) >= 0);
+	} else if ((flags & O_ACCMODE) != O_RDONLY && passthrough_in_use(&image->passthrough)) {
+		write_gate_begin_cached(&image->gate);
+		if (atomic_exchange(&image->written_past_us, true))
+			write_gate_end_cached(&image->gate); /* the first one's stands for all */
+	}
 }
 
 /* Whoever undoes a pass goes by the ctime that it has left (map_db_undo_valid), which a flush of the data alone leaves

@@ -19,10 +19,12 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 
+#include "fs/direct_file.h"
 #include "fs/host_file.h"
 #include "fs/live_map.h"
 #include "fs/node.h"
 #include "fs/passthrough.h"
+#include "fs/write_gate.h"
 #include "mapdb/image.h"
 
 struct open_image {
@@ -43,6 +45,9 @@ struct open_image {
 
 	struct map_pointer current;
 	struct host_file host; /* the data file */
+	struct direct_file direct;
+	struct write_gate gate;
+	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */
 	struct passthrough passthrough;
 
 	atomic_int sync_error;     /* of open_image_sync() */
@@ -63,6 +68,10 @@ void open_image_put(struct open_image *image);
 /* True, and the size of the image, if the node is open and a bundle. */
 bool open_image_bundle_size(struct node *node, uint64_t *size);
 bool open_image_is_plain(struct node *node); /* open, and plain */
+
+/* For a handle that was opened with these flags: O_DIRECT ones get the descriptor past the host's cache. Those by which the
+ * kernel writes to the host's cache itself rule that out for writes, until the image has been closed. May wait for the disk. */
+void open_image_choose_cache(struct open_image *image, int flags);
 
 /* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once
  * only, whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result,

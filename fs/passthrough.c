@@ -81,6 +81,11 @@ static int id_of(struct passthrough *self)
 	return id;
 }
 
+bool passthrough_in_use(struct passthrough *self)
+{
+	return id_of(self) != 0;
+}
+
 void passthrough_tell(struct passthrough *self, struct fuse_file_info *info)
 {
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
@@ -94,10 +99,10 @@ void passthrough_tell(struct passthrough *self, struct fuse_file_info *info)
 
 bool passthrough_forbids_mode(struct passthrough *self, mode_t mode)
 {
-	return makes_privileged(mode) && id_of(self) != 0;
+	return makes_privileged(mode) && passthrough_in_use(self);
 }
 
 bool passthrough_forbids_attribute(struct passthrough *self, const char *name)
 {
-	return strcmp(name, CAPABILITY_ATTRIBUTE) == 0 && id_of(self) != 0;
+	return strcmp(name, CAPABILITY_ATTRIBUTE) == 0 && passthrough_in_use(self);
 }

@@ -39,6 +39,9 @@ void passthrough_decide(struct passthrough *self, bool plain, int data_fd);
 /* For an answer to an open: tells the kernel, or leaves info alone. */
 void passthrough_tell(struct passthrough *self, struct fuse_file_info *info);
 
+/* Whether it was decided that the kernel reads and writes by itself. */
+bool passthrough_in_use(struct passthrough *self);
+
 /* True if a file that is passed through must not get such a mode, or attribute. */
 bool passthrough_forbids_mode(struct passthrough *self, mode_t mode);
 bool passthrough_forbids_attribute(struct passthrough *self, const char *name);

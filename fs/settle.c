@@ -104,12 +104,18 @@ static void session_replace(void *context, struct image_map *map)
 
 static void session_copy_begin(void *context, uint64_t guest_off, uint64_t length, bool exclusive)
 {
-	mirror_copy_begin(((struct settle_session *)context)->mirror, guest_off, length, exclusive);
+	struct settle_session *session = context;
+
+	mirror_copy_begin(session->mirror, guest_off, length, exclusive);
+	write_gate_begin_cached(&session->image->gate); /* pages may be shared with what the guest writes */
 }
 
 static int session_copy_end(void *context)
 {
-	return mirror_copy_end(((struct settle_session *)context)->mirror);
+	struct settle_session *session = context;
+
+	write_gate_end_cached(&session->image->gate);
+	return mirror_copy_end(session->mirror);
 }
 
 static int session_commit(void *context, const struct image_map *old, const struct image_map *map,

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fs/transfer.h"
+
+#ifdef ZCFS_FUSE_RING_IO
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/data.h"
+#include "fs/map_walk.h"
+
+/* A request over more pieces than that is for a thread that waits: it also puts them in the order of the host. */
+#define PIECES_MAX 32
+
+struct piece {
+	struct fuse_uring_io io; /* first */
+	struct transfer *transfer;
+	unsigned int length; /* bytes */
+};
+
+/* All of it belongs to the ring's thread. */
+struct transfer {
+	struct transfer_request *request;
+	struct live_map *live; /* pinned; NULL: of a plain image */
+	size_t length;         /* bytes: less than was requested at the end of an image */
+	bool write;
+	bool failed;
+	unsigned int under_way; /* pieces, and the start itself */
+	struct piece pieces[];
+};
+
+static void end_one(struct transfer *transfer)
+{
+	struct transfer_request *request = transfer->request;
+	ssize_t n = transfer->failed ? -EAGAIN : (ssize_t)transfer->length;
+
+	if (--transfer->under_way > 0)
+		return;
+	if (transfer->write)
+		write_gate_end_direct(&request->image->gate);
+	if (transfer->live)
+		map_pointer_unpin(&request->image->current, transfer->live);
+	free(transfer);
+	request->done(request, n);
+}
+
+static void piece_done(struct fuse_uring_io *io, int result)
+{
+	struct piece *piece = (struct piece *)io;
+
+	piece->transfer->failed |= result != (int)piece->length;
+	end_one(piece->transfer);
+}
+
+/* How many, at most PIECES_MAX + 1. */
+static size_t count_pieces(struct map_walk walk)
+{
+	uint64_t host_off;
+	size_t n, count = 0;
+
+	while (count <= PIECES_MAX && map_walk_next(&walk, &host_off, &n))
+		count++;
+	return count;
+}
+
+static void start_piece(struct transfer *transfer, struct piece *piece, int fd, uint8_t *buffer, size_t length,
+                        uint64_t host_off)
+{
+	*piece = (struct piece){.io.done = piece_done, .transfer = transfer, .length = (unsigned int)length};
+	if (fuse_req_uring_io(transfer->request->req, &piece->io, transfer->write, fd, buffer, piece->length,
+	                      (off_t)host_off) < 0)
+		transfer->failed = true;
+	else
+		transfer->under_way++;
+}
+
+/* The caller ends it, too. NULL: nothing was begun. */
+static struct transfer *start(struct transfer_request *request, struct live_map *live, int fd, size_t length,
+                              bool write)
+{
+	struct map_walk walk = {0};
+	uint8_t *buffer = request->buffer;
+	struct transfer *transfer;
+	uint64_t host_off;
+	size_t n, count = 1;
+
+	if (live)
+		walk = map_walk_begin(live->map, request->off, length);
+	if (live)
+		count = count_pieces(walk);
+	transfer = count > PIECES_MAX ? NULL : malloc(sizeof(*transfer) + count * sizeof(struct piece));
+	if (!transfer)
+		return NULL;
+	*transfer =
+	        (struct transfer){.request = request, .live = live, .length = length, .write = write, .under_way = 1};
+	if (live)
+		map_pointer_pin(live);
+	if (!live)
+		start_piece(transfer, transfer->pieces, fd, buffer, length, request->off);
+	for (size_t i = 0; live && map_walk_next(&walk, &host_off, &n); buffer += n)
+		start_piece(transfer, &transfer->pieces[i++], fd, buffer, n, host_off);
+	return transfer;
+}
+
+/* How much of it there is. */
+static size_t readable(const struct transfer_request *request, const struct image_map *map)
+{
+	uint64_t size = image_map_size(map);
+
+	if (request->off >= size)
+		return 0;
+	return request->length < size - request->off ? request->length : (size_t)(size - request->off);
+}
+
+static struct transfer *start_read(struct transfer_request *request, struct live_map *live)
+{
+	const struct open_image *image = request->image;
+	size_t length = live ? readable(request, live->map) : request->length;
+	int fd = request->direct ? direct_file_fd(&image->direct) : -1;
+
+	if (length == 0 || image->image->overlay)
+		return NULL;
+	if (fd < 0 || !direct_file_fits(&image->direct, live ? live->map : NULL, request->buffer, request->off, length))
+		return NULL;
+	return start(request, live, fd, length, false);
+}
+
+static struct transfer *start_write(struct transfer_request *request, struct live_map *live)
+{
+	struct open_image *image = request->image;
+	struct transfer *transfer;
+	int fd;
+
+	if (live && request->length > readable(request, live->map))
+		return NULL;
+	fd = request->direct ? data_direct_write_fd(image, live, request->buffer, request->length, request->off) : -1;
+	if (fd < 0 || !write_gate_begin_direct(&image->gate))
+		return NULL;
+	transfer = start(request, live, fd, request->length, true);
+	if (!transfer)
+		write_gate_end_direct(&image->gate);
+	return transfer;
+}
+
+/* By the current map, if the image has one. */
+static void start_by_map(struct transfer_request *request,
+                         struct transfer *(*start_it)(struct transfer_request *request, struct live_map *live))
+{
+	struct live_map *live = request->image->bundle ? map_borrow(request->image) : NULL;
+	struct transfer *transfer = start_it(request, live);
+
+	if (live)
+		map_return(request->image, live);
+	if (transfer)
+		end_one(transfer);
+	else
+		request->done(request, -EAGAIN);
+}
+
+void transfer_read(struct transfer_request *request)
+{
+	start_by_map(request, start_read);
+}
+
+void transfer_write(struct transfer_request *request)
+{
+	start_by_map(request, start_write);
+}
+
+#else
+
+#include <errno.h>
+
+void transfer_read(struct transfer_request *request)
+{
+	request->done(request, -EAGAIN);
+}
+
+void transfer_write(struct transfer_request *request)
+{
+	request->done(request, -EAGAIN);
+}
+
+#endif
