@@ -10,6 +10,7 @@ struct image_settle {
 	struct settle *settle;
 	bool (*stop)(void *context);
 	void *stop_context;
+	bool keep_undo; /* it is valid, and nothing that a step writes is part of it */
 };
 
 /* Nobody writes, so there is nothing to mirror, to order or to wait for. */
@@ -46,7 +47,8 @@ static bool asked_to_stop(void *context)
 static int commit(void *context, const struct image_map *old, const struct image_map *map, const struct run_record *run,
                   struct settle_record *record)
 {
-	struct image *image = ((struct image_settle *)context)->image;
+	struct image_settle *settle = context;
+	struct image *image = settle->image;
 
 	if (!image_still_ours(image))
 		return -EBUSY;
@@ -57,6 +59,8 @@ static int commit(void *context, const struct image_map *old, const struct image
 		image->state.generation++;
 	if (rc == 0)
 		image->state.undo_recorded = image->state.undo_recorded && old == map;
+	if (rc == 0 || rc == -EINPROGRESS)
+		settle->keep_undo = false;
 	return rc;
 }
 
@@ -66,6 +70,52 @@ static void replace(void *context, struct image_map *map)
 
 	image_map_unref(image->map);
 	image->map = image_map_ref(map);
+}
+
+/* Whether the map names all host bytes that the other one does. */
+static int names_all(struct image_map *map, const struct image_map *other, bool *all)
+{
+	struct host_index *index;
+	int rc = host_index_new(map, &index);
+
+	*all = rc == 0;
+	for (size_t i = 0; *all && i < image_map_count(other); i++) {
+		struct extent extent = image_map_get(other, i), found;
+
+		for (uint64_t done = 0; *all && done < extent.length; done += found.length)
+			*all = host_index_lookup(index, extent.host_off + done, &found);
+	}
+	if (rc == 0)
+		host_index_free(index);
+	return rc;
+}
+
+/* A step writes only to what the current map does not name, but the undo's may. */
+static int find_undo(struct image_settle *settle)
+{
+	struct image *image = settle->image;
+	struct image_map *map;
+	bool valid;
+	int rc = map_db_undo_valid(image->db, image->data_fd, &valid);
+
+	if (rc < 0 || !valid)
+		return rc;
+	rc = map_db_read_undo_map(image->db, &map);
+	if (rc < 0)
+		return rc;
+	rc = names_all(image->map, map, &settle->keep_undo);
+	image_map_unref(map);
+	return rc;
+}
+
+/* A step that has come to nothing has changed the data file all the same, by whose size and ctime the undo is valid. If
+ * that cannot be put right, the undo is lost, no more. */
+static void restore_undo(struct image_settle *settle)
+{
+	struct image *image = settle->image;
+
+	if (image->db && image_still_ours(image) && image->io->fsync(image->io, image->data_fd) == 0)
+		(void)map_db_stamp_undo(image->db, image->data_fd);
 }
 
 int image_settle_new(struct image *image, const struct settle_options *options, bool (*stop)(void *context),
@@ -88,7 +138,9 @@ int image_settle_new(struct image *image, const struct settle_options *options, 
 	        .stop = asked_to_stop,
 	        .busy = not_busy,
 	};
-	int rc = settle_new(image->io, image->data_fd, image->db, &hooks, options, &settle->settle);
+	int rc = find_undo(settle);
+	if (rc == 0)
+		rc = settle_new(image->io, image->data_fd, image->db, &hooks, options, &settle->settle);
 	if (rc < 0) {
 		free(settle);
 		return rc;
@@ -112,5 +164,8 @@ int image_settle_step(struct image_settle *settle, const struct settle_limits *l
 	if (image->read_only)
 		return -EROFS;
 	image_keep(image);
-	return settle_step(settle->settle, image->map, limits, progress);
+	int rc = settle_step(settle->settle, image->map, limits, progress);
+	if (settle->keep_undo && !(rc == 0 && progress->finished))
+		restore_undo(settle);
+	return rc;
 }

@@ -15,7 +15,8 @@ int image_settle_new(struct image *image, const struct settle_options *options, 
 		     struct image_settle **out);
 void image_settle_free(struct image_settle *settle); /* NULL is allowed */
 
-/* One step; see settle_step. image->map and image->state follow. -EROFS: the image is read-only; -EBUSY: somebody opened it. */
+/* One step; see settle_step. image->map and image->state follow. An undo of the last pass is valid until something is moved, also after a
+ * step that failed. -EROFS: the image is read-only; -EBUSY: somebody opened it. */
 int image_settle_step(struct image_settle *settle, const struct settle_limits *limits, struct settle_progress *progress);
 
 #endif

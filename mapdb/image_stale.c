@@ -221,8 +221,9 @@ static bool is_sound(const struct cleaner *cleaner, const char *name)
 	return rc == 0;
 }
 
-/* Before or after the exchange, one of the two is the bundle. Whoever is at work holds the lock of its data. If the
- * name's bundle has been damaged since, the file may be all that is left of the image: it may have been complete. */
+/* Before the exchange the name's is the bundle, after it the hidden one, which the image may have outlived as a file
+ * that was then adopted: another bundle. Whoever is at work holds the lock of the bundle's data. If the name's bundle
+ * has been damaged since, what is hidden may be all that is left of the image: it may have been complete. */
 static int clean_plain(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
 {
 	const struct io *io = cleaner->io;
@@ -234,7 +235,7 @@ static int clean_plain(const struct cleaner *cleaner, const char *entry, const s
 	if (rc < 0)
 		return rc;
 	/* A bundle that is being removed loses its data first. */
-	if (!self.found.exists || !owner.found.has_data || self.found.is_directory == owner.found.is_directory)
+	if (!self.found.exists || !owner.found.has_data || (!self.found.is_directory && !owner.found.is_directory))
 		return -EEXIST;
 	if (owner.found.is_directory && !is_sound(cleaner, hidden->name))
 		return -EUCLEAN;

@@ -277,6 +277,26 @@ static void stale_file_of_damaged_bundle(void)
 	empty_directory(dir_fd);
 }
 
+/* The exchange was made, the old bundle stayed, and the file has become a bundle again since. */
+static void stale_bundle_of_another(void)
+{
+	int dir_fd = scratch_directory();
+	static uint8_t bytes[16 * BLOCK];
+	unsigned int removed, left;
+
+	check_context("%s", "a bundle left beside a newer one");
+	make_image(dir_fd, bytes, sizeof bytes);
+	scramble(dir_fd, sizeof bytes, BLOCK, 0);
+	CHECK_IS(renameat(dir_fd, "a.img", dir_fd, ".a.img.zcfs-plain-abcdef"), 0);
+	make_image(dir_fd, bytes, sizeof bytes);
+	scramble(dir_fd, sizeof bytes, BLOCK, 0);
+	CHECK_IS(image_clean_stale(&io_posix, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 1);
+	CHECK_IS(left, 0);
+	CHECK_IS(faccessat(dir_fd, "a.img/map.db", F_OK, 0), 0);
+	empty_directory(dir_fd);
+}
+
 int main(void)
 {
 	random_start();
@@ -284,5 +304,6 @@ int main(void)
 		random_round(round);
 	stale_file();
 	stale_file_of_damaged_bundle();
+	stale_bundle_of_another();
 	return 0;
 }
