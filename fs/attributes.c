@@ -3,7 +3,8 @@
  * attributes: owner, mode, times, size and extended attributes; those of a bundle are its data file's, except for the
  * size.
  *
- * POSIX ACLs are not offered: without the kernel's help they would be stored, shown, and not obeyed.
+ * POSIX ACLs are the host's, and obeyed by the kernel, which asks for them. Where it does not (a mount of an ordinary
+ * user, whose access the host itself checks) they are not offered: they would be stored, shown, and not obeyed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +27,11 @@
 #include "mapdb/cleanup.h"
 
 #define ACL_PREFIX "system.posix_acl_"
+
+static bool is_acl(const char *name)
+{
+	return strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) == 0;
+}
 
 static bool own_xattr(const char *name)
 {
@@ -250,7 +256,7 @@ static int check_xattr(const struct node *node, const char *name)
 {
 	struct stat status;
 
-	if (!in_store(node) || strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) == 0)
+	if (!in_store(node) || (is_acl(name) && !store.acls))
 		return -EOPNOTSUPP;
 	if (node->kind == NODE_OTHER && fstat(node->fd, &status) == 0 && S_ISLNK(status.st_mode))
 		return -EOPNOTSUPP;
@@ -307,6 +313,9 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t siz
 		if (length < 0)
 			length = -errno;
 	}
+	/* Any other error would be the kernel's answer to who wants access. */
+	if (length == -EOPNOTSUPP && is_acl(name) && store.acls)
+		length = -ENODATA;
 	reply_xattr(req, length, size, value);
 }
 
@@ -318,7 +327,7 @@ static ssize_t filter_names(char *names, ssize_t length)
 	for (char *name = names; name < names + length;) {
 		size_t step = strlen(name) + 1;
 
-		if (strncmp(name, ACL_PREFIX, strlen(ACL_PREFIX)) != 0 && !own_xattr(name)) {
+		if ((store.acls || !is_acl(name)) && !own_xattr(name)) {
 			memmove(to, name, step);
 			to += step;
 		}

@@ -39,10 +39,14 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_WRITEBACK_CACHE, false);
 	/* Every write changes the mtime; taking that as somebody else's change would empty the cache once a second. */
 	want(connection, FUSE_CAP_AUTO_INVAL_DATA, false);
-	want(connection, FUSE_CAP_POSIX_ACL, false);
 	want(connection, FUSE_CAP_SPLICE_READ, false);
 	want(connection, FUSE_CAP_SPLICE_WRITE, false);
 	want(connection, FUSE_CAP_SPLICE_MOVE, false);
+
+	/* A privileged daemon acts with its own rights, so it is the kernel that must obey ACLs: a mode alone gives the
+	 * file's group what is meant for others. */
+	store.acls = store.privileged && (connection->capable & FUSE_CAP_POSIX_ACL);
+	want(connection, FUSE_CAP_POSIX_ACL, store.acls);
 
 	/* A privileged daemon's writes do not drop set-user-ID bits by themselves: without the second version, which
 	 * tells when to, that is left to the kernel. */

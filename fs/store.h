@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * store: the one directory that this daemon serves, and how it was asked to serve it.
- * Filled by main.c before the first request and never changed afterwards; any thread may read it.
+ * Filled by main.c before the first request, and with what that one tells; never changed afterwards. Any thread may read it.
  */
 #ifndef ZCFS_STORE_H
 #define ZCFS_STORE_H
@@ -16,6 +16,7 @@ struct store {
 	bool read_only;   /* -o ro: images are opened read-only, nothing in the store is changed */
 	bool privileged;  /* effective uid 0: acts for callers with other uids */
 	bool passthrough; /* plain images may be left to the kernel */
+	bool acls;        /* the kernel asks for ACLs and obeys them; known after the first request */
 };
 
 extern struct store store;

@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -205,8 +206,6 @@ def test_extended_attributes(store, name, data):
     os.removexattr(path, 'user.colour')
     with fails_with(errno.ENODATA):
         os.getxattr(path, 'user.colour')
-    with fails_with(errno.EOPNOTSUPP):
-        os.setxattr(path, 'system.posix_acl_access', b'\2\0\0\0')
 
 
 @both
@@ -561,6 +560,54 @@ def test_permissions(store):
     assert as_user(1500, 'ls', store.path('.zcfs')).returncode != 0
     os.chown(store.path('secret'), 1500, 1500)
     assert as_user(1500, 'cmp', store.path('secret'), store.path('secret')).returncode == 0
+
+
+ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_GROUP, ACL_MASK, ACL_OTHER = 1, 2, 4, 8, 16, 32
+NO_ID = 0xffffffff
+
+
+def acl(*entries):
+    """The kernel's form of an access control list; entries are (tag, permissions, id)."""
+    return struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *entry) for entry in entries)
+
+
+@both
+def test_access_control_lists(store, name, data):
+    """ACLs are the host's, obeyed, shown and set: who is named in one may, the file's group may not, though the mode seems to say so"""
+    named = acl((ACL_USER_OBJ, 6, NO_ID), (ACL_USER, 6, 1500), (ACL_GROUP_OBJ, 0, NO_ID), (ACL_MASK, 6, NO_ID), (ACL_OTHER, 0, NO_ID))
+    below = store.host(name) if name.startswith('plain') else store.host(name, 'data')
+    os.chmod(store.below, 0o755)
+    os.chown(below, 0, 1501)
+    for setter in (below, store.path(name)):
+        os.setxattr(setter, 'system.posix_acl_access', named)
+        assert stat.S_IMODE(os.stat(store.path(name)).st_mode) == 0o660
+        assert os.getxattr(store.path(name), 'system.posix_acl_access') == named
+        assert 'system.posix_acl_access' in os.listxattr(store.path(name))
+        for user, may in ((1500, True), (1501, False), (1502, False)):
+            for command in ('cat "$0" >/dev/null', ': >>"$0"'):
+                assert (as_user(user, 'sh', '-c', command, store.path(name)).returncode == 0) == may, (setter, user, command)
+        os.removexattr(setter, 'system.posix_acl_access')
+        os.chmod(below, 0o660)
+        assert as_user(1501, 'cmp', store.path(name), store.path(name)).returncode == 0 and as_user(1500, 'cat', store.path(name)).returncode != 0
+    assert read_file(store.path(name)) == data
+
+
+def test_default_access_control_lists(store):
+    """what is made in a directory with a default ACL gets that, and who is named in it may use it; others' ACLs cannot be set"""
+    os.chmod(store.below, 0o755)
+    os.mkdir(store.path('d'))
+    default = acl((ACL_USER_OBJ, 7, NO_ID), (ACL_USER, 7, 1500), (ACL_GROUP_OBJ, 5, NO_ID), (ACL_MASK, 7, NO_ID), (ACL_OTHER, 0, NO_ID))
+    for kind in ('access', 'default'):
+        os.setxattr(store.path('d'), f'system.posix_acl_{kind}', default)
+    assert as_user(1500, 'sh', '-c', 'echo x >"$0"', store.path('d', 'his')).returncode == 0
+    write_file(store.path('d', 'file'), b'text')
+    assert os.getxattr(store.path('d', 'file'), 'system.posix_acl_access') != b''
+    assert as_user(1500, 'cat', store.path('d', 'file')).stdout == 'text'
+    assert as_user(1502, 'cat', store.path('d', 'file')).returncode != 0
+    script = 'import os, sys; os.setxattr(sys.argv[1], "system.posix_acl_access", bytes.fromhex(sys.argv[2]))'
+    assert as_user(1502, sys.executable, '-c', script, store.path('d', 'file'), default.hex()).returncode != 0
+    assert as_user(1500, sys.executable, '-c', script, store.path('d', 'file'), default.hex()).returncode != 0
+    assert as_user(1500, sys.executable, '-c', script, store.path('d', 'his'), default.hex()).returncode == 0
 
 
 def test_privilege_bits(store):
