@@ -6,20 +6,6 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-/* The name of a process, from /proc/PID/comm. */
-static void read_command(struct lock_holder *holder)
-{
-	char path[40];
-
-	snprintf(path, sizeof path, "/proc/%d/comm", (int)holder->pid);
-	FILE *file = fopen(path, "re");
-	if (!file)
-		return;
-	if (fgets(holder->command, sizeof holder->command, file))
-		holder->command[strcspn(holder->command, "\n")] = '\0';
-	fclose(file);
-}
-
 /* One line of /proc/locks: "3: LEASE  ACTIVE    WRITE 708 fe:00:1234 0 EOF". Those who only wait have "->" after the
  * number. On btrfs the device is the file system's and not the subvolume's that stat tells: an anonymous one in both
  * cases, of major number 0. */
@@ -50,10 +36,8 @@ size_t lock_holders(const struct stat *status, struct lock_holder *out, size_t m
 	if (!file)
 		return 0;
 	while (count < max && fgets(line, sizeof line, file)) {
-		if (parse_line(line, status, &out[count])) {
-			read_command(&out[count]);
+		if (parse_line(line, status, &out[count]))
 			count++;
-		}
 	}
 	fclose(file);
 	return count;

@@ -15,7 +15,6 @@ struct lock_holder {
 	pid_t pid;
 	bool lease;	  /* a lease; else flock() */
 	bool write;	  /* exclusive */
-	char command[32]; /* name of the process; "" if it is not to be seen */
 };
 
 /* Fills out with the holders of flocks and leases on the inode, max at most; how many. */

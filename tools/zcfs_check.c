@@ -11,7 +11,6 @@
 
 #include "mapdb/check.h"
 #include "mapdb/cleanup.h"
-#include "mapdb/lock_table.h"
 #include "mapdb/name_list.h"
 #include "tools/check_options.h"
 #include "tools/check_print.h"
@@ -19,6 +18,7 @@
 #include "tools/locate.h"
 #include "tools/stop.h"
 #include "tools/text.h"
+#include "tools/users.h"
 
 /* RELEASE reaches the daemon some time after the last close(). */
 #define LEASE_PATIENCE_MS 2000
@@ -40,20 +40,21 @@ static void tell_cause(struct check_result *result, const char *cause, const cha
 		snprintf(result->remedy, sizeof result->remedy, "%s", remedy);
 }
 
-/* Who has the image, as far as the kernel tells. */
-static void tell_holder(struct check_result *result, int parent_fd, const char *name)
+/* Who has the image, if he can be seen. */
+static void tell_user(struct check_result *result, const struct location *location)
 {
-	struct lock_holder holder;
-	enum name_kind kind;
-	struct stat status;
+	struct identity_set identities;
+	struct image_user user;
+	char description[256];
 
 	tell_cause(result, "is in use (through the mount, or by another program); not repaired",
 	           "shut its guest down or end what uses it (fuser -v tells), and try again");
-	if (image_classify(&io_look, parent_fd, name, &kind, &status) < 0 || !lock_holders(&status, &holder, 1))
+	if (locate_identities(location, &identities) < 0 || !users_find(&identities, &user))
 		return;
-	cleanup_free char *command = text_escape(holder.command, true);
-	snprintf(result->cause, sizeof result->cause, "is in use: %.60s (process %d) holds its lock; not repaired",
-	         command && *command ? command : "another program", (int)holder.pid);
+	user_describe(&user, description, sizeof description);
+	cleanup_free char *printable = text_escape(description, true);
+	snprintf(result->cause, sizeof result->cause, "is in use by %.200s; not repaired",
+	         printable ? printable : "another program");
 }
 
 static void explain(struct check_result *result, int error, bool repairing)
@@ -143,7 +144,7 @@ static int check_one(struct run *run, const char *path, bool named, int parent_f
 	if (error == 0 && run->options->repair) {
 		error = check_repair(&io_posix, parent_fd, name, LEASE_PATIENCE_MS, stop_requested, &result.report);
 		if (error == -EBUSY)
-			tell_holder(&result, parent_fd, name);
+			tell_user(&result, &(struct location){.parent_fd = parent_fd, .name = (char *)name});
 		else if (error < 0)
 			explain(&result, error, true);
 	} else if (error < 0) {

@@ -403,7 +403,7 @@ def in_use(cases, bundles):
                 staging(path)
                 result = check('--repair', path)
                 holds(result.status & OPERATIONAL, str(result))
-                holds(re.search(r'in use: zcfs \(process \d+\)', result.err), str(result))
+                holds(re.search(rf'in use by .* \(process {os.getpid()}\)', result.err), str(result))
             equal(len(image.read(10)), 10, 'bytes read')
 
 
