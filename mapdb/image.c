@@ -275,15 +275,27 @@ static int check_data_length(const struct image *image)
 	return (uint64_t)status.st_size < image_map_host_end(image->map) ? -EUCLEAN : 0;
 }
 
-/* Whoever was settling the image may have died between the removal of a commit's journal and its sync. If the journal
- * came back after a crash it would bring back the map before, without what has been written by this one. */
-static int make_durable(struct image *image)
+static int any_hidden(void *context, const char *entry, const char *name)
 {
-	struct settle_record settle;
-	struct run_record run;
-	int rc = image->read_only ? 0 : map_db_unfinished_settle(image->db, &settle, &run);
+	return 1;
+}
 
-	return rc == 0 && !image->read_only && settle.run ? image->io->fsync(image->io, image->bundle_fd) : rc;
+/* Whoever worked on the image may have died between a change and its sync. What is written from now on goes by what is
+ * here now; it would be lost if a crash brought back what was before: the journal of a commit, and with it an older map
+ * or redo that is applied once more; the bundle of which the file under the name was made, or what that file replaced.
+ */
+static int make_durable(const struct image *image)
+{
+	int rc = 0;
+
+	if (image->read_only)
+		return 0;
+	if (image->bundle_fd >= 0)
+		rc = image->io->fsync(image->io, image->bundle_fd);
+	/* Until names are durable, what they replace stays under a hidden one. */
+	if (rc == 0)
+		rc = names_visit_hidden(image->parent_fd, image->name, any_hidden, NULL);
+	return rc > 0 ? image->io->fsync(image->io, image->parent_fd) : rc;
 }
 
 static int load_bundle(struct image *image, bool recovery_failed)
@@ -305,8 +317,6 @@ static int load_bundle(struct image *image, bool recovery_failed)
 		rc = image_reload(image);
 	if (rc == 0)
 		rc = check_data_length(image);
-	if (rc == 0)
-		rc = make_durable(image);
 	if (rc != 0)
 		return rc;
 	map_db_snapshot_end(image->db);
@@ -350,10 +360,9 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 	}
 	if (rc != 0)
 		return rc;
-	if (image->bundle_fd < 0)
-		return load_plain(image);
-
-	rc = load_bundle(image, attempt->recovery_error < 0);
+	rc = image->bundle_fd < 0 ? load_plain(image) : load_bundle(image, attempt->recovery_error < 0);
+	if (rc == 0)
+		rc = make_durable(image);
 	if (rc < 0 && can_overlay(rc) && image->access == IMAGE_SHARED && image->state.redo_pending &&
 	    attempt->recovery_error == 0) {
 		attempt->recovery_error = rc;

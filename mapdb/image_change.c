@@ -9,9 +9,12 @@
  * and nothing can fail later for want of memory lease is looked at   the last moment at which stepping back is free
  *     COMMIT               in a bundle: from here on the change exists. In a staging bundle: nobody knows it yet
  *     link, sync staging   the staging bundle is complete and durable
+ *     sync parent          so is the end of earlier changes: should hidden names of theirs come back after the exchange,
+ *                          nobody could tell what they are
  *     exchange             from here on the change exists
- *     sync parent          redo must not touch the data before: the plain file could come back
  *     drop the old link    before redo, because it changes the data's ctime, which is stamped into the undo
+ *     sync parent          redo must not touch the data before: the plain file could come back. One sync for
+ *                          both: no journal reorders what happens to one name
  *     redo, sync, forget   map_db_apply_redo
  */
 #include <assert.h>
@@ -282,9 +285,7 @@ static int commit_staging(struct image *image)
 		drop_staging(image);
 		return rc;
 	}
-	rc = io->fsync(io, image->parent_fd);
-	if (rc == 0)
-		rc = io->unlink(io, image->parent_fd, image->staging_name, 0);
+	rc = io->unlink(io, image->parent_fd, image->staging_name, 0);
 	if (rc == 0)
 		rc = io->fsync(io, image->parent_fd);
 	free(steal_pointer(&image->staging_name));

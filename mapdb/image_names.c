@@ -230,7 +230,7 @@ static int replace(const struct replacement *r, const struct found *victim)
 
 	if (rc < 0)
 		return rc;
-	rc = io->fsync(io, r->new_parent_fd);
+	rc = io->fsync(io, r->new_parent_fd); /* as before every exchange: see image_change.c */
 	if (rc == 0)
 		rc = io->rename(io, r->new_parent_fd, r->marker, r->new_parent_fd, r->new_name, RENAME_EXCHANGE);
 	if (rc < 0) {
