@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static uint64_t seed, random_state;
-static char context[256];
+static char context[1024];
 static char scratch_path[256];
 static int scratch_fd = -1;
 

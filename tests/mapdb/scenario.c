@@ -3,13 +3,17 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "mapdb/image.h"
+#include "mapdb/image_settle.h"
 #include "mapdb/plain.h"
+
+#define SETTLE_BATCH 12288u /* bytes: several of them */
 
 static const char *const image_names[2] = {"a.img", "b.img"};
 
@@ -256,6 +260,110 @@ static int plain_in_place_a(const struct io *io, int dir_fd)
 	return to_plain_a(io, dir_fd, PLAIN_SETTLE);
 }
 
+static int plain_copy_a(const struct io *io, int dir_fd)
+{
+	return to_plain_a(io, dir_fd, PLAIN_COPY);
+}
+
+static bool never(void *context)
+{
+	return false;
+}
+
+static int settle_a(const struct io *io, int dir_fd)
+{
+	const struct settle_options options = {.threshold = IMAGE_SIZE, .batch_bytes = SETTLE_BATCH};
+	const struct settle_limits limits = {0};
+	struct settle_progress progress = {0};
+	struct image_settle *settle = NULL;
+	struct image *image;
+	int rc = image_open(io, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_settle_new(image, &options, never, NULL, &settle);
+	while (rc == 0 && !progress.finished)
+		rc = image_settle_step(settle, &limits, &progress);
+	image_settle_free(settle);
+	image_close(image);
+	return rc;
+}
+
+/* A page and more, a few bytes, the end. */
+static const struct {
+	uint64_t off, length;
+} guest_ranges[] = {{3000, 5000}, {12800, 20}, {IMAGE_SIZE - 700, 700}};
+
+/* Something else than what is there. */
+static int guest_writes(const struct io *io, struct image *image)
+{
+	uint8_t bytes[8192], value;
+	int rc = image_read(image, &value, 1, guest_ranges[0].off);
+
+	for (size_t i = 0; i < sizeof guest_ranges / sizeof guest_ranges[0]; i++) {
+		uint64_t off = guest_ranges[i].off, end = off + guest_ranges[i].length;
+
+		memset(bytes, (uint8_t)(value + 77 + i), sizeof bytes);
+		while (off < end && rc == 0) {
+			struct extent extent;
+
+			image_map_lookup(image->map, off, end - off, &extent);
+			rc = io_pwrite_full(io, image->data_fd, bytes, extent.length, extent.host_off);
+			off += extent.length;
+		}
+	}
+	return rc == 0 ? io->fdatasync(io, image->data_fd) : rc;
+}
+
+/* As the daemon does it. */
+static int guest_discards(const struct io *io, struct image *image)
+{
+	struct map_db *db;
+	int rc = image_db_open(image, &db);
+
+	if (rc == 0) {
+		rc = map_db_drop_undo(db);
+		map_db_close(db);
+	}
+	for (uint64_t off = 2048; off < 14336 && rc == 0;) {
+		struct extent extent;
+
+		image_map_lookup(image->map, off, 14336 - off, &extent);
+		rc = io->fallocate(io, image->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, extent.host_off,
+		                   extent.length);
+		off += extent.length;
+	}
+	return rc == 0 ? io->fdatasync(io, image->data_fd) : rc;
+}
+
+static int as_guest(const struct io *io, int dir_fd, const char *name,
+                    int (*act)(const struct io *io, struct image *image))
+{
+	struct image *image;
+	int rc = image_open(io, dir_fd, name, IMAGE_SHARED, 0, 0, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = act(io, image);
+	image_close(image);
+	return rc;
+}
+
+int scenario_guest(const struct io *io, int dir_fd, const char *name)
+{
+	return as_guest(io, dir_fd, name, guest_writes);
+}
+
+static int guest_a(const struct io *io, int dir_fd)
+{
+	return as_guest(io, dir_fd, "a.img", guest_writes);
+}
+
+static int discard_a(const struct io *io, int dir_fd)
+{
+	return as_guest(io, dir_fd, "a.img", guest_discards);
+}
+
 static int unlink_a(const struct io *io, int dir_fd)
 {
 	return image_unlink_bundle(io, dir_fd, "a.img");
@@ -265,15 +373,25 @@ static const struct step {
 	const char *name;
 	int (*run)(const struct io *io, int dir_fd);
 	bool exact;
+	bool guest;
 } steps[] = {
         {"adopt", adopt_a, true},
+        {"the guest writes after adoption", guest_a, false, true},
         {"change", change_a, true},
         {"undo", undo_a, true},
+        {"the guest writes after undo", guest_a, false, true},
         {"change again", change_a, true},
+        {"the guest writes after a change", guest_a, false, true},
         {"grow", grow_a, true},
+        {"the guest writes after growth", guest_a, false, true},
+        {"the guest discards", discard_a, false, true},
         {"shrink", shrink_a, true},
+        {"the guest writes after shrinking", guest_a, false, true},
         {"identity", identity_a, true},
         {"make plain", make_plain_a, false},
+        {"adopt what was a bundle", adopt_a, true},
+        {"plain in a file of its own", plain_copy_a, true},
+        {"the guest writes to a plain image", guest_a, false, true},
         {"adopt the other", adopt_b, true},
         {"bundle over file", replace_a_by_b, false},
         {"new file", copy_a, false},
@@ -283,13 +401,29 @@ static const struct step {
         {"adopt that", adopt_b, true},
         {"bundle over bundle", replace_a_by_b, false},
         {"plain file", plain_file_a, true},
+        {"the guest writes to the new file", guest_a, false, true},
         {"adopt a third time", adopt_a, true},
+        {"settle", settle_a, false},
+        {"the guest writes after settling", guest_a, false, true},
+        {"the guest discards after settling", discard_a, false, true},
         {"plain in place", plain_in_place_a, false},
+        {"the guest writes after all came home", guest_a, false, true},
         {"adopt a fourth time", adopt_a, true},
+        {"plain copy", plain_copy_a, true},
+        {"adopt a fifth time", adopt_a, true},
         {"unlink", unlink_a, false},
 };
 
 const size_t scenario_steps = sizeof steps / sizeof steps[0];
+
+size_t scenario_find(const char *name)
+{
+	size_t step = 0;
+
+	while (strcmp(steps[step].name, name) != 0)
+		CHECK(++step < scenario_steps);
+	return step;
+}
 
 const char *scenario_name(size_t step)
 {
@@ -301,6 +435,11 @@ bool scenario_exact(size_t step)
 	return steps[step].exact;
 }
 
+bool scenario_by_guest(size_t step)
+{
+	return steps[step].guest;
+}
+
 int scenario_run(const struct io *io, int dir_fd, size_t step)
 {
 	return steps[step].run(io, dir_fd);
@@ -310,7 +449,6 @@ static void read_image(const struct io *io, int dir_fd, const char *name, bool *
 {
 	struct image *image;
 	struct stat status;
-	enum name_kind kind;
 	int rc = image_open(io, dir_fd, name, IMAGE_SHARED, 0, 0, &image);
 
 	*exists = rc != -ENOENT;
@@ -323,9 +461,6 @@ static void read_image(const struct io *io, int dir_fd, const char *name, bool *
 	*size = image->state.size;
 	CHECK(*size <= VIEW_SIZE);
 	CHECK_IS(image_read(image, bytes, *size, 0), 0);
-	CHECK_IS(image_classify(io, dir_fd, name, &kind, &status), 0);
-	CHECK_IS(kind, image->bundle_fd >= 0 ? NAME_BUNDLE : NAME_FILE);
-	CHECK_IS(status.st_size, *size);
 	image_close(image);
 }
 
@@ -338,6 +473,21 @@ void view_read(const struct io *io, int dir_fd, struct view *view)
 	CHECK_IS(left, 0);
 	for (size_t i = 0; i < 2; i++)
 		read_image(io, dir_fd, image_names[i], &view->exists[i], &view->size[i], view->bytes[i]);
+}
+
+void view_classify(const struct io *io, int dir_fd, const struct view *view)
+{
+	struct stat status;
+	enum name_kind kind;
+
+	for (size_t i = 0; i < 2; i++) {
+		int rc = image_classify(io, dir_fd, image_names[i], &kind, &status);
+
+		CHECK_IS(rc, view->exists[i] ? 0 : -ENOENT);
+		CHECK(rc < 0 || kind == NAME_BUNDLE || kind == NAME_FILE);
+		if (rc == 0)
+			CHECK_IS(status.st_size, view->size[i]);
+	}
 }
 
 bool view_same(const struct view *a, const struct view *b)

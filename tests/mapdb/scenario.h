@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * scenario: the life of two images, a.img and b.img, step by step: adoption with a first change, a second change, undo, growth,
- * shrinking, back to the identity, back to plain, replacement, removal. Each step is an atomic change of what a guest sees. Used to
- * crash, and to fail, at every operation of every step.
+ * shrinking, back to the identity, settling, back to plain in every way, replacement, removal. Each step is an atomic change of what
+ * a guest sees, or the guest's own: it writes or discards, and flushes. Used to crash, and to fail, at every operation of every step.
  */
 #ifndef ZCFS_TESTS_SCENARIO_H
 #define ZCFS_TESTS_SCENARIO_H
@@ -25,13 +25,21 @@ void scenario_start(int dir_fd); /* makes the two plain images */
 
 extern const size_t scenario_steps;
 const char *scenario_name(size_t step);
+size_t scenario_find(const char *name);
 /* True if the step promises that after an error the old state is left (-EINPROGRESS: the new one). */
 bool scenario_exact(size_t step);
+/* True if the guest does it: before its flush any part may be there. */
+bool scenario_by_guest(size_t step);
 /* 0 or -errno. Nothing is left open. */
 int scenario_run(const struct io *io, int dir_fd, size_t step);
 
+/* The guest writes to a few ranges something else than what is there, and flushes. */
+int scenario_guest(const struct io *io, int dir_fd, const char *name);
+
 /* Cleans what is stale, then opens and reads both images. Fails the test if either is damaged. */
 void view_read(const struct io *io, int dir_fd, struct view *view);
+/* Whether both are what they are taken for, without opening them. */
+void view_classify(const struct io *io, int dir_fd, const struct view *view);
 bool view_same(const struct view *a, const struct view *b);
 /* io_posix, but for syncs, which do nothing: for directories that nobody will need after a crash. */
 extern const struct io io_fast;

@@ -132,7 +132,7 @@ static void check_undo_validity(void)
 	struct image *image;
 	bool valid;
 
-	CHECK_IS(scenario_run(&io_fast, dir_fd, 1), 0);
+	CHECK_IS(scenario_run(&io_fast, dir_fd, scenario_find("change")), 0);
 	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
 	CHECK_IS(map_db_undo_valid(image->db, image->data_fd, &valid), 0);
 	CHECK(valid);

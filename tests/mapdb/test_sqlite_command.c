@@ -122,7 +122,7 @@ int main(void)
 	int dir_fd = scratch_directory();
 
 	scenario_start(dir_fd);
-	CHECK_IS(scenario_run(&io_fast, dir_fd, 0), 0);
+	CHECK_IS(scenario_run(&io_fast, dir_fd, scenario_find("adopt")), 0);
 	bundle_fd = io_posix.open(&io_posix, dir_fd, "a.img", O_RDONLY | O_DIRECTORY, 0);
 	CHECK(bundle_fd >= 0);
 	check_views();
