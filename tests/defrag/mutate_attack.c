@@ -61,22 +61,21 @@ static void boot_huge_index_blocks(void)
 	copy_boot();
 }
 
-/* Record 0, to be changed and put back. */
-static _Alignas(8) uint8_t mft_itself[4096];
+/* A record, to be changed and put back; here record 0. */
+static _Alignas(8) uint8_t opened[4096];
 
 static ATTR_RECORD *open_mft(ATTR_TYPES type)
 {
-	load_record(base, image_bytes, 0, mft_itself);
-	CHECK_IS(record_unprotect(mft_itself, base->record_size), 0);
-	record_for_each(attr,
-	                mft_itself) if (attr->type == type && attr->non_resident && !attr->name_length) return attr;
+	load_record(base, image_bytes, 0, opened);
+	CHECK_IS(record_unprotect(opened, base->record_size), 0);
+	record_for_each(attr, opened) if (attr->type == type && attr->non_resident && !attr->name_length) return attr;
 	return NULL;
 }
 
 static void close_mft(void)
 {
-	record_protect(mft_itself, base->record_size);
-	store_record(base, image_bytes, 0, mft_itself, true);
+	record_protect(opened, base->record_size);
+	store_record(base, image_bytes, 0, opened, true);
 }
 
 static void set_sizes(ATTR_RECORD *attr, uint64_t clusters)
@@ -193,6 +192,112 @@ static void lists_with_twins(void)
 	}
 }
 
+/* A file of its own among the users', and the runs of its data; opened as record 0 is above. */
+static uint32_t open_number;
+
+static ATTR_RECORD *open_file(unsigned int skip, struct run_list *runs)
+{
+	uint64_t vcns;
+	for (open_number = 24; open_number < base->records; open_number++) {
+		load_record(base, image_bytes, open_number, opened);
+		if (mft_record(opened)->magic != magic_FILE || !(mft_record(opened)->flags & MFT_RECORD_IN_USE))
+			continue;
+		CHECK_IS(record_unprotect(opened, base->record_size), 0);
+		record_for_each(attr, opened)
+		{
+			if (attr->type != AT_DATA || !attr->non_resident || attr->flags)
+				continue;
+			runs->count = 0;
+			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+			                              UINT32_MAX, runs, &vcns),
+			         0);
+			if (runs->count && !skip--)
+				return attr;
+		}
+	}
+	CHECK(false);
+	return NULL;
+}
+
+static void close_file(ATTR_RECORD *attr, struct run_list *runs)
+{
+	CHECK_IS(record_set_runs(opened, attr, runs->runs, runs->count), 0);
+	run_list_free(runs);
+	record_protect(opened, base->record_size);
+	store_record(base, image_bytes, open_number, opened, true);
+}
+
+static void cross_linked_files(void)
+{
+	struct run_list runs = {0};
+	open_file(0, &runs);
+	uint64_t lcn = runs.runs[0].lcn;
+	ATTR_RECORD *attr = open_file(1, &runs);
+	runs.runs[0].lcn = lcn;
+	close_file(attr, &runs);
+}
+
+static void file_that_crosses_itself(void)
+{
+	struct run_list runs = {0};
+	ATTR_RECORD *attr = open_file(0, &runs);
+	for (unsigned int i = 1; runs.count < 2; i++)
+		attr = open_file(i, &runs);
+	runs.runs[1].lcn = runs.runs[0].lcn;
+	close_file(attr, &runs);
+}
+
+static void file_of_eternity(void)
+{
+	struct run_list runs = {0};
+	ATTR_RECORD *attr = open_file(0, &runs);
+	runs.runs[runs.count - 1] = (struct run){RUN_HOLE, UINT64_C(1) << 60};
+	runs.count = 1;
+	attr->highest_vcn = cpu_to_sle64((INT64_C(1) << 60) - 1);
+	close_file(attr, &runs);
+}
+
+/* Every entry says that its attribute is in the record that the list is in. */
+static void point_back(uint8_t *list, size_t size, const uint8_t *record)
+{
+	for (size_t pos = 0; pos + sizeof(ATTR_LIST_ENTRY) <= size;) {
+		ATTR_LIST_ENTRY *entry = (ATTR_LIST_ENTRY *)(list + pos);
+		entry->mft_reference =
+		        MK_LE_MREF(open_number, le16_to_cpu(((const MFT_RECORD *)record)->sequence_number));
+		CHECK(entry->length);
+		pos += le16_to_cpu(entry->length);
+	}
+}
+
+static void lists_in_a_ring(void)
+{
+	for (size_t i = 0; i < base->listed_count; i++) {
+		open_number = base->listed[i];
+		load_record(base, image_bytes, open_number, opened);
+		CHECK_IS(record_unprotect(opened, base->record_size), 0);
+		record_for_each(attr, opened)
+		{
+			struct run_list runs = {0};
+			uint64_t vcns;
+			if (attr->type != AT_ATTRIBUTE_LIST)
+				continue;
+			if (!attr->non_resident) {
+				point_back(attr_value(attr), le32_to_cpu(attr->value_length), opened);
+				continue;
+			}
+			CHECK_IS(mapping_pairs_decode((uint8_t *)attr + attr_pairs_off(attr), attr_pairs_room(attr),
+			                              UINT32_MAX, &runs, &vcns),
+			         0);
+			uint64_t size = (uint64_t)sle64_to_cpu(attr->data_size),
+			         first = runs.runs[0].length * base->cluster;
+			point_back(image_bytes + runs.runs[0].lcn * base->cluster, size < first ? size : first, opened);
+			run_list_free(&runs);
+		}
+		record_protect(opened, base->record_size);
+		store_record(base, image_bytes, open_number, opened, true);
+	}
+}
+
 static void none(void)
 {
 }
@@ -212,6 +317,10 @@ const struct attack attacks[] = {
         {"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
         {"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
         {"directories in a ring", directories_in_a_ring, VOLUME_DONE},
+        {"files with clusters in common", cross_linked_files, VOLUME_DAMAGED},
+        {"a file with clusters twice", file_that_crosses_itself, VOLUME_DAMAGED},
+        {"a file of 2^60 clusters", file_of_eternity, VOLUME_DAMAGED},
+        {"attribute lists that lead back", lists_in_a_ring, VOLUME_DAMAGED},
         {"attribute lists with twins", lists_with_twins, VOLUME_DONE},
 };
 const size_t attack_count = sizeof(attacks) / sizeof(*attacks);

@@ -104,6 +104,22 @@ static bool never(void *context)
 	return false;
 }
 
+/* The journal is one that is rolled back. */
+static void check_journal_counts(void)
+{
+	for (uint64_t generation = 3; generation >= 2; generation--) {
+		struct map_db *db;
+		struct map_state state;
+		write_file(bundle_fd, "map.db", sound.bytes, sound.size);
+		if (generation == 2)
+			write_file(bundle_fd, "map.db-journal", journal.bytes, journal.size);
+		CHECK_IS(map_db_open(&io_posix, bundle_fd, false, &db), 0);
+		CHECK_IS(map_db_read_state(db, &state), 0);
+		CHECK_IS(state.generation, generation);
+		map_db_close(db);
+	}
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	static struct io io;
@@ -124,13 +140,16 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	CHECK_IS(image_commit(image), 0);
 	image_close(image);
 	CHECK(sound.size && journal.size);
+	check_journal_counts();
 	return 0;
 }
 
 /* ---- rows ---- */
 
-static sqlite3_stmt *statements[7];
-static const char *const inserts[] = {
+#define INSERTS 7u /* kinds of rows */
+
+static sqlite3_stmt *statements[INSERTS];
+static const char *const inserts[INSERTS] = {
         "INSERT OR REPLACE INTO extent VALUES (?1, ?2, ?3)",
         "INSERT OR REPLACE INTO undo_extent VALUES (?1, ?2, ?3)",
         "INSERT OR REPLACE INTO redo VALUES (?1, ?2)",
@@ -139,6 +158,21 @@ static const char *const inserts[] = {
         "INSERT OR REPLACE INTO undo_stamp VALUES (1, ?1, ?2, NULL, ?3, ?4)",
         "INSERT OR REPLACE INTO settle VALUES (?1, ?2, ?3, ?4)",
 };
+
+/* In place of a row. The first makes a database of version 1. */
+static const char *const schema_changes[] = {
+        "DROP VIEW settle_history; DROP TABLE settle; PRAGMA user_version = 1",
+        "CREATE TRIGGER t AFTER DELETE ON redo BEGIN DELETE FROM extent; END",
+        "CREATE INDEX i ON extent(host_off)",
+        "CREATE TABLE more(a)",
+        "ALTER TABLE extent ADD COLUMN a",
+        "DROP TABLE redo",
+        "DROP VIEW summary",
+        "PRAGMA user_version = 3",
+        "DELETE FROM image",
+        "DELETE FROM run",
+};
+#define SCHEMA_CHANGES (sizeof(schema_changes) / sizeof(*schema_changes))
 
 static uint64_t extent_ends[2];
 
@@ -183,11 +217,15 @@ static void take_stamp_row(struct input *input, sqlite3_stmt *insert)
 	bind(insert, 4, take_number(input, any & 8, ctime));
 }
 
-static void take_row(struct input *input)
+static void take_row(struct input *input, sqlite3 *connection)
 {
-	unsigned int kind = (unsigned int)take(input, 1) % 7;
-	sqlite3_stmt *insert = statements[kind];
+	unsigned int kind = (unsigned int)take(input, 1) % (INSERTS + 1);
+	sqlite3_stmt *insert = kind < INSERTS ? statements[kind] : NULL;
 	uint8_t any;
+	if (!insert) {
+		sqlite3_exec(connection, schema_changes[take(input, 1) % SCHEMA_CHANGES], NULL, NULL, NULL);
+		return;
+	}
 	switch (kind) {
 	case 0:
 	case 1:
@@ -233,12 +271,12 @@ static void write_rows(struct input input)
 		sqlite3_exec(connection, "DELETE FROM extent", NULL, NULL, NULL);
 	if (!(tables & 2))
 		sqlite3_exec(connection, "DELETE FROM undo_extent; DELETE FROM undo", NULL, NULL, NULL);
-	for (int i = 0; i < 7; i++)
+	for (size_t i = 0; i < INSERTS; i++)
 		CHECK_IS(sqlite3_prepare_v2(connection, inserts[i], -1, &statements[i], NULL), SQLITE_OK);
 	extent_ends[0] = extent_ends[1] = 0;
 	while (input_left(&input))
-		take_row(&input);
-	for (int i = 0; i < 7; i++)
+		take_row(&input, connection);
+	for (size_t i = 0; i < INSERTS; i++)
 		sqlite3_finalize(statements[i]);
 	sqlite3_exec(connection, "COMMIT", NULL, NULL, NULL);
 	sqlite3_close(connection);

@@ -15,7 +15,8 @@ struct looking {
 	struct ntfs_run mft[MFT_RUNS_MAX];
 	size_t mft_count;
 	uint64_t mft_clusters;
-	bool wanted_mft; /* this time only $MFT's own runs are taken */
+	uint64_t mft_bytes; /* that are records; behind them may be anything */
+	bool wanted_mft;    /* this time only $MFT's own runs are taken */
 };
 
 static void object(struct looking *l, const char *wrong)
@@ -107,6 +108,8 @@ static void look_at_record(struct looking *l, uint64_t number, uint8_t *record)
 		if (!attr[A_NONRES])
 			continue;
 		bool of_mft = base == 0 && get32(attr) == AT_DATA && !attr[A_NAME_LEN];
+		if (of_mft && !get64(attr + A_LOWEST))
+			l->mft_bytes = get64(attr + A_INIT);
 		if (!l->wanted_mft || (of_mft && get64(attr + A_LOWEST) == l->mft_clusters))
 			take_runs(l, base, attr, length);
 	}
@@ -115,9 +118,10 @@ static void look_at_record(struct looking *l, uint64_t number, uint8_t *record)
 static void look_at_records(struct looking *l)
 {
 	_Alignas(8) uint8_t record[4096];
-	for (uint64_t i = 0; i < l->mft_clusters * l->boot.cluster_size / l->boot.record_size; i++) {
-		if (!read_record(l, i, record) || memcmp(record, "FILE", 4) != 0 ||
-		    !(get16(record + REC_FLAGS) & RF_IN_USE))
+	for (uint64_t i = 0; i < l->mft_bytes / l->boot.record_size; i++) {
+		if (!read_record(l, i, record))
+			return; /* it may be in a piece that is not found yet */
+		if (memcmp(record, "FILE", 4) != 0 || !(get16(record + REC_FLAGS) & RF_IN_USE))
 			continue;
 		if (ntfs_fixup_read(record, l->boot.record_size))
 			look_at_record(l, i, record);
@@ -150,6 +154,8 @@ static void find_mft(struct looking *l)
 		look_at_records(l);
 	} while (!l->look->wrong && l->mft_clusters > before);
 	l->wanted_mft = false;
+	if (l->mft_bytes > l->mft_clusters * l->boot.cluster_size)
+		object(l, "$MFT has more records than it has room for");
 }
 
 void volume_look(const uint8_t *image, size_t size, struct volume_look *look)
