@@ -139,18 +139,17 @@ static void check_same_mapping(const struct volume_look *before, const struct vo
 
 static void check_only_metadata(const struct volume_look *before, const struct told *told)
 {
-	uint8_t *mark = calloc(1, before->cluster_size), *zeros = calloc(1, before->cluster_size);
-	CHECK(mark && zeros);
+	uint8_t *bytes = malloc(before->cluster_size);
+	CHECK(bytes);
 	for (uint64_t i = 0; i < before->clusters; i++) {
 		const struct cluster_owner *owner = &before->owners[i];
 		if (owner->stream && (owner->base == 0 || owner->base == 1 || owner->base == 6 || is_list(owner)))
 			continue;
-		memcpy(mark, image_bytes + i * before->cluster_size, before->cluster_size);
-		redo_overlay_patch(told->changes, i * before->cluster_size, mark, before->cluster_size);
-		CHECK(!memcmp(mark, image_bytes + i * before->cluster_size, before->cluster_size));
+		memcpy(bytes, image_bytes + i * before->cluster_size, before->cluster_size);
+		redo_overlay_patch(told->changes, i * before->cluster_size, bytes, before->cluster_size);
+		CHECK(!memcmp(bytes, image_bytes + i * before->cluster_size, before->cluster_size));
 	}
-	free(mark);
-	free(zeros);
+	free(bytes);
 }
 
 static void check_change(const struct told *told, const struct image_map *map, const struct volume_look *before)
