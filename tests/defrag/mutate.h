@@ -15,10 +15,11 @@
 #include "defrag/run_list.h"
 
 #define IMAGE_SIZE_MAX (7u << 20)
-#define BASES          4u
+#define BASES          5u
 
 struct base {
 	const char *cluster_size, *large, *record_option;
+	const char *files, *spare, *max_run; /* of the large ones; see ntfs-populate and ntfs-scatter */
 	size_t size;
 	uint8_t *bytes;
 	uint32_t cluster, record_size, records;

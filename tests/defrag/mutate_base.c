@@ -41,14 +41,16 @@ int run_tool(const char *output, const char *const *arguments)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+#define USUAL .files = "3", .spare = "0", .max_run = "2"
+
 struct base bases[BASES] = {
-        {.cluster_size = "512", .large = "90K..100K", .size = 3u << 20},
-        {.cluster_size = "1024", .large = "180K..200K", .size = 4u << 20},
-        {.cluster_size = "4096", .large = "400K..420K", .size = 7u << 20},
-        {.cluster_size = "4096",
-         .large = "100K",
-         .record_option = "4096",
-         .size = 7u << 20}, /* sectors as long as records */
+        {.cluster_size = "512", .large = "90K..100K", .size = 3u << 20, USUAL},
+        {.cluster_size = "1024", .large = "180K..200K", .size = 4u << 20, USUAL},
+        {.cluster_size = "4096", .large = "400K..420K", .size = 7u << 20, USUAL},
+        /* sectors as long as records */
+        {.cluster_size = "4096", .large = "100K", .record_option = "4096", .size = 7u << 20, USUAL},
+        /* $MFT has extension records, and there are attribute lists outside their records */
+        {.cluster_size = "512", .large = "1500K", .size = 4u << 20, .files = "1", .spare = "200", .max_run = "1"},
 };
 
 static uint64_t record_place(const struct base *b, uint64_t off)
@@ -104,6 +106,28 @@ static void find_interesting(struct base *b)
 	}
 }
 
+static uint64_t mft_clusters(const struct base *b)
+{
+	uint64_t clusters = 0;
+	for (size_t i = 0; i < b->mft.count; i++)
+		clusters += b->mft.runs[i].length;
+	return clusters;
+}
+
+/* It has the next extent of $MFT. */
+static bool continues_mft(const struct base *b, uint32_t number)
+{
+	_Alignas(8) uint8_t record[4096];
+	load_record(b, b->bytes, number, record);
+	const MFT_RECORD *m = mft_record(record);
+	if (m->magic != magic_FILE || !(m->flags & MFT_RECORD_IN_USE) || !m->base_mft_record ||
+	    MREF_LE(m->base_mft_record) != FILE_MFT || record_unprotect(record, b->record_size) < 0)
+		return false;
+	record_for_each(attr, record) if (attr->type == AT_DATA && attr->non_resident &&
+	                                  (uint64_t)sle64_to_cpu(attr->lowest_vcn) == mft_clusters(b)) return true;
+	return false;
+}
+
 static void understand(struct base *b)
 {
 	const NTFS_BOOT_SECTOR *boot = (const NTFS_BOOT_SECTOR *)b->bytes;
@@ -120,10 +144,14 @@ static void understand(struct base *b)
 	b->mft = mft;
 	take_runs(b, FILE_Bitmap, AT_DATA, &b->bitmap);
 	take_runs(b, 0, AT_BITMAP, &b->mft_bitmap);
-	uint64_t clusters = 0;
-	for (size_t i = 0; i < b->mft.count; i++)
-		clusters += b->mft.runs[i].length;
-	b->records = (uint32_t)(clusters * b->cluster / b->record_size); /* of the first extent, which is enough */
+	b->records = (uint32_t)(mft_clusters(b) * b->cluster / b->record_size);
+	for (uint32_t i = 0; i < b->records; i++) {
+		if (!continues_mft(b, i))
+			continue;
+		take_runs(b, i, AT_DATA, &b->mft);
+		b->records = (uint32_t)(mft_clusters(b) * b->cluster / b->record_size);
+		i = 0;
+	}
 	find_interesting(b);
 }
 
@@ -139,11 +167,12 @@ void make_base(struct base *b)
 	         0);
 	CHECK_IS(RUN_TOOL(populate_tool, "--seed", "1", "--files", "30", "--file-size", "1..24K", "--dirs", "3",
 	                  "--tiny", "10", "--streams", "6", "--sparse", "5", "--compressed", "5", "--links", "3",
-	                  "--names", "3", path),
+	                  "--names", "3", "--spare", b->spare, path),
 	         0);
-	int r = RUN_TOOL(populate_tool, "--seed", "2", "--files", "3", "--file-size", b->large, "--streams", "2", path);
+	int r = RUN_TOOL(populate_tool, "--seed", "2", "--files", b->files, "--file-size", b->large, "--streams", "2",
+	                 path);
 	CHECK(r == 0 || r == 3); /* a full volume is as good */
-	CHECK_IS(RUN_TOOL(scatter_tool, "--what", "all", "--max-run", "2", path), 0);
+	CHECK_IS(RUN_TOOL(scatter_tool, "--what", "all", "--max-run", b->max_run, path), 0);
 	CHECK_IS(RUN_TOOL(check_tool, path), 0);
 	b->bytes = malloc(b->size);
 	CHECK(b->bytes && pread(fd, b->bytes, b->size, 0) == (ssize_t)b->size);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Input: whole volumes, as the child of a pass looks at them. Byte 0 says which of the volumes of mutate_base.c, byte 1
- * with what options; patches to the volume follow. The mutator does damage behind the fixups (mutate_damage.c).
+ * with what options; patches to the volume follow. The mutator does damage behind the fixups (mutate_damage.c), and now
+ * and then what somebody has thought of (mutate_attack.c).
  *
  * Promise: the child ends well, and finds nothing that it could not prove; where it would change something, no two
  * streams share a cluster before, every cluster of every stream still is the same host bytes afterwards, and of the
@@ -253,6 +254,8 @@ static size_t damage_input(uint8_t *data, size_t size, size_t max_size, unsigned
 	for (unsigned int i = 0; i < 8; i++)
 		random_u64();
 	select_base(data[0]);
+	if (random_below(16) == 0) /* for these the volume must still be sound */
+		attacks[random_below(attack_count)].make();
 	patches_apply(patches, image_bytes, base->size);
 	damage_more();
 	size_t used = patches_between(base->bytes, image_bytes, base->size, data + HEADER, max_size - HEADER);
