@@ -45,7 +45,7 @@ MAKE = {
 
 
 class Disk:
-    def __init__(self, top, kind, size, sector_size):
+    def __init__(self, top, kind, size, sector_size, options):
         self.memory = os.path.join(top, 'memory')
         self.point = os.path.join(top, 'disk')
         self.file = os.path.join(self.memory, 'disk')
@@ -57,7 +57,7 @@ class Disk:
             with open(self.file, 'wb') as file:
                 file.truncate(size)
             self.device = command('losetup', '--sector-size', str(sector_size), '--find', '--show', self.file)
-            command(*MAKE[kind], self.device)
+            command(*MAKE[kind], *options, self.device)
             command('mount', '-t', kind, self.device, self.point)
         except BaseException:
             self.end()
@@ -97,10 +97,10 @@ class Disk:
 
 
 @contextlib.contextmanager
-def disk(top, kind='ext4', size=64 * MIB, sector_size=512):
+def disk(top, kind='ext4', size=64 * MIB, sector_size=512, options=()):
     if not os.path.exists('/dev/loop-control'):
         skip('the kernel has no loop devices')
-    made = Disk(top, kind, size, sector_size)
+    made = Disk(top, kind, size, sector_size, options)
     try:
         yield made
     finally:

@@ -5,6 +5,8 @@
                                                 ZCFS_DEFRAG and ZCFS_CHECK say where the commands are
 """
 import contextlib
+import errno
+import json
 import mmap
 import os
 import random
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 
+import disk
 from mount import *
 
 SEED = int(os.environ.get('SEED', time.time_ns() % 10**9))
@@ -266,6 +269,121 @@ def test_threads(store):
     assert process.returncode == 0, process.stdout.read()
     assert allowed['settle'] == {frozenset(os.sched_getaffinity(store.daemon))}
     assert allowed.get('worker', allowed['settle']) == allowed['settle']
+
+
+def moved_bytes(output):
+    return json.loads(output)['images'][0]['settle']['bytes_moved']
+
+
+def test_rate(store):
+    """a pass takes no less time than its rate says"""
+    noise_image(store, 'a.img', 12 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    started = time.monotonic()
+    moved = moved_bytes(settle(store.path('a.img'), '--rate=6', '--json'))
+    # nobody waits after the last piece
+    assert moved > 6e6 and time.monotonic() - started >= (moved - (256 << 10)) / 6e6
+
+
+def test_idle(store):
+    """--idle moves little as long as the guest leaves no time for it, and goes on afterwards"""
+    size = 32 << 20
+    noise_image(store, 'a.img', size)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    want = store.expected('a.img')
+    done, rng = [], random.Random(SEED)
+
+    def read():
+        with open(store.path('a.img'), 'rb', buffering=0, opener=lambda path, flags: os.open(path, flags | os.O_DIRECT)) as file:
+            buffer = mmap.mmap(-1, 1 << 20)
+            while not done:
+                off = rng.randrange(size // len(buffer)) * len(buffer)
+                assert os.preadv(file.fileno(), [buffer], off) == len(buffer)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    with open(store.path('a.img'), 'rb') as file:
+        for thread in threads:
+            thread.start()
+        try:
+            moved = moved_bytes(settle(store.path('a.img'), '--idle', '--time-limit=3', '--json'))
+        finally:
+            done.append(True)
+            for thread in threads:
+                thread.join()
+        assert moved < size // 2, f'{moved} bytes moved under a busy guest'
+        assert moved_bytes(settle(store.path('a.img'), '--idle', '--json')) > size // 2
+        assert file.read() == want
+    store.released('a.img')
+    assert len(store.extents('a.img')) == 1
+
+
+def test_two_at_once(store):
+    """of two commands that settle one image one is told about the other, which goes on to the end"""
+    noise_image(store, 'a.img', 16 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    want = store.expected('a.img')
+    both = [start_settle(store, store.path('a.img'), '--rate=6') for _ in range(2)]
+    outputs = [process.communicate(timeout=10 * WAIT_SECONDS)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 4], outputs
+    assert any('another --settle' in output for output in outputs), outputs
+    assert read_file(store.path('a.img')) == want
+    store.released('a.img')
+    assert len(store.extents('a.img')) == 1
+
+
+def test_longest_file(outer):
+    """where the host's files cannot be long enough, the guest and the pass are told so, and go on with what fits"""
+    mib = 1 << 20
+    rng = random.Random(SEED)
+    with disk.disk(outer.top, 'ext4', 64 * mib, options=('-b', '1024', '-O', '^extent,^64bit,^metadata_csum')) as its_disk:
+        os.mkdir(its_disk.point + '/store')
+        store = Store(False, its_disk.point + '/store')
+        try:
+            size = 6 << 30 # the longest file there is has 16 GiB
+            with open(store.host('a.img'), 'wb') as file:
+                file.truncate(size)
+                for off in range(0, size, size // 64):
+                    file.seek(off)
+                    file.write(noise(64 << 10, off))
+            store.tool('scatter', 'a.img', SEED, 16 * mib)
+            store.start()
+            path = store.path('a.img')
+            model = {}
+
+            def look():
+                for off, data in model.items():
+                    file.seek(off)
+                    assert file.read(len(data)) == data, f'SEED={SEED}: {off}'
+
+            with open(path, 'r+b', buffering=0) as file:
+                for off in range(0, size, size // 256):
+                    file.seek(off)
+                    model[off] = file.read(64 << 10)
+                process = start_settle(store, path, '--rate=1', f'--threshold={64 << 10}')
+                while process.poll() is None:
+                    off = rng.randrange(size, 24 << 30) // 4096 * 4096
+                    try:
+                        os.pwrite(file.fileno(), noise(4096, off), off)
+                        model[off] = noise(4096, off)
+                    except OSError as error:
+                        assert error.errno == errno.EFBIG, error
+                    time.sleep(0.2)
+                output = process.communicate()[0]
+                assert process.returncode == 0 or (process.returncode == 1 and 'files long enough' in output), output
+                with fails_with(errno.EFBIG):
+                    os.pwrite(file.fileno(), b'x', 20 << 30)
+                look()
+            store.unmount()
+            check(store, 'a.img')
+            store.start()
+            with open(path, 'rb', buffering=0) as file:
+                look()
+            store.unmount()
+        finally:
+            store.clean_up()
+
+
+test_longest_file.over = False
 
 
 def test_fio(store):
