@@ -38,14 +38,6 @@ static int open_path(int dir_fd, const char *name, struct stat *status)
 	return fd;
 }
 
-/* Where it does not, a name that is not reserved is as good as one that is. */
-static bool case_does_not_matter(int bundle_fd, const struct stat *db)
-{
-	struct stat status;
-
-	return fstatat(bundle_fd, "MAP.DB", &status, AT_SYMLINK_NOFOLLOW) == 0 && status.st_ino == db->st_ino;
-}
-
 /* Data of a bundle, checked as far as it can be without opening anything. -EUCLEAN with the reason in *why. */
 static int open_bundle_data(int parent_fd, const char *name, int bundle_fd, struct resolved *out, const char **why)
 {
@@ -63,7 +55,7 @@ static int open_bundle_data(int parent_fd, const char *name, int bundle_fd, stru
 		*why = "its map.db is not a regular file";
 	else if (out->db.st_nlink > 1)
 		*why = "its map.db has another hard link";
-	else if (case_does_not_matter(bundle_fd, &out->db))
+	else if (image_names_fold(bundle_fd, &out->db))
 		*why = "its file system takes other names for map.db, by which anybody could make one";
 	/* An adoption that is not finished leaves a second link of its own, and the library knows it. */
 	else if (out->status.st_nlink > 1 && image_classify(store.io, parent_fd, name, &kind, &status) < 0)

@@ -73,6 +73,10 @@ int image_classify(const struct io *io, int parent_fd, const char *name, enum na
 /* Names that a user of a mount must not make: "map.db" and ".*zcfs-*". */
 bool image_name_reserved(const char *name);
 
+/* True if the directory of a bundle takes other names for map.db, as those do to which upper and lower case are the same. There the
+ * names that are not reserved are as good as the one that is: no image is adopted, and no bundle served. db: of map.db. */
+bool image_names_fold(int bundle_fd, const struct stat *db);
+
 /* Opens parent_fd/name (a regular file or a bundle), takes the lock, checks afterwards that the name still means the inode that was
  * locked (else starts again), brings pending redo up to date (with LOCK_EX on a descriptor of its own if access is
  * IMAGE_SHARED), loads the map.

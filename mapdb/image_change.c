@@ -114,13 +114,18 @@ static void set_owner(const struct image *image)
 		return;
 }
 
-/* The exchange comes after COMMIT. Better to know before that there is none. */
-static int probe_exchange(const struct image *image)
+/* The exchange comes after COMMIT. Better to know before that there is none, or that the bundle would not be served. */
+static int probe_names(const struct image *image)
 {
 	const struct io *io = image->io;
 	int fd = image->bundle_fd;
-	int rc = io->mkdir(io, fd, BUNDLE_PROBE_NAME, 0700);
+	struct stat db;
 
+	if (fstatat(fd, MAP_DB_NAME, &db, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (image_names_fold(fd, &db))
+		return -EOPNOTSUPP;
+	int rc = io->mkdir(io, fd, BUNDLE_PROBE_NAME, 0700);
 	if (rc < 0)
 		return rc;
 	rc = io->rename(io, fd, MAP_DB_NAME, fd, BUNDLE_PROBE_NAME, RENAME_EXCHANGE);
@@ -138,7 +143,7 @@ static int build_staging(struct image *image)
 	if (rc == 0)
 		rc = map_db_create(image->io, image->bundle_fd, image->map);
 	if (rc == 0)
-		rc = probe_exchange(image);
+		rc = probe_names(image);
 	if (rc < 0)
 		return rc;
 	set_owner(image);

@@ -18,6 +18,13 @@ bool image_name_reserved(const char *name)
 	return !strcmp(name, MAP_DB_NAME) || (name[0] == '.' && strstr(name + 1, "zcfs-"));
 }
 
+bool image_names_fold(int bundle_fd, const struct stat *db)
+{
+	struct stat status;
+
+	return fstatat(bundle_fd, "MAP.DB", &status, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&status, db);
+}
+
 int bundle_open(const struct io *io, int parent_fd, const char *name)
 {
 	return io->open(io, parent_fd, name, O_RDONLY | O_DIRECTORY, 0);

@@ -123,7 +123,9 @@ static const struct {
         {ANY_STEP, EMLINK, EXIT_FAILED, "has another hard link, under which its bytes would appear scrambled",
          "remove the other name (find -samefile finds it), or make a copy with cp --reflink=auto"},
         {ANY_STEP, EOPNOTSUPP, EXIT_FAILED,
-         "its file system cannot hold a bundle (a network file system, or one without RENAME_EXCHANGE)",
+         "its file system cannot hold a bundle (a network file system, one without RENAME_EXCHANGE, or one to which "
+         "upper "
+         "and lower case are the same)",
          "move it to a local file system such as ext4, XFS or btrfs"},
         {ANY_STEP, ENAMETOOLONG, EXIT_FAILED, "its name is too long: a pass needs 13 bytes more beside it",
          "give it a name of at most 242 bytes"},

@@ -15,7 +15,7 @@ import time
 
 from mount import *
 
-SECONDS = float(os.environ.get('SECONDS', '2'))
+SECONDS = float(os.environ.get('SECONDS', '1'))  # of each race
 USER, OTHER = 1500, 1501
 
 
