@@ -175,13 +175,11 @@ while time.monotonic() < end:
 print(seen)
 """
 
-COPIES = 30  # what the kernel has found by a name it keeps for a second; so that it finds both of a pair, many pairs
 
-
-def race(store, make, below=''):
+def race(store, make, copies, below=''):
     """What is read and written while things are exchanged with links that lead outside, by a user to whom that way is closed, as it is not
     to the daemon: only what is inside, and errors."""
-    pairs = [make(number) for number in range(COPIES)]
+    pairs = [make(number) for number in range(copies)]  # many, because the kernel keeps what it has found by a name for a second
     names = [os.path.relpath(one, store.below).split('/')[0] for one, _ in pairs]
     paths = [store.path(name, below) if below else store.path(name) for name in names]
     swapping = Swapping(pairs)
@@ -192,17 +190,19 @@ def race(store, make, below=''):
     print(f'# {swapping.count} exchanges, seen: {result.stdout.strip()}')
     assert swapping.count > 100 and seen.pop(b'inside', 0) > 10, (swapping.count, result.stdout)
     assert set(seen) <= {errno.EACCES, errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.ESTALE, errno.ENOTDIR, errno.EUCLEAN}, seen
-    assert {read_file(store.top + '/outside/' + name) for name in ('file', 'data')} == {b'secret'}
+    assert {read_file(store.top + '/closed/outside/' + name) for name in ('file', 'data')} == {b'secret'}
 
 
 def outside_of(store):
-    """Files that anybody might read and write, in a directory that nobody but root may enter."""
-    outside = store.top + '/outside'
-    os.mkdir(outside)
+    """Files that anybody might read and write, in such a directory, in one that nobody but root may enter: who gets there, got there as the
+    daemon."""
+    outside = store.top + '/closed/outside'
+    os.makedirs(outside)
     for name in ('file', 'data'):
         write_file(os.path.join(outside, name), b'secret')
         os.chmod(os.path.join(outside, name), 0o666)
-    os.chmod(outside, 0o700)
+    os.chmod(outside, 0o755)
+    os.chmod(store.top + '/closed', 0o700)
     os.chmod(store.below, 0o755)
     return outside
 
@@ -231,7 +231,7 @@ def test_directory_becomes_link(store):
         os.mkdir(directory)
         make_file(directory + '/file')
         return directory, make_link(outside, store.host(f'link{number}'))
-    race(store, make, below='file')
+    race(store, make, 300, below='file')
 
 
 def test_image_becomes_link(store):
@@ -241,7 +241,7 @@ def test_image_becomes_link(store):
     def make(number):
         make_file(store.host(f'file{number}'))
         return store.host(f'file{number}'), make_link(outside + '/file', store.host(f'link{number}'))
-    race(store, make)
+    race(store, make, 300)
 
 
 def test_data_becomes_link(store):
@@ -251,7 +251,7 @@ def test_data_becomes_link(store):
     def make(number):
         make_bundle(store, f'b{number}')
         return store.host(f'b{number}', 'data'), make_link(outside + '/data', store.host(f'b{number}', 'other'))
-    race(store, make)
+    race(store, make, 30)
 
 
 def test_bundle_becomes_link(store):
@@ -263,7 +263,7 @@ def test_bundle_becomes_link(store):
     def make(number):
         make_bundle(store, f'b{number}')
         return store.host(f'b{number}'), make_link(outside, store.host(f'link{number}'))
-    race(store, make)
+    race(store, make, 30)
 
 
 def test_moved_out(store):
@@ -285,7 +285,7 @@ def forge(store, how):
     name = how.replace(' ', '-')
     bundle = store.host(name)
     store.bundle(name, noise(65536))
-    outside = store.top + '/outside/data'
+    outside = store.top + '/closed/outside/data'
     data, database = bundle + '/data', bundle + '/map.db'
     if how == 'data is a link':
         os.unlink(data)
@@ -344,7 +344,7 @@ def test_forged_bundles(store):
             result = subprocess.run([tool, os.path.join(store.dir, name)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                     stderr=subprocess.STDOUT, text=True, errors='replace', timeout=WAIT_SECONDS)
             assert result.returncode not in (0, 2) and result.returncode > 0 and 'secret' not in result.stdout, (how, result)
-    assert read_file(store.top + '/outside/data') == b'secret'
+    assert read_file(store.top + '/closed/outside/data') == b'secret'
 
 
 def test_data_of_another_owner(store):
