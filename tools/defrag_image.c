@@ -31,12 +31,13 @@ static double monotonic_seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* A domain that is being created has the image for a disk before anybody has opened it. */
-static bool attached_to_domain(const struct location *location)
+/* A domain that is being created has the image for a disk before anybody has opened it. 0; -EBUSY: one has; -errno. */
+static int check_domains(const struct location *location)
 {
 	struct identity_set identities;
 	struct image_user user;
-	return locate_identities(location, &identities) == 0 && users_find_domain(&identities, &user);
+	int error = locate_identities(location, &identities);
+	return error ? error : users_find_domain(&identities, &user) ? -EBUSY : 0;
 }
 
 static bool opened_elsewhere(const struct image *image)
@@ -53,7 +54,7 @@ static int open_to_analyze(const struct location *location, struct outcome *outc
 	if (error)
 		outcome->in_use = error == -EBUSY;
 	else
-		outcome->in_use = opened_elsewhere(*image) || attached_to_domain(location);
+		outcome->in_use = opened_elsewhere(*image) || check_domains(location) == -EBUSY;
 	if (!error || stop_requested())
 		return error;
 	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
@@ -65,10 +66,10 @@ static int open_exclusive(const struct location *location, const struct defrag_o
 	/* A wait comes back soon. Meanwhile whoever wants to open the image must not be kept out in vain. */
 	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE,
 	                       dry_run ? IMAGE_READ_ONLY : 0, options->wait ? 0 : LEASE_PATIENCE_MS, image);
+	if (!error)
+		error = check_domains(location);
 	if (error)
 		return error;
-	if (attached_to_domain(location))
-		return -EBUSY;
 	if (dry_run)
 		return opened_elsewhere(*image) ? -EBUSY : 0;
 	if (!(*image)->read_only)
@@ -147,17 +148,17 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	return 0;
 }
 
-/* Whoever is restored will not see what the pass has done. True: refused. */
-static bool refuse_if_saved(const struct location *location, const struct defrag_options *options,
-                            struct outcome *outcome)
+/* Whoever is restored will not see what the pass has done. 0; 1: refused; -errno. */
+static int refuse_if_saved(const struct location *location, const struct defrag_options *options,
+                           struct outcome *outcome)
 {
 	struct identity_set identities;
 	struct saved_domain saved;
-	if (locate_identities(location, &identities) < 0 ||
-	    !saved_domain_find(&options->saved, &identities, location->name, &saved))
-		return false;
+	int error = locate_identities(location, &identities);
+	if (error || !saved_domain_find(&options->saved, &identities, location->name, &saved))
+		return error;
 	outcome_explain_saved(outcome, &saved);
-	return true;
+	return 1;
 }
 
 static void cleanup_image(struct image **image)
@@ -200,8 +201,9 @@ static int attempt(const struct location *location, const struct defrag_options 
 	if (error)
 		return error;
 	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
-	if (defrag_changes_view(options->mode) && refuse_if_saved(location, options, outcome))
-		return 0;
+	int refused = defrag_changes_view(options->mode) ? refuse_if_saved(location, options, outcome) : 0;
+	if (refused)
+		return refused < 0 ? refused : 0;
 	switch (options->mode) {
 	case MODE_UNDO:
 		*step = STEP_UNDO;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/outcome.h"
 #include "tools/saved_domains.h"
@@ -229,6 +230,9 @@ static int take_option(int option, struct defrag_options *options)
 		options->shutdown = true;
 		return 0;
 	case OPTION_SAVED:
+		if (access(optarg, R_OK | X_OK) < 0)
+			return wrong_usage("--saved wants a directory that can be read: %s: %s", optarg,
+			                   strerror(errno));
 		return name_list_add(&options->saved, optarg) == 0 ? 0 : EXIT_FAILED;
 	case OPTION_ALL:
 		options->all = true;
