@@ -34,10 +34,10 @@ static double monotonic_seconds(void)
 /* A domain that is being created has the image for a disk before anybody has opened it. 0; -EBUSY: one has; -errno. */
 static int check_domains(const struct location *location)
 {
-	struct identity_set identities;
+	struct identity identity;
 	struct image_user user;
-	int error = locate_identities(location, &identities);
-	return error ? error : users_find_domain(&identities, &user) ? -EBUSY : 0;
+	int error = locate_identity(location, &identity);
+	return error ? error : users_find_domain(&identity, &user) ? -EBUSY : 0;
 }
 
 static bool opened_elsewhere(const struct image *image)
@@ -152,10 +152,10 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 static int refuse_if_saved(const struct location *location, const struct defrag_options *options,
                            struct outcome *outcome)
 {
-	struct identity_set identities;
+	struct identity identity;
 	struct saved_domain saved;
-	int error = locate_identities(location, &identities);
-	if (error || !saved_domain_find(&options->saved, &identities, location->name, &saved))
+	int error = locate_identity(location, &identity);
+	if (error || !saved_domain_find(&options->saved, &identity, location->name, &saved))
 		return error;
 	outcome_explain_saved(outcome, &saved);
 	return 1;
@@ -221,8 +221,8 @@ static int attempt(const struct location *location, const struct defrag_options 
  * is found by the lease, which cannot be waited for. */
 static void wait_for_users(const struct location *location, double seconds)
 {
-	struct identity_set identities;
-	if (locate_identities(location, &identities) == 0 && users_wait_for_domain(&identities, seconds))
+	struct identity identity;
+	if (locate_identity(location, &identity) == 0 && users_wait_for_domain(&identity, seconds))
 		return;
 	if (!lock_wait(location, seconds))
 		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
@@ -231,9 +231,9 @@ static void wait_for_users(const struct location *location, double seconds)
 /* Asks once, and only a domain. True: asked. */
 static bool ask_to_shut_down(const struct location *location, const struct outcome *outcome, bool quiet)
 {
-	struct identity_set identities;
+	struct identity identity;
 	struct image_user user = {0};
-	if (locate_identities(location, &identities) < 0 || !users_find_domain(&identities, &user) ||
+	if (locate_identity(location, &identity) < 0 || !users_find_domain(&identity, &user) ||
 	    users_ask_to_shut_down(&user) < 0)
 		return false;
 	if (!quiet) {
@@ -246,8 +246,8 @@ static bool ask_to_shut_down(const struct location *location, const struct outco
 
 static void explain_in_use(const struct location *location, bool asked, struct outcome *outcome)
 {
-	struct identity_set identities;
-	if (locate_identities(location, &identities) < 0 || !users_find(&identities, &outcome->user))
+	struct identity identity;
+	if (locate_identity(location, &identity) < 0 || !users_find(&identity, &outcome->user))
 		return;
 	outcome_explain_user(outcome, asked);
 }
@@ -255,9 +255,9 @@ static void explain_in_use(const struct location *location, bool asked, struct o
 /* Whether the domain that has the image has powered off, and will be gone at any moment unless somebody keeps it. */
 static bool domain_is_leaving(const struct location *location)
 {
-	struct identity_set identities;
+	struct identity identity;
 	struct image_user user = {0};
-	return locate_identities(location, &identities) == 0 && users_find_domain(&identities, &user) &&
+	return locate_identity(location, &identity) == 0 && users_find_domain(&identity, &user) &&
 	       user.state == DOMAIN_SHUT_DOWN;
 }
 

@@ -11,22 +11,13 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image.h"
 
-void identity_add(struct identity_set *image, dev_t device, ino_t inode)
+bool identity_has(const struct identity *image, dev_t device, ino_t inode)
 {
-	if (image->count < IDENTITIES_MAX)
-		image->members[image->count++] = (struct identity){.device = device, .inode = inode};
+	return inode == image->inode &&
+	       (device == image->device || (image->serves && image->serves(image->context, device)));
 }
 
-bool identity_has(const struct identity_set *image, dev_t device, ino_t inode)
-{
-	for (size_t i = 0; i < image->count; i++) {
-		if (image->members[i].device == device && image->members[i].inode == inode)
-			return true;
-	}
-	return false;
-}
-
-bool identity_is_loop_device(const struct identity_set *image, const char *path)
+bool identity_is_loop_device(const struct identity *image, const char *path)
 {
 	struct loop_info64 info;
 	cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -35,7 +26,7 @@ bool identity_is_loop_device(const struct identity_set *image, const char *path)
 	       identity_has(image, info.lo_device, info.lo_inode);
 }
 
-bool identity_is_path(const struct identity_set *image, const char *path, int *error)
+bool identity_is_path(const struct identity *image, const char *path, int *error)
 {
 	struct stat status;
 	cleanup_free char *data = NULL;

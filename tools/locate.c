@@ -308,41 +308,41 @@ static int data_status(const struct location *location, struct stat *status)
 }
 
 /* Where what was located is in that mount; NULL: its store does not hold it, or there is no memory. */
-static char *path_in_mount(const struct mount *mount, const struct location *location, const char *directory)
+static char *path_in_mount(const struct mount *mount, const struct location *location)
 {
 	struct location ignored = LOCATION_INIT;
+	cleanup_free char *directory = path_of_fd(location->parent_fd);
 	cleanup_fd int store = open_store(mount, &ignored);
 	cleanup_free char *store_path = store < 0 ? NULL : path_of_fd(store);
-	const char *below = store_path ? path_below(directory, store_path) : NULL;
+	const char *below = store_path && directory ? path_below(directory, store_path) : NULL;
 	char *path;
 	return below && asprintf(&path, "%s/%s/%s", mount->point, below, location->name) >= 0 ? path : NULL;
 }
 
-/* What to do with a mount that serves what was located; other than 0: no more of them. */
-typedef int mount_visitor(const struct mount *mount, const char *path, const struct location *location, void *context);
+/* What to do with a mount of zcfs; other than 0: no more of them. */
+typedef int mount_visitor(const struct mount *mount, const struct location *location, void *context);
 
 static int visit_mounts(const struct location *location, mount_visitor *visit, void *context)
 {
 	__attribute__((cleanup(cleanup_file))) FILE *table = fopen("/proc/self/mountinfo", "re");
-	cleanup_free char *directory = path_of_fd(location->parent_fd);
-	if (!table || !directory)
-		return !table ? -errno : -ENOMEM;
+	if (!table)
+		return -errno;
 	cleanup_free char *line = NULL;
 	size_t capacity = 0;
 	int result = 0;
 	while (result == 0 && getline(&line, &capacity, table) > 0) {
 		__attribute__((cleanup(mount_release))) struct mount mount = {0};
-		if (!parse_mount(line, &mount) || strcmp(mount.type, "fuse.zcfs") != 0 || strcmp(mount.root, "/") != 0)
-			continue;
-		cleanup_free char *path = path_in_mount(&mount, location, directory);
-		if (path)
-			result = visit(&mount, path, location, context);
+		if (parse_mount(line, &mount) && strcmp(mount.type, "fuse.zcfs") == 0 && strcmp(mount.root, "/") == 0)
+			result = visit(&mount, location, context);
 	}
 	return result;
 }
 
-static int open_in_mount(const struct mount *mount, const char *path, const struct location *location, void *fd)
+static int open_in_mount(const struct mount *mount, const struct location *location, void *fd)
 {
+	cleanup_free char *path = path_in_mount(mount, location);
+	if (!path)
+		return 0;
 	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (image < 0)
 		return errno == ENOENT ? 0 : -errno;
@@ -360,22 +360,32 @@ int locate_through_mount(const struct location *location)
 	return result < 0 ? result : fd;
 }
 
-static int add_identity(const struct mount *mount, const char *path, const struct location *location, void *context)
+static int serves(const struct mount *mount, const struct location *location, void *device)
 {
-	struct identity_set *image = context;
-	identity_add(image, makedev(mount->major, mount->minor), image->members[0].inode);
-	return 0;
+	if (makedev(mount->major, mount->minor) != *(dev_t *)device)
+		return 0;
+	cleanup_free char *path = path_in_mount(mount, location);
+	return path != NULL;
 }
 
-int locate_identities(const struct location *location, struct identity_set *image)
+static bool is_served_by(const void *location, dev_t device)
+{
+	return visit_mounts(location, serves, &device) > 0;
+}
+
+int locate_identity(const struct location *location, struct identity *image)
 {
 	struct stat status;
-	*image = (struct identity_set){0};
 	int error = data_status(location, &status);
 	if (error)
 		return error;
-	identity_add(image, status.st_dev, status.st_ino);
-	return visit_mounts(location, add_identity, image);
+	*image = (struct identity){
+	        .device = status.st_dev,
+	        .inode = status.st_ino,
+	        .serves = is_served_by,
+	        .context = location,
+	};
+	return 0;
 }
 
 void location_release(struct location *location)

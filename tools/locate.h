@@ -30,9 +30,9 @@ int locate_directory(const char *path, struct location *location);
 /* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount does;
  * otherwise why it could not be opened. */
 int locate_through_mount(const struct location *location);
-/* By which devices and inodes the image that was located is known: in the store, and in each mount that serves it and whose
- * store we may look at. Opens nothing. -ENOENT: it is gone. */
-int locate_identities(const struct location *location, struct identity_set *image);
+/* By which device and inode the image that was located is known, in the store and in the mounts that serve it and whose store we may
+ * look at. Opens nothing, asks no mount yet; *image refers to location. -ENOENT: it is gone; -errno. */
+int locate_identity(const struct location *location, struct identity *image);
 void location_release(struct location *location);
 
 #define LOCATION_INIT                                                                                                  \

@@ -16,7 +16,7 @@ static bool is_attached(unsigned int number)
 	return file != NULL;
 }
 
-bool loop_device_find(const struct identity_set *image, struct image_user *user)
+bool loop_device_find(const struct identity *image, struct image_user *user)
 {
 	DIR *devices = opendir("/sys/block");
 	struct dirent *entry;

@@ -8,6 +8,6 @@
 #include "tools/users.h"
 
 /* True: *user has been filled in. */
-bool loop_device_find(const struct identity_set *image, struct image_user *user);
+bool loop_device_find(const struct identity *image, struct image_user *user);
 
 #endif

@@ -38,7 +38,7 @@ static size_t read_file_of(unsigned int process, const char *name, char *buffer,
 }
 
 /* Asks no server: one that hangs must not hang us. */
-static bool is_open(unsigned int process, const struct identity_set *image)
+static bool is_open(unsigned int process, const struct identity *image)
 {
 	char path[64];
 	snprintf(path, sizeof path, "/proc/%u/fd", process);
@@ -89,7 +89,7 @@ static void describe(unsigned int process, const char *command, struct image_use
 		                   sizeof user->guest);
 }
 
-bool process_find(const struct identity_set *image, struct image_user *user)
+bool process_find(const struct identity *image, struct image_user *user)
 {
 	__attribute__((cleanup(cleanup_directory))) DIR *processes = opendir("/proc");
 	struct dirent *entry;

@@ -9,7 +9,7 @@
 #include "tools/users.h"
 
 /* True: *user has been filled in. Neither ourselves nor the daemon that serves the image counts. */
-bool process_find(const struct identity_set *image, struct image_user *user);
+bool process_find(const struct identity *image, struct image_user *user);
 
 /* The name of the virtual machine in a QEMU's arguments ("-name guest=win7,debug-threads=on", "-name win7"), each of
  * which ends with a zero byte; "" if there is none. */

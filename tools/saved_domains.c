@@ -105,7 +105,7 @@ static void visit_all(const struct name_list *directories, visitor *visit, void 
 /* ---- one image ---- */
 
 struct search {
-	const struct identity_set *image;
+	const struct identity *image;
 	const char *image_name;
 	struct saved_domain *found;
 	bool is_found;
@@ -145,7 +145,7 @@ static bool compare_with_image(const char *path, const struct saved_file *saved,
 	return search->is_found;
 }
 
-bool saved_domain_find(const struct name_list *directories, const struct identity_set *image, const char *image_name,
+bool saved_domain_find(const struct name_list *directories, const struct identity *image, const char *image_name,
                        struct saved_domain *found)
 {
 	struct search search = {.image = image, .image_name = image_name, .found = found};

@@ -24,7 +24,7 @@ int saved_places_add(struct name_list *directories);
 
 /* A saved domain that has the image, whose name in its directory is image_name, for a disk. Save files that cannot be
  * read are passed over; see saved_domains_doubtful(). */
-bool saved_domain_find(const struct name_list *directories, const struct identity_set *image, const char *image_name,
+bool saved_domain_find(const struct name_list *directories, const struct identity *image, const char *image_name,
                        struct saved_domain *found);
 
 /* Calls tell for every file in these directories that may hold a saved domain but cannot be read as one, and for every

@@ -18,14 +18,14 @@ static void cleanup_xen(struct xen **xen)
 		(*xen)->close(*xen);
 }
 
-bool users_find_domain(const struct identity_set *image, struct image_user *user)
+bool users_find_domain(const struct identity *image, struct image_user *user)
 {
 	__attribute__((cleanup(cleanup_xen))) struct xen *xen = NULL;
 
 	return xen_open(&xen) == 0 && xen_domain_find(xen, image, user);
 }
 
-bool users_find(const struct identity_set *image, struct image_user *user)
+bool users_find(const struct identity *image, struct image_user *user)
 {
 	*user = (struct image_user){0};
 	return users_find_domain(image, user) || loop_device_find(image, user) || process_find(image, user);
@@ -82,7 +82,7 @@ static double monotonic_seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-bool users_wait_for_domain(const struct identity_set *image, double seconds)
+bool users_wait_for_domain(const struct identity *image, double seconds)
 {
 	__attribute__((cleanup(cleanup_xen))) struct xen *xen = NULL;
 	struct image_user user;

@@ -24,9 +24,9 @@ struct image_user {
 };
 
 /* True: *user has been filled in. */
-bool users_find(const struct identity_set *image, struct image_user *user);
+bool users_find(const struct identity *image, struct image_user *user);
 /* The same for domains alone. */
-bool users_find_domain(const struct identity_set *image, struct image_user *user);
+bool users_find_domain(const struct identity *image, struct image_user *user);
 
 /* 'domain 5 "win7" (running)', "loop device /dev/loop0", "qemu-system-x86 (process 1234)". */
 void user_describe(const struct image_user *user, char *text, size_t size);
@@ -40,6 +40,6 @@ int users_ask_to_shut_down(const struct image_user *user);
 
 /* Sleeps until no domain has the image any more, for so many seconds at most (0: no limit), or until the user wants to
  * stop. False: no domain has it, or it cannot be waited for. */
-bool users_wait_for_domain(const struct identity_set *image, double seconds);
+bool users_wait_for_domain(const struct identity *image, double seconds);
 
 #endif

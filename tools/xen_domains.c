@@ -27,7 +27,7 @@ static bool parse_domain(const char *text, unsigned int *domain)
 }
 
 /* One disk: PATH/params. */
-static bool is_disk(struct xen *xen, const char *path, const char *disk, const struct identity_set *image)
+static bool is_disk(struct xen *xen, const char *path, const char *disk, const struct identity *image)
 {
 	cleanup_free char *node = NULL;
 
@@ -38,7 +38,7 @@ static bool is_disk(struct xen *xen, const char *path, const char *disk, const s
 	return file && identity_is_path(image, file, NULL);
 }
 
-static bool has_disk(struct xen *xen, const char *path, const struct identity_set *image)
+static bool has_disk(struct xen *xen, const char *path, const struct identity *image)
 {
 	unsigned int count = 0;
 	cleanup_free char **disks = xen->list(xen, path, &count);
@@ -61,7 +61,7 @@ static void describe(struct xen *xen, unsigned int domain, enum domain_state sta
 }
 
 /* Looks at ABOVE/DOMAIN/BELOW/DISK/params of every domain. */
-static bool find_below(struct xen *xen, const char *above, const char *below, const struct identity_set *image,
+static bool find_below(struct xen *xen, const char *above, const char *below, const struct identity *image,
                        struct image_user *user)
 {
 	unsigned int count = 0, domain;
@@ -84,7 +84,7 @@ static bool find_below(struct xen *xen, const char *above, const char *below, co
 }
 
 /* What the backends of our own domain serve, and what the toolstack remembers of each domain. */
-bool xen_domain_find(struct xen *xen, const struct identity_set *image, struct image_user *user)
+bool xen_domain_find(struct xen *xen, const struct identity *image, struct image_user *user)
 {
 	return find_below(xen, "backend/qdisk", "", image, user) || find_below(xen, "backend/vbd", "", image, user) ||
 	       find_below(xen, "/libxl", "/device/vbd", image, user);

@@ -15,7 +15,7 @@
 const char *xen_params_path(const char *params);
 
 /* A domain that has the image: *user is filled in. */
-bool xen_domain_find(struct xen *xen, const struct identity_set *image, struct image_user *user);
+bool xen_domain_find(struct xen *xen, const struct identity *image, struct image_user *user);
 
 /* Asks a running domain to power off, as "xl shutdown" does. 0; -EINVAL: it is not running, or this is domain 0;
  * -errno. */

@@ -43,13 +43,13 @@ static void tell_cause(struct check_result *result, const char *cause, const cha
 /* Who has the image, if he can be seen. */
 static void tell_user(struct check_result *result, const struct location *location)
 {
-	struct identity_set identities;
+	struct identity identity;
 	struct image_user user;
 	char description[256];
 
 	tell_cause(result, "is in use (through the mount, or by another program); not repaired",
 	           "shut its guest down or end what uses it (fuser -v tells), and try again");
-	if (locate_identities(location, &identities) < 0 || !users_find(&identities, &user))
+	if (locate_identity(location, &identity) < 0 || !users_find(&identity, &user))
 		return;
 	user_describe(&user, description, sizeof description);
 	cleanup_free char *printable = text_escape(description, true);

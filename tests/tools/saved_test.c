@@ -236,7 +236,7 @@ static void mutations(void)
 /* ---- searching ---- */
 
 static char directory[] = "/tmp/zcfs-test-XXXXXX", image_path[64], save_path[64];
-static struct identity_set image;
+static struct identity image;
 static struct name_list directories;
 static int doubts;
 
@@ -308,7 +308,7 @@ int main(void)
 	snprintf(save_path, sizeof save_path, "%s/win7", directory);
 	if (close(open(image_path, O_CREAT | O_WRONLY, 0600)) < 0 || stat(image_path, &status) < 0)
 		return 1;
-	identity_add(&image, status.st_dev, status.st_ino);
+	image = (struct identity){.device = status.st_dev, .inode = status.st_ino};
 	searches();
 	unlink(image_path);
 	unlink(save_path);

@@ -91,7 +91,7 @@ static struct host host_with(const char *path, const char *params, enum domain_s
 
 /* ---- ---- */
 
-static struct identity_set image;
+static struct identity image;
 
 static bool found(const char *path, const char *params, enum domain_state state)
 {
@@ -215,8 +215,7 @@ int main(void)
 	if (close(open(file, O_CREAT | O_WRONLY, 0600)) < 0 || close(open(other, O_CREAT | O_WRONLY, 0600)) < 0 ||
 	    symlink("a.img", link) < 0 || stat(file, &status) < 0)
 		return 1;
-	identity_add(&image, 0, 1); /* another place where it is seen */
-	identity_add(&image, status.st_dev, status.st_ino);
+	image = (struct identity){.device = status.st_dev, .inode = status.st_ino};
 	params();
 	domains(file, link, other, missing);
 	shutting_down();
