@@ -26,6 +26,7 @@
 #define VOLUME_OFF (8u * 512)
 #define VOLUME_END (80u * 1024)
 #define STREAM_MAX (1u << 20)
+#define LONGER_MAX 128u /* by which a message may be longer than is right */
 
 /* ---- instead of a child ---- */
 
@@ -115,13 +116,13 @@ static void put_message(void)
 	if (length > size - off)
 		length = size - off;
 	header.size = (uint32_t)(longer < 0 && size < (size_t)-longer ? 0 : size + (size_t)longer);
-	if (sizeof(header) + header.size + 128 > STREAM_MAX - stream_size) {
+	if (sizeof(header) + size + 2 * LONGER_MAX > STREAM_MAX - stream_size) {
 		said.at = said.end;
 		return;
 	}
 	memcpy(stream + stream_size, &header, sizeof(header));
 	uint8_t *payload = stream + stream_size + sizeof(header);
-	memset(payload, 0, size + 128);
+	memset(payload, 0, size + LONGER_MAX);
 	put_template(header.type, payload);
 	memcpy(payload + off, said.at, length);
 	said.at += length;
@@ -202,7 +203,6 @@ static void check_unchanged(void)
 	CHECK(fd >= 0 && pread(fd, seen, sizeof(seen), 0) == (ssize_t)sizeof(seen));
 	close(fd);
 	CHECK(!memcmp(seen, disk, sizeof(disk)));
-	CHECK(faccessat(dir_fd, "disk.img", F_OK, 0) == 0);
 }
 
 static void check_report(const struct pass_report *report)
