@@ -98,6 +98,8 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 	open->bundle = image->bundle_fd >= 0;
 	atomic_init(&open->write_fd, image->read_only || image->overlay ? -1 : image->data_fd);
 	host_file_init(&open->host, image->data_fd);
+	if (open->bundle && !open->host.in_memory)
+		read_ahead_init(&open->ahead, image->data_fd, image->map);
 	direct_file_init(&open->direct);
 	write_gate_init(&open->gate);
 	passthrough_init(&open->passthrough);

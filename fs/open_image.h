@@ -24,6 +24,7 @@
 #include "fs/live_map.h"
 #include "fs/node.h"
 #include "fs/passthrough.h"
+#include "fs/read_ahead.h"
 #include "fs/write_gate.h"
 #include "mapdb/image.h"
 
@@ -45,6 +46,7 @@ struct open_image {
 
 	struct map_pointer current;
 	struct host_file host; /* the data file */
+	struct read_ahead ahead;
 	struct direct_file direct;
 	struct write_gate gate;
 	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */

@@ -563,12 +563,12 @@ def test_stalled_reads(outer):
 
 
 READER = """
-import os, sys
-fd = os.open(sys.argv[1], os.O_RDONLY)
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY | (os.O_DIRECT if sys.argv[3] == 'direct' else 0))
+memory = mmap.mmap(-1, 65536)
 print('open', flush=True)
 sys.stdin.readline()
-data = os.pread(fd, 65536, int(sys.argv[2]) * 65536)
-print(len(data))
+print(os.preadv(fd, [memory], int(sys.argv[2]) * 65536))
 """
 
 
@@ -585,7 +585,8 @@ def stalled_reads(store, server):
     open_files_are_served(others, models)
     readers = []
     for i in range(16):
-        process = subprocess.Popen([sys.executable, '-c', READER, store.path(NAMES[i % 2]), str(i)], stdin=subprocess.PIPE,
+        process = subprocess.Popen([sys.executable, '-c', READER, store.path(NAMES[i % 2]), str(i),
+                                    ('buffered', 'direct')[i // 2 % 2]], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, text=True)
         store.children.append(process)
         assert process.stdout.readline() == 'open\n'
