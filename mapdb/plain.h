@@ -15,6 +15,12 @@
  *                   old one's looks again, as after every lock. A crash leaves the bundle or the complete file under the name, and
  *                   perhaps a hidden entry ".NAME.zcfs-plain-XXXXXX", which image_clean_stale() removes.
  *
+ * A map that is the identity but for its plane (k * stride + g for all of it) could be brought home without copying, by collapsing
+ * what is before the plane (FALLOC_FL_COLLAPSE_RANGE). It is not: no host does that in one transaction. ext4 removes in a transaction
+ * of its own and restarts while it shifts, leaf by leaf; XFS rolls its transaction with every extent that it shifts. A crash
+ * inside leaves a file of which part is shifted, and nothing in it says which. Where it would help most, on XFS, sharing
+ * does the same and is safe.
+ *
  * Holes stay holes. Undo and history are lost with the bundle.
  */
 #ifndef ZCFS_PLAIN_H
