@@ -91,6 +91,19 @@ def waits(cases, mount):
         holds(b'stopped' in errors, errors)
 
 
+def other_daemon_hangs(cases, mount, directory):
+    store, point = os.path.join(directory, 'other'), os.path.join(directory, 'other-mount')
+    os.mkdir(store)
+    os.mkdir(point)
+    with store_mounted(ZCFS, store, point) as daemon:
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            with cases.case('the daemon of another store hangs: nothing waits for it'):
+                equal(defrag(os.path.join(mount, 'b.img'), '--dry-run', timeout=60).status, DONE, 'the exit status')
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+
+
 def save_file(path, disk):
     """As xl save begins it."""
     config = json.dumps({'c_info': {'name': 'win7'}, 'disks': [{'pdev_path': disk, 'vdev': 'xvda'}]}).encode() + b'\0'
@@ -183,6 +196,7 @@ def main():
         with store_mounted(ZCFS, store, mount):
             names_users(cases, store, mount)
             waits(cases, mount)
+            other_daemon_hangs(cases, mount, directory)
             saved_domains(cases, store, mount, directory)
         fleet(cases, directory)
     cases.finish()
