@@ -27,7 +27,7 @@ LANES = 2
 FRAGMENTS = 1500
 PIECE = 4096          # the range is scattered in pieces of this size
 KEEP_SIZE, PUNCH_HOLE = 1, 2
-CORRECTED = 1         # exit status of zcfs-check
+CORRECTED, LEFT = 1, 4  # exit statuses of zcfs-check
 
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -419,7 +419,9 @@ class Image:
                 raise Broken(f'{self.name}: a pass over an image that is in use')
             self.may_be_new = status != IN_USE  # without the daemon nobody uses it any more
         elif what == 'check':
-            self.end_tool(self.start_tool(ZCFS_CHECK, self.below()), since, (DONE,))
+            status, out = self.end_tool(self.start_tool(ZCFS_CHECK, self.below()), since, (DONE, LEFT))
+            if status == LEFT and 'backup' in out:  # what was killed may have left something, but nothing damaged
+                raise Broken(out)
 
     def write(self, fd, lane, seed, since, errors):
         source = random.Random(seed)

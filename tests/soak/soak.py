@@ -8,6 +8,7 @@ daemon and tools are killed, the host's disk fills up, turns read-only, and lose
 """
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -53,7 +54,7 @@ def at_the_end(directory, machine, images):
     """Without a daemon: nothing is damaged, and what the map says is what the guest saw."""
     for image in images:
         image.verify()
-    machine.end_daemon(15)
+    machine.end_daemon(signal.SIGTERM)
     for options, expected in ((['--repair'], (0, 1)), ([], (0,))):
         result = check(*options, machine.store)
         if result.status not in expected:
@@ -70,6 +71,7 @@ def at_the_end(directory, machine, images):
 
 def main():
     unmount_on_termination()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, and what we start would leave it at that
     kind = sys.argv[1] if len(sys.argv) > 1 else 'ext4'
     seconds = float(os.environ.get('SOAK_SECONDS', 180))
     seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
