@@ -37,6 +37,7 @@
 
 #define CHILD_FAILED    1 /* its exit statuses */
 #define CHILD_NO_MEMORY 2
+#define CHILD_NO_INPUT  3
 
 struct pass {
 	struct image *image;
@@ -106,7 +107,7 @@ static void run_child(struct pass *p, int write_fd, pid_t parent)
 	int r = sandbox_enter(&sandbox);
 	if (r == 0)
 		r = worker_run(p->image, p->options, write_fd, p->scratch_fd);
-	_exit(r == 0 ? 0 : r == -ENOMEM ? CHILD_NO_MEMORY : CHILD_FAILED);
+	_exit(r == 0 ? 0 : r == -ENOMEM ? CHILD_NO_MEMORY : r == -EIO ? CHILD_NO_INPUT : CHILD_FAILED);
 }
 
 static int start_child(struct pass *p, pid_t *pid)
@@ -139,11 +140,13 @@ static int stop_child(pid_t pid, int *status)
 	return 0;
 }
 
-/* Why a child that has not come to an end has ended: the limits are no defects. */
+/* Why a child that has not come to an end has ended: its limits and the host's disk are no defects. */
 static int child_error(int status)
 {
 	if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_NO_MEMORY)
 		return -ENOMEM;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_NO_INPUT)
+		return -EIO;
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU ? -ETIME : -ECHILD;
 }
 

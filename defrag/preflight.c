@@ -291,6 +291,8 @@ int preflight_check(struct view *view, struct volume_report *report)
 		return r;
 	errno = 0;
 	ntfs_volume *volume = mount_view(&device);
+	if (!volume && errno == ENOMEM)
+		return -ENOMEM;
 	if (!volume) {
 		report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "libntfs-3g cannot open the volume: %s",
 		              strerror(errno ? errno : EIO));

@@ -370,7 +370,10 @@ int verify_volume(const struct scan *before, const struct image_map *new_map, co
 		r = compare_mappings(before, after, &sampler, report);
 	if (r == 0)
 		r = compare_files(before, after, expected->records_freed, report);
-	if (r == 0 && preflight_can_mount(&view) < 0)
+	int mountable = r == 0 ? preflight_can_mount(&view) : 0;
+	if (view.error < 0 || mountable == -ENOMEM)
+		r = view.error < 0 ? view.error : mountable; /* it says nothing about the result */
+	else if (mountable < 0)
 		r = unproven(report, "libntfs-3g could not open the result");
 	redo_overlay_free(overlay);
 	if (after)

@@ -24,6 +24,7 @@ struct view {
 	uint64_t off;                       /* of the volume in the image, bytes */
 	uint64_t length;                    /* of the volume, bytes */
 	uint64_t bytes_read;
+	int error; /* -errno of the last read that the host has failed: nothing found through the view says anything then */
 };
 
 /* Reads [off, off + length) of the volume. -ERANGE if that leaves the volume; else 0 or -errno. */

@@ -217,6 +217,12 @@ static struct view volume_view(const struct worker *w, const struct volume_repor
 	};
 }
 
+/* What was made of a disk that could not be read is nothing: it is no damage of the guest's. */
+static int unless_unread(const struct view *view, int r)
+{
+	return view->error < 0 ? view->error : r;
+}
+
 /* Cluster moves on the volume become byte moves in the image. */
 static int moves_in_image(const struct plan_permutation *p, const struct volume_report *volume, struct map_move **out)
 {
@@ -317,6 +323,7 @@ static int work_on_volume(struct worker *w, size_t index)
 	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
 		r = change_volume(w, s);
 	scan_free(s);
+	r = unless_unread(&view, r);
 	/* An analysis says both what was counted and what would forbid a pass; what the scan has found goes before. */
 	if (state != VOLUME_DONE && r != 1)
 		volume->result = state;
@@ -336,7 +343,7 @@ static int look_at_volume(struct worker *w, size_t index)
 	int r = boot_read(&view, &w->geometries[index], volume);
 	if (r == 0 && volume->result == VOLUME_DONE)
 		r = preflight_check(&view, volume);
-	return r;
+	return unless_unread(&view, r);
 }
 
 static bool is_selected(const struct worker *w, const struct volume_report *volume)
@@ -365,7 +372,7 @@ static int look_at_disk(struct worker *w, int scratch_fd, bool *forbidden)
 	        .pending = w->image->overlay,
 	        .length = image_map_size(w->image->map),
 	};
-	int r = volumes_find(&disk, scratch_fd, &w->found);
+	int r = unless_unread(&disk, volumes_find(&disk, scratch_fd, &w->found));
 	w->geometries = r == 0 ? calloc(w->found.volume_count + 1, sizeof(*w->geometries)) : NULL;
 	if (r == 0 && !w->geometries)
 		r = -ENOMEM;
