@@ -363,6 +363,8 @@ int image_map_relocate(const struct image_map *map, const struct extent *places,
 	uint64_t pos = 0;
 	int rc = image_map_builder_new(map->count + 1, &builder);
 
+	if (rc < 0)
+		return rc;
 	for (size_t i = 0; i < count && rc == 0; i++) {
 		if (places[i].guest_off < pos || !range_inside(places[i].guest_off, places[i].length, map->size)) {
 			image_map_builder_drop(builder);
