@@ -12,6 +12,7 @@
 #include "mapdb/check_internal.h"
 #include "mapdb/cleanup.h"
 #include "mapdb/map_db_schema.h"
+#include "mapdb/vfs.h"
 
 #define COPY_STEP     (1u << 20)
 #define PROGRESS_STEP 100000 /* SQLite's virtual instructions between two looks at check->stop */
@@ -56,8 +57,10 @@ static int copy_bytes(const struct check *check, int from, int to)
 	off_t off = 0, end = lseek(from, 0, SEEK_END);
 	int rc = bytes ? 0 : -ENOMEM;
 
-	if (end < 0 || (rc == 0 && ftruncate(to, end) < 0))
+	if (end < 0)
 		return -errno;
+	if (rc == 0)
+		rc = io_posix.ftruncate(&io_posix, to, (uint64_t)end);
 	while (rc == 0 && off < end) {
 		off_t data = lseek(from, off, SEEK_DATA);
 		if (data < 0 && errno == ENXIO)
@@ -89,6 +92,12 @@ static bool cannot_look(int rc)
 {
 	return rc == -EBUSY || rc == -ENOMEM || rc == -EIO || rc == -EACCES || rc == -EPERM || rc == -ENOSPC ||
 	       rc == -EMFILE || rc == -ENFILE;
+}
+
+/* The copy's file system has to be writable as well. */
+static bool cannot_use_copy(int rc)
+{
+	return cannot_look(rc) || rc == -EROFS;
 }
 
 /* Under the lock that a reader has, if SQLite can read it at all: where it cannot, it cannot write either. */
@@ -156,20 +165,29 @@ static int stop_sqlite(void *context)
 	return check_stopped(context);
 }
 
+int check_unreadable(struct check *check, struct map_db *db, const char *what)
+{
+	int rc = db_translate(db, sqlite3_extended_errcode(db->connection));
+
+	if (cannot_use_copy(rc) || rc == -EINTR)
+		return rc;
+	check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read %s: %.150s", what,
+	          sqlite3_errmsg(db->connection));
+	return 0;
+}
+
 static int step(struct check *check, struct map_db *db, sqlite3_stmt *statement, int *rc)
 {
-	int result = sqlite3_step(statement);
+	int result = sqlite3_step(statement), seen = -vfs_last_errno(db->vfs);
 
-	*rc = db_translate(db, result);
-	if (*rc < 0 && cannot_look(*rc))
-		return 0;
-	if (*rc < 0 && *rc != -EINTR) { /* damage in the middle of it */
-		check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read all of map.db: %.180s",
-		          sqlite3_errmsg(db->connection));
-		*rc = 0;
+	if (result != SQLITE_ROW && result != SQLITE_DONE) { /* damage in the middle of it */
+		*rc = check_unreadable(check, db, "all of map.db");
 		return 0;
 	}
-	return result == SQLITE_ROW;
+	/* An integrity check has rows for what could not be read, too. */
+	*rc = cannot_look(seen) ? seen : 0;
+	vfs_clear_errno(db->vfs);
+	return *rc == 0 && result == SQLITE_ROW;
 }
 
 /* Calls visit for every row of a query. Damage is a finding, not an error. */
@@ -179,11 +197,8 @@ static int for_each_row(struct check *check, struct map_db *db, const char *sql,
 	cleanup_statement sqlite3_stmt *select = NULL;
 	int rc = 0;
 
-	if (sqlite3_prepare_v2(db->connection, sql, -1, &select, NULL) != SQLITE_OK) {
-		check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read map.db: %.180s",
-		          sqlite3_errmsg(db->connection));
-		return 0;
-	}
+	if (sqlite3_prepare_v2(db->connection, sql, -1, &select, NULL) != SQLITE_OK)
+		return check_unreadable(check, db, "map.db");
 	while (step(check, db, select, &rc))
 		visit(check, select);
 	return rc;
@@ -224,16 +239,14 @@ static void add_schema(void *context, bool needed, const char *text)
 		walk->tables_good = false;
 }
 
-/* Says whose database it is. False if it is not ours. */
-static bool check_identity(struct check *check, struct map_db *db)
+/* Says whose database it is. *ours: true if it can be looked into. */
+static int check_identity(struct check *check, struct map_db *db, bool *ours)
 {
 	int application_id, user_version;
 
-	if (map_db_schema_identity(db->connection, &application_id, &user_version) != SQLITE_OK) {
-		check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read map.db: %.180s",
-		          sqlite3_errmsg(db->connection));
-		return false;
-	}
+	*ours = false;
+	if (map_db_schema_identity(db->connection, &application_id, &user_version) != SQLITE_OK)
+		return check_unreadable(check, db, "map.db");
 	if (application_id != MAP_DB_APPLICATION_ID)
 		check_add(check, FINDING_DATABASE, FAULT,
 		          "map.db is another program's: its application_id is %#x, not %#x", (unsigned)application_id,
@@ -243,8 +256,8 @@ static bool check_identity(struct check *check, struct map_db *db)
 		          "map.db has version %d of the schema; this zcfs knows versions up to %d", user_version,
 		          MAP_DB_USER_VERSION);
 	else
-		return true;
-	return false;
+		*ours = true;
+	return 0;
 }
 
 /* ---- our tables ---- */
@@ -390,15 +403,15 @@ static int check_readable(struct check *check, struct map_db *db)
 {
 	struct schema_walk walk = {.check = check, .tables_good = true};
 
+	bool ours;
+
 	sqlite3_progress_handler(db->connection, PROGRESS_STEP, stop_sqlite, check);
-	if (!check_identity(check, db))
-		return 0;
-	int rc = for_each_row(check, db, "PRAGMA integrity_check(" INTEGRITY_MAX ")", add_integrity);
-	if (rc == 0 && map_db_schema_compare(db->connection, add_schema, &walk) != SQLITE_OK) {
-		check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read the schema of map.db: %.150s",
-		          sqlite3_errmsg(db->connection));
-		return 0;
-	}
+	int rc = check_identity(check, db, &ours);
+	if (rc < 0 || !ours)
+		return rc;
+	rc = for_each_row(check, db, "PRAGMA integrity_check(" INTEGRITY_MAX ")", add_integrity);
+	if (rc == 0 && map_db_schema_compare(db->connection, add_schema, &walk) != SQLITE_OK)
+		return check_unreadable(check, db, "the schema of map.db");
 	if (rc < 0 || !walk.tables_good)
 		return rc;
 	rc = for_each_row(check, db, "PRAGMA foreign_key_check", add_foreign_key);
@@ -419,7 +432,7 @@ int check_database(struct check *check)
 	rc = empty ? -EUCLEAN : db_connect(&io_posix, copy.dir_fd, DB_READ_WRITE, &db);
 	if (rc == 0)
 		rc = check_readable(check, db);
-	else if (!cannot_look(rc)) {
+	else if (!cannot_use_copy(rc)) {
 		explain_unreadable(check, &copy);
 		rc = 0;
 	}

@@ -31,6 +31,9 @@ void check_add(struct check *check, enum finding_kind kind, enum finding_weight 
 void check_add_bytes(struct check *check, enum finding_kind kind, enum finding_weight weight, uint64_t bytes,
 		     const char *format, ...) __attribute__((format(printf, 5, 6)));
 
+/* After SQLite has failed: says why as a finding, 0; or -errno, if that only keeps us from looking. what: for the message. */
+int check_unreadable(struct check *check, struct map_db *db, const char *what);
+
 /* A hidden entry of check->name. */
 void check_add_leftover(struct check *check, const char *entry);
 
