@@ -33,13 +33,6 @@ static const char *remedy_of(const struct finding *finding)
 	return remedies[finding->kind] ? remedies[finding->kind] : "";
 }
 
-static void print_escaped(FILE *to, const char *text)
-{
-	cleanup_free char *escaped = text_escape(text, true);
-
-	fputs(escaped ? escaped : "(no memory)", to);
-}
-
 static const char *verdict(const struct check_result *result)
 {
 	size_t left = check_errors(&result->report, false), repaired = check_errors(&result->report, true);
@@ -54,7 +47,7 @@ static void print_verdict(const struct check_result *result)
 	const struct check_report *report = &result->report;
 	char number[TEXT_NUMBER_MAX];
 
-	print_escaped(stdout, result->path);
+	text_print(stdout, result->path);
 	if (result->directory) {
 		printf(": %s\n", verdict(result));
 		return;
@@ -76,7 +69,7 @@ static void print_finding(const struct finding *finding)
 	       : finding->error  ? "error"
 	                         : "note",
 	       finding_kind_name(finding->kind));
-	print_escaped(stdout, finding->text);
+	text_print(stdout, finding->text);
 	putchar('\n');
 }
 
@@ -121,7 +114,7 @@ void check_print(const struct check_result *result, const struct check_options *
 	if (!result->cause[0])
 		return;
 	fputs("zcfs-check: ", stderr);
-	print_escaped(stderr, result->path);
+	text_print(stderr, result->path);
 	fprintf(stderr, ": %s\n", result->cause);
 	if (result->remedy[0])
 		fprintf(stderr, "  remedy: %s\n", result->remedy);
@@ -129,7 +122,7 @@ void check_print(const struct check_result *result, const struct check_options *
 
 void check_print_totals(const char *directory, const struct check_totals *totals)
 {
-	print_escaped(stdout, directory);
+	text_print(stdout, directory);
 	printf(": %u bundles, %u plain images: ", totals->bundles, totals->plain);
 	if (totals->errors == 0 && totals->repaired == 0)
 		printf("nothing wrong\n");

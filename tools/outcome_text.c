@@ -1,21 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * An outcome as text for a person.
+ * An outcome as text for a person. Everything that is printed from a report may come from the guest.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "mapdb/cleanup.h"
 #include "tools/outcome.h"
 #include "tools/text.h"
-
-/* Everything that is printed from a report may come from the guest. */
-static void print_escaped(FILE *out, const char *text)
-{
-	cleanup_free char *escaped = text_escape(text, true);
-	fputs(escaped ? escaped : "?", out);
-}
 
 static void print_problem(const char *image, unsigned int volume, const char *verdict, const char *cause,
                           const char *remedy)
@@ -24,12 +16,12 @@ static void print_problem(const char *image, unsigned int volume, const char *ve
 	if (volume > 0)
 		fprintf(stderr, "volume %u: ", volume);
 	fputs(verdict, stderr);
-	print_escaped(stderr, cause);
+	text_print(stderr, cause);
 	fputc('\n', stderr);
 	if (!*remedy)
 		return;
 	fputs("  what to do: ", stderr);
-	print_escaped(stderr, remedy);
+	text_print(stderr, remedy);
 	fputc('\n', stderr);
 }
 
@@ -83,9 +75,9 @@ static void print_stays(const struct volume_report *volume)
 		const struct stay *stay = &volume->stays[i];
 		char pieces[TEXT_NUMBER_MAX];
 		printf("  stays in %s pieces: ", text_number(pieces, stay->fragments));
-		print_escaped(stdout, stay->path);
+		text_print(stdout, stay->path);
 		printf(" (record %" PRIu64 "): ", stay->record);
-		print_escaped(stdout, stay->reason);
+		text_print(stdout, stay->reason);
 		putchar('\n');
 	}
 	if (volume->stay_count > shown)
@@ -138,7 +130,7 @@ static void print_volume(const struct outcome *outcome, const struct volume_repo
 	printf("%s: volume %u, NTFS ", outcome->image, volume->number);
 	if (volume->label[0]) {
 		putchar('"');
-		print_escaped(stdout, volume->label);
+		text_print(stdout, volume->label);
 		printf("\" ");
 	}
 	printf("(%s): %s\n", text_bytes(number, volume->length), what_was_done(volume, options->mode));
@@ -158,7 +150,7 @@ static void print_others(const struct outcome *outcome, const struct volume_repo
 	printf("%s: volume %u (%s): left alone", outcome->image, volume->number, volume->file_system);
 	if (volume->cause[0]) {
 		printf(": ");
-		print_escaped(stdout, volume->cause);
+		text_print(stdout, volume->cause);
 	}
 	putchar('\n');
 }
@@ -294,7 +286,7 @@ void outcome_print_line(const struct outcome *outcome, const struct defrag_optio
 	if (outcome->exit_code == EXIT_IN_USE) { /* not one of the problems of a fleet */
 		if (!options->quiet) {
 			printf("%s: left alone: ", outcome->image);
-			print_escaped(stdout, outcome->cause);
+			text_print(stdout, outcome->cause);
 			putchar('\n');
 		}
 		return;

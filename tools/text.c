@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mapdb/cleanup.h"
+
 #define ESCAPED_MAX 6 /* bytes that one character can become: \uNNNN */
 
 /* How long the character is that this byte begins; 0 if none can begin so. */
@@ -71,6 +73,17 @@ char *text_escape(const char *text, bool controls)
 	}
 	*to = '\0';
 	return escaped;
+}
+
+void text_print(FILE *out, const char *text)
+{
+	cleanup_free char *escaped = text_escape(text, true);
+	if (escaped) {
+		fputs(escaped, out);
+		return;
+	}
+	for (; *text; text++)
+		fputc(*text >= ' ' && *text < 0x7f ? *text : '?', out);
 }
 
 const char *text_number(char buffer[TEXT_NUMBER_MAX], uint64_t value)

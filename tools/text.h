@@ -12,10 +12,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* A malloc'ed copy of text in which every byte that is no UTF-8 is written as \xNN, and with controls also every
  * control and direction character, as \xNN or \uNNNN. NULL: no memory. */
 char *text_escape(const char *text, bool controls);
+/* Prints that, with controls. Without memory for it every byte that is not printable ASCII is a question mark: who is
+ * told of a failure may well be told that there is no memory. */
+void text_print(FILE *out, const char *text);
 
 /* 1234567 -> "1,234,567"; the buffer holds it whatever the value. */
 #define TEXT_NUMBER_MAX 32

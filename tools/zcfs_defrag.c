@@ -27,8 +27,10 @@ static int defrag_images(const struct defrag_options *options, json_t *images)
 	int exit_code = EXIT_DONE;
 	for (size_t i = 0; i < options->image_count; i++) {
 		struct outcome outcome = {.image = text_escape(options->images[i], true)};
-		if (!outcome.image)
-			return EXIT_FAILED;
+		if (!outcome.image) {
+			fputs("zcfs-defrag: not enough memory; the remaining images have not been looked at\n", stderr);
+			return graver_exit_code(exit_code, EXIT_FAILED);
+		}
 		defrag_image(options->images[i], options, &outcome);
 		exit_code = graver_exit_code(exit_code, outcome.exit_code);
 		if (images) {
