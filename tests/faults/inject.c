@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * inject: stands between a program and the C library (LD_PRELOAD), and makes the k-th call of some kinds fail.
+ *
+ * FAULTS in the environment names a file with a struct control, which is mapped, shared by all processes and can be
+ * changed while the program runs; tests/faults/injector.py writes it. Without it nothing fails. Makes no system calls
+ * of its own once it has started: in a sandbox they would be the program's end.
+ */
+#undef _FILE_OFFSET_BITS
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+/* The order is known to tests/faults/injector.py. */
+enum call {
+	CALL_READ,
+	CALL_WRITE,
+	CALL_SYNC,
+	CALL_ALLOCATE, /* and holes */
+	CALL_TRUNCATE,
+	CALL_OPEN,
+	CALL_NAME, /* rename, link, unlink, mkdir */
+	CALL_LOCK,
+	CALL_MEMORY,
+};
+
+struct control {
+	_Atomic uint64_t calls;    /* a bit for each enum call that is counted */
+	_Atomic uint64_t at;       /* calls that work before one fails */
+	_Atomic uint64_t error;    /* errno; SHORT: a read or write does half of what it should */
+	_Atomic uint64_t ever;     /* all later ones fail, too */
+	_Atomic uint64_t delay_ms; /* what fails is told so much later */
+	_Atomic uint64_t counted;  /* how many there were */
+	_Atomic uint64_t happened; /* how many have failed */
+};
+
+#define SHORT UINT64_MAX
+
+static struct control *control;
+
+__attribute__((constructor)) static void start(void)
+{
+	const char *path = getenv("FAULTS");
+	int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+	void *memory;
+
+	if (fd < 0)
+		return;
+	memory = mmap(NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (memory == MAP_FAILED)
+		abort();
+	control = memory;
+}
+
+/* The error with which this call fails; 0: it does not. */
+static uint64_t fault(enum call call)
+{
+	uint64_t number;
+
+	if (!control || !(atomic_load(&control->calls) >> call & 1))
+		return 0;
+	number = atomic_fetch_add(&control->counted, 1);
+	if (number < control->at || (number > control->at && !control->ever))
+		return 0;
+	atomic_fetch_add(&control->happened, 1);
+	if (control->delay_ms)
+		usleep((useconds_t)control->delay_ms * 1000);
+	return control->error;
+}
+
+/* The call itself, unless it fails. */
+#define PASS(call, failure, type, name, parameters, arguments)                                                         \
+	({                                                                                                             \
+		static type(*real) parameters;                                                                         \
+		uint64_t error_ = fault(call);                                                                         \
+		if (!real)                                                                                             \
+			real = (type(*) parameters)dlsym(RTLD_NEXT, name);                                             \
+		if (error_ && error_ != SHORT)                                                                         \
+			errno = (int)error_;                                                                           \
+		error_ &&error_ != SHORT ? (type)(failure) : real arguments;                                           \
+	})
+
+#define DEFINE_TRANSFER(type, function, call)                                                                          \
+	ssize_t function(int fd, type buffer, size_t length, off_t off)                                                \
+	{                                                                                                              \
+		static ssize_t (*real)(int, type, size_t, off_t);                                                      \
+		uint64_t error = fault(call);                                                                          \
+		if (!real)                                                                                             \
+			real = (ssize_t(*)(int, type, size_t, off_t))dlsym(RTLD_NEXT, #function);                      \
+		if (error && error != SHORT) {                                                                         \
+			errno = (int)error;                                                                            \
+			return -1;                                                                                     \
+		}                                                                                                      \
+		return real(fd, buffer, error && length > 1 ? length / 2 : length, off);                               \
+	}
+
+DEFINE_TRANSFER(void *, pread, CALL_READ)
+DEFINE_TRANSFER(void *, pread64, CALL_READ)
+DEFINE_TRANSFER(const void *, pwrite, CALL_WRITE)
+DEFINE_TRANSFER(const void *, pwrite64, CALL_WRITE)
+
+/* Short: the first buffer, or half of it if it is the only one. */
+#define DEFINE_VECTOR(function, call)                                                                                  \
+	ssize_t function(int fd, const struct iovec *vector, int count, off_t off, int flags)                          \
+	{                                                                                                              \
+		static ssize_t (*real)(int, const struct iovec *, int, off_t, int);                                    \
+		struct iovec less = count > 0 ? vector[0] : (struct iovec){0};                                         \
+		uint64_t error = fault(call);                                                                          \
+		if (!real)                                                                                             \
+			real = (ssize_t(*)(int, const struct iovec *, int, off_t, int))dlsym(RTLD_NEXT, #function);    \
+		if (!error)                                                                                            \
+			return real(fd, vector, count, off, flags);                                                    \
+		if (error != SHORT) {                                                                                  \
+			errno = (int)error;                                                                            \
+			return -1;                                                                                     \
+		}                                                                                                      \
+		if (count == 1 && less.iov_len > 1)                                                                    \
+			less.iov_len /= 2;                                                                             \
+		return real(fd, &less, 1, off, flags);                                                                 \
+	}
+
+DEFINE_VECTOR(preadv2, CALL_READ)
+DEFINE_VECTOR(preadv64v2, CALL_READ)
+DEFINE_VECTOR(pwritev2, CALL_WRITE)
+DEFINE_VECTOR(pwritev64v2, CALL_WRITE)
+
+ssize_t preadv(int fd, const struct iovec *vector, int count, off_t off)
+{
+	return preadv2(fd, vector, count, off, 0);
+}
+
+ssize_t preadv64(int fd, const struct iovec *vector, int count, off64_t off)
+{
+	return preadv2(fd, vector, count, off, 0);
+}
+
+int fsync(int fd)
+{
+	return PASS(CALL_SYNC, -1, int, "fsync", (int), (fd));
+}
+
+int fdatasync(int fd)
+{
+	return PASS(CALL_SYNC, -1, int, "fdatasync", (int), (fd));
+}
+
+int fallocate(int fd, int mode, off_t off, off_t length)
+{
+	return PASS(CALL_ALLOCATE, -1, int, "fallocate", (int, int, off_t, off_t), (fd, mode, off, length));
+}
+
+int fallocate64(int fd, int mode, off64_t off, off64_t length)
+{
+	return fallocate(fd, mode, off, length);
+}
+
+int ftruncate(int fd, off_t size)
+{
+	return PASS(CALL_TRUNCATE, -1, int, "ftruncate", (int, off_t), (fd, size));
+}
+
+int ftruncate64(int fd, off64_t size)
+{
+	return ftruncate(fd, size);
+}
+
+int renameat2(int old_dir, const char *old_name, int new_dir, const char *new_name, unsigned int flags)
+{
+	return PASS(CALL_NAME, -1, int, "renameat2", (int, const char *, int, const char *, unsigned int),
+	            (old_dir, old_name, new_dir, new_name, flags));
+}
+
+int linkat(int old_dir, const char *old_name, int new_dir, const char *new_name, int flags)
+{
+	return PASS(CALL_NAME, -1, int, "linkat", (int, const char *, int, const char *, int),
+	            (old_dir, old_name, new_dir, new_name, flags));
+}
+
+int unlinkat(int dir, const char *name, int flags)
+{
+	return PASS(CALL_NAME, -1, int, "unlinkat", (int, const char *, int), (dir, name, flags));
+}
+
+int mkdirat(int dir, const char *name, mode_t mode)
+{
+	return PASS(CALL_NAME, -1, int, "mkdirat", (int, const char *, mode_t), (dir, name, mode));
+}
+
+int flock(int fd, int operation)
+{
+	return PASS(CALL_LOCK, -1, int, "flock", (int, int), (fd, operation));
+}
+
+/* openat2 has no function in the C library. */
+long syscall(long number, ...)
+{
+	va_list list;
+	long a[6];
+
+	va_start(list, number);
+	for (size_t i = 0; i < sizeof(a) / sizeof(a[0]); i++)
+		a[i] = va_arg(list, long);
+	va_end(list);
+	if (number != SYS_openat2) {
+		static long (*real)(long, ...);
+
+		if (!real)
+			real = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+		return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	}
+	return PASS(CALL_OPEN, -1, long, "syscall", (long, ...), (number, a[0], a[1], a[2], a[3], a[4], a[5]));
+}
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *memory, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
+
+/* libseccomp loops for ever, or makes a filter that forbids everything, when it gets no memory: not ours to test. */
+static int is_spared(const void *caller)
+{
+	Dl_info where;
+
+	return dladdr(caller, &where) && strstr(where.dli_fname, "libseccomp");
+}
+
+static int no_memory(const void *caller)
+{
+	if (!fault(CALL_MEMORY) || is_spared(caller))
+		return 0;
+	errno = ENOMEM;
+	return 1;
+}
+
+void *malloc(size_t size)
+{
+	return no_memory(__builtin_return_address(0)) ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+	return no_memory(__builtin_return_address(0)) ? NULL : __libc_calloc(count, size);
+}
+
+void *realloc(void *memory, size_t size)
+{
+	return no_memory(__builtin_return_address(0)) ? NULL : __libc_realloc(memory, size);
+}
+
+void *reallocarray(void *memory, size_t count, size_t size)
+{
+	size_t bytes;
+
+	if (__builtin_mul_overflow(count, size, &bytes)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return no_memory(__builtin_return_address(0)) ? NULL : __libc_realloc(memory, bytes);
+}
+
+void *aligned_alloc(size_t alignment, size_t size)
+{
+	return no_memory(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
+}
+
+int posix_memalign(void **memory, size_t alignment, size_t size)
+{
+	if (no_memory(__builtin_return_address(0)))
+		return ENOMEM;
+	*memory = __libc_memalign(alignment, size);
+	return *memory ? 0 : ENOMEM;
+}

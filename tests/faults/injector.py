@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The other end of tests/faults/inject.c: says which calls of a program fail, and learns how many there were."""
+import contextlib
+import errno
+import mmap
+import os
+import struct
+
+INJECT = os.environ.get('INJECT', 'inject.so')
+FORM = struct.Struct('<7Q')
+SHORT = (1 << 64) - 1
+
+READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN, NAME, LOCK, MEMORY = range(9)
+
+# Which calls fail, and how.
+KINDS = {
+    'read': ((READ,), (errno.EIO, errno.EINTR, SHORT)),
+    'write': ((WRITE,), (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EINTR, SHORT)),
+    'sync': ((SYNC,), (errno.EIO, errno.ENOSPC, errno.EINTR)),
+    'space': ((ALLOCATE, TRUNCATE), (errno.ENOSPC, errno.EIO, errno.EINTR)),
+    'open': ((OPEN,), (errno.EIO, errno.EMFILE, errno.ENOMEM, errno.EINTR)),
+    'name': ((NAME,), (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EINTR)),
+    'lock': ((LOCK,), (errno.ENOLCK,)),
+    'memory': ((MEMORY,), (errno.ENOMEM,)),
+}
+HARMLESS = (errno.EINTR, SHORT)  # whoever gets these tries again or goes on
+
+
+def name_of(error):
+    return 'short' if error == SHORT else errno.errorcode[error]
+
+
+class Injector:
+    def __init__(self, directory):
+        self.path = os.path.join(directory, 'faults')
+        with open(self.path, 'wb') as file:
+            file.write(bytes(FORM.size))
+        with open(self.path, 'r+b') as file:
+            self.memory = mmap.mmap(file.fileno(), FORM.size)
+
+    def environment(self):
+        return dict(os.environ, LD_PRELOAD=INJECT, FAULTS=self.path)
+
+    def arm(self, calls, at, error, ever=False, delay_ms=0):
+        """From now on at calls work, and the next one does not; if ever, none after it."""
+        FORM.pack_into(self.memory, 0, sum(1 << call for call in calls), at, error, ever, delay_ms, 0, 0)
+
+    def count(self, calls):
+        """From now on calls are only counted."""
+        self.arm(calls, (1 << 64) - 1, errno.EIO)
+
+    def disarm(self):
+        """How many calls there were, and how many have failed."""
+        counted, happened = FORM.unpack_from(self.memory)[5:]
+        FORM.pack_into(self.memory, 0, *[0] * 7)
+        return counted, happened
+
+    @contextlib.contextmanager
+    def preloaded(self):
+        """Programs that are started within the block have it."""
+        old = dict(os.environ)
+        os.environ.update(self.environment())
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(old)
