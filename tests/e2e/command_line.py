@@ -21,7 +21,8 @@ def usage(cases, image):
              ['--analyze', '--wait', image], ['-q', '-v', image], ['--volume'], ['--settle', '--pack', image],
              ['--settle', '--volume=1', image], ['--settle', '--undo', image], ['--rate=5', image], ['--settle', '--rate=-1', image],
              ['--settle', '--time-limit=x', image], ['--idle', image], ['--shutdown', '--analyze', image],
-             ['--shutdown', '--dry-run', image], ['--shutdown', '--settle', image], ['--shutdown=5', image], ['--all'], ['--saved', '/no/such/place', image],
+             ['--shutdown', '--dry-run', image], ['--shutdown', '--settle', image], ['--shutdown=5', image], ['--all'],
+             ['--saved', '/no/such/place', image],
              ['--all', '--undo', '.'], ['--all', '--wait', '.'], ['--all', '--shutdown', '.'], ['--all', '--volume=1', '.'],
              ['--jobs=2', image], ['--all', '--jobs=0', '.'], ['--all', '--jobs=65', '.']]
     before = state_of(os.path.dirname(image))
