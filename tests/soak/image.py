@@ -28,6 +28,7 @@ FRAGMENTS = 1500
 PIECE = 4096          # the range is scattered in pieces of this size
 KEEP_SIZE, PUNCH_HOLE = 1, 2
 CORRECTED, LEFT = 1, 4  # exit statuses of zcfs-check
+DISTURBED = {FAILED, IN_USE, 8, 1 | 8, 4 | 8, 1 | 4 | 8}  # of any command that the host has failed; 8: zcfs-check could not do it
 
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -200,7 +201,7 @@ class Image:
         self.tally.add('tool ' + re.sub(r'=\d+', '', ' '.join([os.path.basename(process.args[0]), *[w for w in process.args if w[0] == '-']])))
         if status not in expected:
             storms = self.machine.storms_since(since)
-            if not storms or status not in (FAILED, IN_USE, 8) or not (err.strip() or out.strip()):
+            if not storms or status not in DISTURBED or not (err.strip() or out.strip()):
                 raise Broken(f'{words}: exit status {status} after {storms}\n{out[-2000:]}{err}')
             self.tally.add('tools disturbed')
             return None, out
