@@ -8,6 +8,7 @@
 #include "mapdb/cleanup.h"
 
 #define BITMAP_CHUNK (256u * 1024) /* bytes of $Bitmap looked at together */
+#define BOOT_BYTES   8192u         /* of $Boot, on every volume */
 
 int scan_stream_runs(const struct scan *s, uint32_t base, uint32_t type, struct run_list *runs)
 {
@@ -210,11 +211,26 @@ static int compare_bitmap(struct scan *s, const struct run_list *owned, const st
 	return 0;
 }
 
+/* The boot sector and what it loads are found by their place: nothing else may be there, or it could be moved. */
+static int check_boot(const struct scan *s, struct volume_report *report)
+{
+	struct run_list runs = {0};
+	int r = scan_stream_runs(s, FILE_Boot, le32_to_cpu(AT_DATA), &runs);
+	bool right = r == 0 && runs.count && runs.runs[0].lcn == 0 &&
+	             runs.runs[0].length >= (BOOT_BYTES + s->geometry.cluster_size - 1) / s->geometry.cluster_size;
+	run_list_free(&runs);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	return right ? 0 : report_damage(report, "$Boot is not where the volume begins");
+}
+
 int ownership_check_clusters(struct scan *s, struct volume_report *report)
 {
 	struct run_list owned = {0}, runs = {0};
 	struct run_index bitmap = {0};
 	int r = collect_owned(s, &owned, report);
+	if (r == 0)
+		r = check_boot(s, report);
 	if (r == 0)
 		r = scan_stream_runs(s, FILE_Bitmap, le32_to_cpu(AT_DATA), &runs);
 	if (r == 0)

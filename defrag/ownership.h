@@ -13,7 +13,8 @@
 /* $MFT:$BITMAP has exactly the bits of the records in use (but for the reserved ones below 24). */
 int ownership_check_records(struct scan *scan, struct volume_report *report);
 
-/* No cluster has two owners, every owned cluster is marked in $Bitmap, and bits past the volume's end are set. */
+/* No cluster has two owners, every owned cluster is marked in $Bitmap, bits past the volume's end are set, and the first
+ * clusters are $Boot's. */
 int ownership_check_clusters(struct scan *scan, struct volume_report *report);
 
 /* The runs of one attribute's data, by base record and type, without a name; to be freed with run_list_free.
