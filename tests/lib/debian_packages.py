@@ -59,8 +59,7 @@ class PrivateApt:
         settings = {'Dir::State': directory, 'Dir::State::status': '/dev/null', 'Dir::Cache': directory,
                     'Dir::Etc::sourcelist': sources, 'Dir::Etc::sourceparts': '/dev/null', 'APT::Architecture': 'amd64',
                     'APT::Architectures::': 'amd64', 'APT::Sandbox::User': 'root', 'APT::Install-Recommends': 'false',
-                    'Acquire::Languages': 'none',
-                    'Acquire::Retries': '3', 'Acquire::http::Timeout': '30', 'Acquire::https::Timeout': '30'}
+                    'Acquire::Languages': 'none', 'Acquire::Retries': '3', 'Acquire::http::Timeout': '30', 'Acquire::https::Timeout': '30'}
         self.options = [part for name, value in settings.items() for part in ('-o', f'{name}={value}')]
         run('apt-get', *self.options, '-q', 'update', '--error-on=any')
 
@@ -148,13 +147,13 @@ def unpacked_kernel(image):
 # The cache. Each thing in it is a few files, one of which, NAME-packages, tells what they were made of, and by what recipe:
 # they are current as long as that is the same.
 
-def recipe(*parts, scripts):
-    """Words that tell what is made, and the scripts that make it."""
+def recipe(word, scripts):
+    """A word that tells what is made, and the files that say how: scripts, lists of packages."""
     sum_ = hashlib.sha256()
     for script in (*scripts, __file__):
         with open(script, 'rb') as file:
             sum_.update(file.read())
-    return ' '.join([*parts, sum_.hexdigest()])
+    return f'{word} {sum_.hexdigest()}'
 
 
 def write(name, data):

@@ -138,7 +138,7 @@ def missing(suite):
     if not shutil.which(QEMU):
         return f'{QEMU} is not installed (tools/setup-debian --tests installs it)'
     if not os.path.exists(os.path.join(CACHE, f'xen-{suite}-packages')):
-        return f'no hypervisor and no dom0 of Debian {suite} were fetched (tests/xen/fetch-xen --suite {suite} does)'
+        return f'Xen of Debian {suite} was not fetched (tools/setup-debian --tests, or tests/xen/fetch-xen --suite {suite})'
     return None
 
 

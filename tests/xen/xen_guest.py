@@ -38,9 +38,16 @@ class Guest:
         with open(os.path.join(dom0.share, f'{name}.cfg'), 'w', encoding='utf-8') as file:
             file.write(CONFIG.format(name=name, memory=MEMORY_MIB, disks=', '.join(f"'{disk}'" for disk in disks)))
 
+    def start_creating(self, *options):
+        """The job; wait_until_up() is due when it has ended, if no option says otherwise."""
+        return self.dom0.start(f'rm -f {self.log}; xl create {" ".join(options)} {self.config}')
+
     def create(self):
-        self.dom0.run(f'rm -f {self.log}; xl create {self.config}')
+        self.start_creating().succeed()
         self.wait_until_up()
+
+    def number(self):
+        return self.dom0.run(f'xl domid {self.name}').strip()
 
     def wait_until_up(self, times=1):
         """Until it has come up so many times since it was created."""
