@@ -68,6 +68,10 @@ END
     def run(self, command, seconds=JOB_SECONDS):
         return self.start(command).succeed(seconds)
 
+    def attach(self, device, disk):
+        self.dom0.run(f"xl block-attach {self.name} '{disk}'")
+        self.run(f'until [ -b /dev/{device} ]; do usleep 100000; done')
+
     def gone(self):
         """Until the domain is no more."""
         self.dom0.wait_until(f'! xl domid {self.name}')
