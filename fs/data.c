@@ -9,10 +9,8 @@
  *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
  *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
- *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
- *     again from the beginning. (Starting is not quite free of waiting either: the host's file system may have to
- *     read where its file lies, or to begin a transaction for a time stamp. It waits for the disk then, never for
- *     another request.)
+ *     when that is done (fs/transfer.h); the kernel does it in threads of its own. As soon as anything would have to
+ *     wait, or has failed, a worker starts it again from the beginning.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -51,9 +49,8 @@
  * flight. What it does not order are a cached and a direct write that meet in one page: the gate does. (It cannot for
  * a shared mapping of a passed-through image by one who writes it with O_DIRECT; it is the same with a raw file.)
  *
- * Reads through the cache that miss it stay with the workers, although the ring could take them, too, at a quarter less
- * CPU time for 4 KiB: the kernel may wait in starting them for a place in the queue of a disk that hangs, and with the
- * ring's thread all whose bytes are in memory. Direct ones it leaves to a thread of its own then.
+ * Without threads of the kernel's a ring's thread would wait, in starting it, for a place in the queue of a disk that
+ * hangs (tested), and with it all whose bytes are in memory.
  *
  * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h).
  *
@@ -145,11 +142,9 @@ static int read_mapped(struct open_image *image, const struct image_map *map, ui
 	/* Whatever is wrong with it, the cache may do without, or says it again. */
 	if (direct_fd >= 0 && (flags & DATA_NOW || read_pieces(image, direct_fd, walk, buffer, length, flags) == 0))
 		return flags & DATA_NOW ? -EAGAIN : 0;
-	if (read_ahead_due(&image->ahead, guest_off, length)) {
-		if (flags & DATA_NOW)
-			return -EAGAIN;
+	/* With a miss: what is in memory is not to wait for a worker. */
+	if (read_ahead_due(&image->ahead, guest_off, length) && !(flags & DATA_NOW))
 		read_ahead_ask(&image->ahead, image->image->data_fd, map);
-	}
 	return read_pieces(image, image->image->data_fd, walk, buffer, length, flags & ~DATA_DIRECT);
 }
 

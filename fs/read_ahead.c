@@ -10,6 +10,10 @@
 /* Where extents are longer on average, the host's read-ahead is worth more than what it wastes. */
 #define EXTENT_MAX (4 * MIB)
 
+/* Where they are shorter, the host reads little that nobody wants, and asking for so many would fill the disk's queue.
+ */
+#define EXTENT_MIN (MIB / 16)
+
 /* The host is asked for so much, when less than half of that is left. */
 #define WINDOW (2 * MIB)
 
@@ -19,11 +23,12 @@
 void read_ahead_init(struct read_ahead *self, int data_fd, const struct image_map *map)
 {
 	size_t count = image_map_count(map);
+	uint64_t average = count > 1 ? image_map_size(map) / count : 0;
 
 	atomic_init(&self->next, 0);
 	atomic_init(&self->asked, 0);
-	self->wanted = count > 1 && image_map_size(map) / count < EXTENT_MAX &&
-	               posix_fadvise(data_fd, 0, 0, POSIX_FADV_RANDOM) == 0;
+	self->wanted =
+	        average >= EXTENT_MIN && average < EXTENT_MAX && posix_fadvise(data_fd, 0, 0, POSIX_FADV_RANDOM) == 0;
 }
 
 static bool near(uint64_t guest_off, uint64_t next)

@@ -26,8 +26,8 @@ struct read_ahead {
 /* For a bundle that lies on a disk; data_fd: through which it will be read. */
 void read_ahead_init(struct read_ahead *self, int data_fd, const struct image_map *map);
 
-/* Notes a read that goes through the host's cache. True: the host is to be asked for what comes next, in a thread that
- * may wait (who cannot, notes the read again there). */
+/* Notes a read that goes through the host's cache. True: the host is to be asked for what comes next, by a thread that
+ * may wait. The same read may be noted again. */
 bool read_ahead_due(struct read_ahead *self, uint64_t guest_off, size_t length);
 void read_ahead_ask(struct read_ahead *self, int data_fd, const struct image_map *map);
 
