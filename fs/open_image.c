@@ -70,6 +70,7 @@ static void open_image_free(struct open_image *image)
 		close(write_fd);
 	direct_file_close(&image->direct);
 	write_gate_destroy(&image->gate);
+	group_flush_destroy(&image->flushes);
 	passthrough_destroy(&image->passthrough);
 	settle_session_free(image->settle);
 	map_pointer_destroy(&image->current);
@@ -102,6 +103,7 @@ static int open_image_new(struct node *node, struct image *image, struct open_im
 		read_ahead_init(&open->ahead, image->data_fd, image->map);
 	direct_file_init(&open->direct);
 	write_gate_init(&open->gate);
+	group_flush_init(&open->flushes);
 	passthrough_init(&open->passthrough);
 	map_pointer_init(&open->current, live_map_new(image->map));
 	if (!atomic_load(&open->current.live)) {
@@ -366,8 +368,9 @@ static int sync_with_ctime(struct open_image *image, int fd)
 	return ret;
 }
 
-int open_image_sync(struct open_image *image, bool data_only)
+static void flush(void *context, bool data_only)
 {
+	struct open_image *image = context;
 	int fd = atomic_load(&image->write_fd), ret, none = 0;
 
 	if (fd < 0)
@@ -381,6 +384,11 @@ int open_image_sync(struct open_image *image, bool data_only)
 		            "%s: writing to disk failed: %s; what was written since the last flush may be lost, "
 		            "and every flush fails until the image has been closed",
 		            image->image->name, strerror(-ret));
+}
+
+int open_image_sync(struct open_image *image, bool data_only)
+{
+	group_flush_run(&image->flushes, data_only, flush, image);
 	return atomic_load(&image->sync_error);
 }
 

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #include "fs/direct_file.h"
+#include "fs/group_flush.h"
 #include "fs/host_file.h"
 #include "fs/live_map.h"
 #include "fs/node.h"
@@ -52,6 +53,7 @@ struct open_image {
 	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */
 	struct passthrough passthrough;
 
+	struct group_flush flushes;
 	atomic_int sync_error;     /* of open_image_sync() */
 	struct stat opened;        /* the data file at the opening */
 	atomic_bool ctime_durable; /* a later one: what was flushed has ended an undo for good */
@@ -77,7 +79,8 @@ void open_image_choose_cache(struct open_image *image, int flags);
 
 /* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once
  * only, whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result,
- * too, until the image has been closed: the pages are gone. 0 or -errno. */
+ * too, until the image has been closed: the pages are gone. Calls at the same time share one (fs/group_flush.h). 0 or
+ * -errno. */
 int open_image_sync(struct open_image *image, bool data_only);
 
 /* Takes set-user-ID and set-group-ID off the file, for a caller who lacks the right to change a privileged program and
