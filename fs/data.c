@@ -10,7 +10,8 @@
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
  *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
  *     when that is done (fs/transfer.h); the kernel does it in threads of its own. As soon as anything would have to
- *     wait, or has failed, a worker starts it again from the beginning.
+ *     wait, or has failed, a worker starts it again from the beginning. (One wait is left: a read of what is cached may
+ *     have the kernel read ahead, also for who does not want to wait, and that takes a free place in the disk's queue.)
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -52,7 +53,8 @@
  * Without threads of the kernel's a ring's thread would wait, in starting it, for a place in the queue of a disk that
  * hangs (tested), and with it all whose bytes are in memory.
  *
- * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h).
+ * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
+ * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.
  *
  * A direct write that fails is the guest's error, at once. A flush is still one of the descriptor for cached writes,
  * whose error sticks (open_image_sync); there is nothing that only the direct one could tell.
