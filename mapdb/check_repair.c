@@ -80,13 +80,9 @@ static int drop_undo(struct map_db *db)
 static int index_undo(struct image *image, struct host_index **out)
 {
 	struct image_map *map;
-	bool valid;
-	int rc = map_db_undo_valid(image->db, image->data_fd, &valid);
+	int rc = image_read_undo_map(image, &map);
 
-	if (rc < 0 || !valid)
-		return rc;
-	rc = map_db_read_undo_map(image->db, &map);
-	if (rc < 0)
+	if (rc < 0 || !map)
 		return rc;
 	rc = host_index_new(map, out);
 	image_map_unref(map);

@@ -174,6 +174,15 @@ int image_reload(struct image *image)
 	return 0;
 }
 
+int image_read_undo_map(const struct image *image, struct image_map **out)
+{
+	bool valid;
+	int rc = map_db_undo_valid(image->db, image->data_fd, &valid);
+
+	*out = NULL;
+	return rc == 0 && valid ? map_db_read_undo_map(image->db, out) : rc;
+}
+
 int image_overlay_redo(struct image *image)
 {
 	struct redo_overlay *overlay;

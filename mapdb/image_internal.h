@@ -103,6 +103,8 @@ int image_exchange_checked(const struct image *image, const char *hidden, const 
 
 /* Replaces map and state by what image->db has now. The old ones stay after an error. */
 int image_reload(struct image *image);
+/* The map that a valid undo goes back to; *out is NULL if there is none. */
+int image_read_undo_map(const struct image *image, struct image_map **out);
 /* Makes the image readable while its redo cannot be applied. */
 int image_overlay_redo(struct image *image);
 

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "mapdb/image_internal.h"
+
 struct image_settle {
 	struct image *image;
 	struct settle *settle;
@@ -95,13 +97,9 @@ static int find_undo(struct image_settle *settle)
 {
 	struct image *image = settle->image;
 	struct image_map *map;
-	bool valid;
-	int rc = map_db_undo_valid(image->db, image->data_fd, &valid);
+	int rc = image_read_undo_map(image, &map);
 
-	if (rc < 0 || !valid)
-		return rc;
-	rc = map_db_read_undo_map(image->db, &map);
-	if (rc < 0)
+	if (rc < 0 || !map)
 		return rc;
 	rc = names_all(image->map, map, &settle->keep_undo);
 	image_map_unref(map);
