@@ -21,6 +21,7 @@ from sectors import SECTOR, Sectors, content
 from tally import Broken
 
 MAP_IMAGE = os.environ.get('MAP_IMAGE', 'map-image')
+MAP_IMAGE_IN_USE = 3  # its exit status
 VOLUME = 32 * MIB
 LANE = 4 * MIB
 LANES = 2
@@ -221,8 +222,13 @@ class Image:
         return result
 
     def map_image(self, command, *words):
-        done = subprocess.run([MAP_IMAGE, command, self.machine.store, self.name, *map(str, words)], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_SECONDS, check=False)
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while True:
+            done = subprocess.run([MAP_IMAGE, command, self.machine.store, self.name, *map(str, words)], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_SECONDS, check=False)
+            if done.returncode != MAP_IMAGE_IN_USE or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)  # the daemon is told of a close() only after it
         if done.returncode != 0:
             raise Broken(f'map-image {command} {self.name}: {done.returncode}: {done.stdout}')
         return [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
