@@ -125,6 +125,16 @@ def exchange_it(made):
     return made.image + '.moved'
 
 
+def changed_during_a_pass(made, source, change):
+    """What the change said, at a random moment of a pass over a fresh image; the pass's exit status and output."""
+    made.reset()
+    tool = start(ZCFS_DEFRAG, '--quiet', made.image)
+    time.sleep(source.random() * made.seconds)
+    left = change(made)
+    said = tool.communicate(timeout=120)[0].decode(errors='replace')
+    return left, tool.returncode, said
+
+
 def names_change(cases, made, what, change):
     """No lease tells of it. What has the image's bytes afterwards shows the old view or the new one, wherever that is; what came in its place is
     not touched."""
@@ -132,14 +142,10 @@ def names_change(cases, made, what, change):
         source = random.Random(SEED)
         statuses = {}
         for _ in range(ROUNDS):
-            made.reset()
-            tool = start(ZCFS_DEFRAG, '--quiet', made.image)
-            time.sleep(source.random() * made.seconds)
-            left = change(made)
-            said = tool.communicate(timeout=120)[0].decode(errors='replace')
-            statuses[tool.returncode] = statuses.get(tool.returncode, 0) + 1
-            holds(tool.returncode in (DONE, FAILED, IN_USE), f'exit status {tool.returncode}: {said}')
-            holds(tool.returncode == DONE or made.image in said, f'no word on the image: {said}')
+            left, status, said = changed_during_a_pass(made, source, change)
+            statuses[status] = statuses.get(status, 0) + 1
+            holds(status in (DONE, FAILED, IN_USE), f'exit status {status}: {said}')
+            holds(status == DONE or made.image in said, f'no word on the image: {said}')
             if left != made.image and os.path.isfile(made.image):
                 with open(made.image, 'rb') as file:
                     equal(file.read(), b'another file' * 1000, 'what came in its place')
@@ -148,7 +154,7 @@ def names_change(cases, made, what, change):
             elif left:
                 with open(left, 'rb') as file:
                     equal(file.read(), b'another file' * 1000, 'what came in its place')
-            if tool.returncode == DONE and not left:
+            if status == DONE and not left:
                 holds(not os.path.lexists(made.image), 'it came back')
             run_repair(made)
         print(f'# {what}: exit statuses {statuses}')
@@ -165,12 +171,8 @@ def open_waits(cases, made, what, change, expected):
     with cases.case(f'{what} during a pass: it comes before the pass or after it'):
         source = random.Random(SEED)
         for _ in range(ROUNDS):
-            made.reset()
-            tool = start(ZCFS_DEFRAG, '--quiet', made.image)
-            time.sleep(source.random() * made.seconds)
-            where = change(made)
-            said = tool.communicate(timeout=120)[0].decode(errors='replace')
-            holds(tool.returncode in (DONE, FAILED, REFUSED, IN_USE, DAMAGED), f'exit status {tool.returncode}: {said}')
+            where, status, said = changed_during_a_pass(made, source, change)
+            holds(status in (DONE, FAILED, REFUSED, IN_USE, DAMAGED), f'exit status {status}: {said}')
             if where == 'plain' and os.path.isfile(made.image):
                 equal(digest(made.image), expected, 'the image')
             elif where == 'plain': # done after it: then the change is what damages the bundle, and it must be seen

@@ -15,18 +15,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/tools/tap.h"
 #include "tools/saved_domains.h"
 #include "tools/saved_file.h"
-
-static int failures;
-static int cases;
-
-static void check(bool holds, const char *what)
-{
-	cases++;
-	failures += !holds;
-	printf("%sok %d - %s\n", holds ? "" : "not ", cases, what);
-}
 
 /* ---- making files ---- */
 

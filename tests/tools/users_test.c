@@ -12,18 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/tools/tap.h"
 #include "tools/processes.h"
 #include "tools/xen_domains.h"
-
-static int failures;
-static int cases;
-
-static void check(bool holds, const char *what)
-{
-	cases++;
-	failures += !holds;
-	printf("%sok %d - %s\n", holds ? "" : "not ", cases, what);
-}
 
 /* ---- a host: nodes in a table, every domain in one state ---- */
 
