@@ -68,7 +68,7 @@ size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t si
 			}
 		}
 		char bytes[4];
-		unsigned int count = encode_utf8(c, bytes);
+		unsigned int count = encode_utf8(c ? c : 0xfffd, bytes);
 		if (used + count >= size)
 			break;
 		memcpy(text + used, bytes, count);
@@ -121,15 +121,14 @@ static const struct directory_name *find(const struct name_table *table, uint32_
 	return bsearch(&record, table->directories, table->count, sizeof(*table->directories), compare_record);
 }
 
-/* Puts text and a separator before *start. False if there is no room. */
-static bool prepend(char *path, size_t *start, const char *text)
+/* Puts text and a separator before it in front of *start. False if that leaves no room for a "?". */
+static bool prepend(char *path, size_t *start, const char *text, size_t length)
 {
-	size_t length = strlen(text);
-	if (*start < length + 1)
+	if (*start < length + 2)
 		return false;
-	path[--*start] = '/';
 	*start -= length;
 	memcpy(path + *start, text, length);
+	path[--*start] = '\\';
 	return true;
 }
 
@@ -137,19 +136,24 @@ void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name,
 {
 	char leaf[255 * 3 + 1];
 	size_t length = name_to_utf8(name->file_name, name->file_name_length, leaf, sizeof(leaf));
-	if (length >= size)
-		length = size - 1;
-	size_t start = size - 1 - length;
-	memcpy(path + start, leaf, length);
-	path[size - 1] = 0;
 	uint32_t record = (uint32_t)MREF_LE(name->parent_directory);
-	for (unsigned int depth = 0; record != ROOT_RECORD; depth++) {
-		const struct directory_name *directory = find(table, record);
-		const char *text = directory && depth < PATH_DEPTH_MAX ? table->text + directory->text_off : "?";
-		if (!prepend(path, &start, text) || text[0] == '?')
-			break;
-		record = directory->parent;
+	size_t start = size - 1;
+	bool whole = true;
+	path[start] = 0;
+	if (record == ROOT_RECORD && strcmp(leaf, ".") == 0)
+		length = 0; /* the root itself */
+	if (length > size - 3)
+		length = size - 3;
+	prepend(path, &start, leaf, length);
+	for (unsigned int depth = 0; whole && record != ROOT_RECORD; depth++) {
+		const struct directory_name *directory = depth < PATH_DEPTH_MAX ? find(table, record) : NULL;
+		const char *text = directory ? table->text + directory->text_off : "";
+		if (directory)
+			record = directory->parent;
+		whole = directory && prepend(path, &start, text, strlen(text));
 	}
+	if (!whole)
+		path[--start] = '?';
 	memmove(path, path + start, size - start);
 }
 

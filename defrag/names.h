@@ -4,7 +4,7 @@
  *
  * Only for messages and history: nothing is decided by a path. Directories are kept as the scan meets them (ascending
  * record numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path
- * with "?".
+ * with "?", and whatever NTFS allows may be in them, a backslash (POSIX names) and control characters included.
  */
 #ifndef ZCFS_NAMES_H
 #define ZCFS_NAMES_H
@@ -35,14 +35,15 @@ void name_table_free(struct name_table *table);
  */
 const FILE_NAME_ATTR *record_file_name(uint8_t *record);
 
-/* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; surrogates that do not pair become U+FFFD.
- * Returns its length in bytes. */
+/* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; zeros and surrogates that do not pair
+ * become U+FFFD. Returns its length in bytes. */
 size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size);
 
 /* Adds a directory; record numbers must ascend. -ENOMEM. */
 int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_ATTR *name);
 
-/* "Users/x/big.vhd" of a file with that name. Truncated at the front if it does not fit. */
+/* "\Users\x\big.vhd" of a file with that name, as Windows shows it without the drive. What does not fit is missing at
+ * the front, and "?" stands for it. size: 3 at least. */
 void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name, char *path, size_t size);
 
 /* "$DATA", "$INDEX_ALLOCATION", ... */
