@@ -67,6 +67,15 @@ const char *pass_phase_name(enum pass_phase phase)
 
 void pass_report_free(struct pass_report *report)
 {
+	for (size_t i = 0; report->pictures && i < REPORT_VOLUMES_MAX; i++) {
+		cluster_map_free(report->pictures[i].before);
+		cluster_map_free(report->pictures[i].after);
+	}
+	free(report->pictures);
+	report->pictures = NULL;
+	image_map_unref(report->map_before);
+	image_map_unref(report->map_after);
+	report->map_before = report->map_after = NULL;
 	free(report->volumes);
 	report->volumes = NULL;
 	report->volume_count = 0;
@@ -416,6 +425,35 @@ static int take_redo(struct pass *p, const uint8_t *payload, size_t size)
 	return r == -EUCLEAN ? -EBADMSG : r;
 }
 
+/* Of a volume that was told of, with no more clusters than its bytes make: so many cells, each with what adds up. */
+static int take_cluster_map(struct pass *p, const uint8_t *payload, size_t size)
+{
+	struct pass_report *report = p->report;
+	struct cluster_map_message m;
+	struct cluster_map *map;
+	if (!report->pictures || size < sizeof(m))
+		return -EBADMSG;
+	memcpy(&m, payload, sizeof(m));
+	if (m.volume < 1 || m.volume > report->volume_count || m.after > 1 || !m.clusters ||
+	    m.clusters > report->volumes[m.volume - 1].length / IMAGE_MAP_UNIT)
+		return -EBADMSG;
+	int r = cluster_map_new(m.clusters, &map);
+	if (r < 0)
+		return r;
+	bool fits = size - sizeof(m) == cluster_map_size(map);
+	if (fits)
+		memcpy(map->counts, payload + sizeof(m), cluster_map_size(map));
+	if (!fits || !cluster_map_is_sane(map)) {
+		cluster_map_free(map);
+		return -EBADMSG;
+	}
+	struct volume_picture *picture = &report->pictures[m.volume - 1];
+	struct cluster_map **place = m.after ? &picture->after : &picture->before;
+	cluster_map_free(*place);
+	*place = map;
+	return 0;
+}
+
 static int take_end(struct pass *p, const uint8_t *payload, size_t size)
 {
 	struct end_message m;
@@ -463,6 +501,8 @@ static int take_message(struct pass *p, const struct message_header *header, con
 		return take_redo(p, payload, header->size);
 	case MESSAGE_END:
 		return take_end(p, payload, header->size);
+	case MESSAGE_CLUSTER_MAP:
+		return take_cluster_map(p, payload, header->size);
 	default:
 		return -EBADMSG;
 	}
@@ -546,6 +586,8 @@ static int commit(struct pass *p)
 		p->report->changed = !p->begun;
 		p->report->redo_pending = r == -EINPROGRESS;
 	}
+	if (p->options->cluster_maps)
+		p->report->map_after = image_map_ref(map);
 	image_map_unref(map);
 	p->report->phase_seconds[PHASE_COMMIT] += seconds_since(&commit_started);
 	return r == -EINPROGRESS ? 0 : r;
@@ -587,9 +629,13 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	p->scratch_fd = -1;
 	p->started_unix_s = time(NULL);
 	clock_gettime(CLOCK_MONOTONIC, &p->started);
+	if (options->cluster_maps) {
+		report->pictures = calloc(REPORT_VOLUMES_MAX, sizeof(*report->pictures));
+		report->map_before = image_map_ref(image->map);
+	}
 	p->reader = calloc(1, sizeof(*p->reader));
 	p->window = malloc(WINDOW_SIZE);
-	int r = p->reader && p->window ? run_pass(p) : -ENOMEM;
+	int r = p->reader && p->window && (report->pictures || !options->cluster_maps) ? run_pass(p) : -ENOMEM;
 	if (p->begun)
 		image_rollback(image);
 	if (p->scratch_fd >= 0)

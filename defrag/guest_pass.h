@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "defrag/cluster_map.h"
 #include "mapdb/image.h"
 
 /* The exit codes of zcfs-defrag, by increasing gravity of what they say about a volume. */
@@ -76,6 +77,11 @@ struct volume_report {
 	struct stay stays[REPORT_STAYS_MAX];
 };
 
+/* A volume for who draws it: NULL where it was not looked at; after: NULL also if nothing moves. */
+struct volume_picture {
+	struct cluster_map *before, *after;
+};
+
 enum pass_phase {
 	PHASE_READ,
 	PHASE_SCAN,
@@ -102,6 +108,10 @@ struct pass_report {
 	uint64_t data_bytes_copied; /* always 0: it is reported because it is the point */
 	uint64_t child_peak_kib;    /* peak resident memory of the child */
 	double phase_seconds[PHASE_COUNT];
+
+	/* For who draws it, if asked for; else NULL. */
+	struct volume_picture *pictures;          /* of each volume */
+	struct image_map *map_before, *map_after; /* references; after: NULL if nothing moves */
 };
 void pass_report_free(struct pass_report *report); /* frees what it points to, not the struct */
 
@@ -110,6 +120,7 @@ struct pass_options {
 	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
 	bool pack;           /* lay everything out anew: directories and metadata first, one free extent at the end */
 	bool verify_data;    /* read and compare the ends of every moved stream, not only of a few hundred */
+	bool cluster_maps;   /* fill in the pictures */
 	unsigned int volume; /* 0: all */
 	const char *options_text; /* for the history; may be NULL */
 	/* Called from the calling thread, often; done and total in units of the phase. NULL: none.

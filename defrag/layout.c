@@ -34,7 +34,7 @@ static uint8_t rank_of(const struct scan *s, const struct attr *attr)
  * bad clusters, what is left of shadow copies (the boot record leads to their catalog). The files of boot loaders,
  * which may know them by their place, are left while they are in one piece. $LogFile may move: only a clean one gets
  * this far, and then it holds no place of anything. */
-static enum plan_kind kind_of(const struct scan *s, const struct attr *attr)
+enum plan_kind layout_kind(const struct scan *s, const struct attr *attr)
 {
 	bool data = attr->type == le32_to_cpu(AT_DATA);
 	switch (attr->base) {
@@ -101,7 +101,7 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 	        .first_run = (uint32_t)l->runs.count,
 	        .max_start = UINT64_MAX,
 	        .max_pieces = UINT16_MAX,
-	        .kind = (uint8_t)kind_of(s, head),
+	        .kind = (uint8_t)layout_kind(s, head),
 	        .rank = rank_of(s, head),
 	};
 	for (size_t i = first; i < end; i++) {

@@ -19,6 +19,9 @@ struct layout {
 	struct plan_permutation permutation;
 };
 
+/* Whether a stream may move at all, by any extent of it. */
+enum plan_kind layout_kind(const struct scan *scan, const struct attr *attr);
+
 int layout_make(const struct scan *scan, bool pack, struct layout *layout);
 void layout_free(struct layout *layout);
 

@@ -23,6 +23,7 @@ enum message_type {
 	                  volume */
 	MESSAGE_REDO,  /* one redo blob, in host offsets */
 	MESSAGE_END,   /* struct end_message: everything was sent and proven */
+	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)
@@ -54,6 +55,12 @@ struct file_message {
 	uint64_t bytes;
 	uint64_t fragments_before;
 	uint64_t fragments_after;
+};
+
+struct cluster_map_message {
+	uint32_t volume;
+	uint32_t after;    /* 0: before the pass */
+	uint64_t clusters; /* of the volume */
 };
 
 struct end_message {

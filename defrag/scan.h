@@ -91,6 +91,8 @@ void scan_free(struct scan *scan);
 /* A stream: all extents of one attribute (one base, type, name). They are neighbours in scan.attrs.
  * Returns the index behind the stream that begins at first. */
 size_t scan_stream_end(const struct scan *scan, size_t first);
+/* In how many pieces its clusters lie; a hole between two adjacent ones separates nothing. */
+uint64_t scan_stream_pieces(const struct scan *scan, size_t first, size_t end);
 
 /* Reads one MFT record, unprotected and checked. 0, -errno, -EUCLEAN. */
 int scan_read_record(const struct scan *scan, uint64_t number, uint8_t *record);

@@ -69,6 +69,22 @@ size_t scan_stream_end(const struct scan *s, size_t first)
 	return end;
 }
 
+uint64_t scan_stream_pieces(const struct scan *s, size_t first, size_t end)
+{
+	uint64_t pieces = 0, next = RUN_HOLE;
+	for (size_t i = first; i < end; i++) {
+		const struct attr *attr = &s->attrs[i];
+		for (uint32_t k = 0; k < attr->run_count; k++) {
+			const struct run *run = &s->runs.runs[attr->first_run + k];
+			if (run->lcn == RUN_HOLE)
+				continue;
+			pieces += run->lcn != next;
+			next = run->lcn + run->length;
+		}
+	}
+	return pieces;
+}
+
 /* ---- judged ---- */
 
 static uint64_t attr_vcns(const struct scan *s, const struct attr *attr, bool *has_hole)

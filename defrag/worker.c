@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "defrag/boot.h"
+#include "defrag/cluster_map.h"
 #include "defrag/layout.h"
 #include "defrag/message.h"
 #include "defrag/preflight.h"
@@ -93,6 +94,21 @@ static int send_moves(struct worker *w, const struct map_move *moves, size_t cou
 	return 0;
 }
 
+/* Where the current volume is, or will be. */
+static int send_cluster_map(struct worker *w, const struct scan *s, bool after)
+{
+	struct cluster_map *map;
+	if (!w->options->cluster_maps)
+		return 0;
+	int r = cluster_map_of_scan(s, &map);
+	if (r < 0)
+		return r;
+	struct cluster_map_message m = {.volume = w->current->number, .after = after, .clusters = map->clusters};
+	r = message_send(&w->writer, MESSAGE_CLUSTER_MAP, &m, sizeof(m), map->counts, cluster_map_size(map));
+	cluster_map_free(map);
+	return r;
+}
+
 static int send_changes(struct worker *w, const struct changes *changes)
 {
 	int r = 0;
@@ -107,28 +123,12 @@ struct counts {
 	uint64_t attributes, fragmented, fragments;
 };
 
-static uint64_t count_pieces(const struct scan *s, size_t first, size_t end)
-{
-	uint64_t pieces = 0, next = RUN_HOLE;
-	for (size_t i = first; i < end; i++) {
-		const struct attr *attr = &s->attrs[i];
-		for (uint32_t k = 0; k < attr->run_count; k++) {
-			const struct run *run = &s->runs.runs[attr->first_run + k];
-			if (run->lcn == RUN_HOLE)
-				continue;
-			pieces += run->lcn != next;
-			next = run->lcn + run->length;
-		}
-	}
-	return pieces;
-}
-
 static struct counts count_attributes(const struct scan *s)
 {
 	struct counts c = {0};
 	for (size_t i = 0, end; i < s->attr_count; i = end) {
 		end = scan_stream_end(s, i);
-		uint64_t pieces = count_pieces(s, i, end);
+		uint64_t pieces = scan_stream_pieces(s, i, end);
 		c.attributes++;
 		c.fragmented += pieces > 1;
 		c.fragments += pieces;
@@ -276,8 +276,10 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 	if (r == 0)
 		r = verify_volume(s, new_map, changes, &expected, w->current, send_progress, w, &after);
 	image_map_unref(new_map);
-	if (r == 0)
+	if (r == 0) {
 		report_after(after, w->current);
+		r = send_cluster_map(w, after, true);
+	}
 	scan_free(after);
 	return r;
 }
@@ -318,8 +320,10 @@ static int work_on_volume(struct worker *w, size_t index)
 	enum volume_result state = volume->result;
 	enter_phase(w, PHASE_SCAN);
 	int r = scan_volume(&view, &w->geometries[index], volume, send_progress, w, &s);
-	if (r == 0)
+	if (r == 0) {
 		report_before(s, volume);
+		r = send_cluster_map(w, s, false);
+	}
 	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
 		r = change_volume(w, s);
 	scan_free(s);

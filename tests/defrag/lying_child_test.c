@@ -90,6 +90,19 @@ static void tell_entry(uint64_t host_off, uint32_t length, uint32_t fill)
 	tell(MESSAGE_REDO, blob, sizeof(blob));
 }
 
+#define CLUSTERS ((VOLUME_END - VOLUME_OFF) / 512)
+
+/* A volume in which everything is free. */
+static void tell_cluster_map(void)
+{
+	struct cluster_map_message m = {.volume = 1, .clusters = CLUSTERS};
+	struct cluster_map *map;
+	CHECK_IS(cluster_map_new(CLUSTERS, &map), 0);
+	message_send(&writer, MESSAGE_CLUSTER_MAP, &m, sizeof(m), map->counts, cluster_map_size(map));
+	message_flush(&writer);
+	cluster_map_free(map);
+}
+
 static void tell_end(void)
 {
 	struct end_message end = {0};
@@ -99,6 +112,7 @@ static void tell_end(void)
 static void honest(void)
 {
 	tell_volume();
+	tell_cluster_map();
 	tell_exchange();
 	tell_redo(VOLUME_OFF + 4096, 100);
 	tell_end();
@@ -477,6 +491,56 @@ static void nothing_to_do(void)
 	tell_end();
 }
 
+static void false_cluster_map(void)
+{
+	struct cluster_map_message m = {.volume = 1, .clusters = CLUSTERS};
+	struct cluster_map *map;
+	CHECK_IS(cluster_map_new(CLUSTERS, &map), 0);
+	size_t size = cluster_map_size(map);
+	uint64_t *cell = map->counts[variant % map->cells];
+	tell_volume();
+	switch (variant) {
+	case 0:
+		m.volume = 0;
+		break;
+	case 1:
+		m.volume = 2;
+		break;
+	case 2:
+		m.after = 2;
+		break;
+	case 3:
+		m.clusters = 0;
+		break;
+	case 4: /* as many cells, but more than the volume has bytes for */
+		m.clusters = CLUSTERS + 1;
+		map->counts[map->cells - 1][CLUSTER_FREE]++;
+		break;
+	case 5:
+		size -= sizeof(*map->counts);
+		break;
+	case 6:
+		cell[CLUSTER_FILE]++;
+		break;
+	case 7:
+		cell[CLUSTER_FREE]--;
+		break;
+	case 8: /* adds up, modulo 2^64 */
+		cell[CLUSTER_FILE] = UINT64_MAX;
+		cell[CLUSTER_FREE]++;
+		break;
+	default:
+		size = 0;
+	}
+	message_send(&writer, MESSAGE_CLUSTER_MAP, &m, sizeof(m), map->counts, size);
+	message_flush(&writer);
+	cluster_map_free(map);
+	tell_exchange();
+	tell_redo(VOLUME_OFF + 4096, 100);
+	tell_end();
+}
+#define FALSE_CLUSTER_MAPS 10u
+
 struct lie {
 	const char *name;
 	void (*tell)(void);
@@ -511,6 +575,7 @@ static const struct lie lies[] = {
         {"changes what it must not", tell_false_redo, FALSE_REDO, -ECHILD},
         {"sends texts without an end", false_texts, 3, -ECHILD},
         {"sends paths without an end", false_file, 2, -ECHILD},
+        {"draws what cannot be", false_cluster_map, FALSE_CLUSTER_MAPS, -ECHILD},
         {"is in no phase", false_progress, 2, -ECHILD},
         {"hangs after the end", end_and_hang, 1, 0},
         {"refuses after all", refused_after_all, 3, 0},
@@ -605,7 +670,7 @@ static int progress(void *context, unsigned int number, enum pass_phase phase, u
 
 static int run(int dir_fd, struct pass_report *report, bool dry_run)
 {
-	struct pass_options options = {.progress = progress, .dry_run = dry_run};
+	struct pass_options options = {.progress = progress, .dry_run = dry_run, .cluster_maps = true};
 	struct image *image;
 	told = 0;
 	CHECK_IS(image_open(&io_posix, dir_fd, "disk.img", IMAGE_EXCLUSIVE, 0, 1000, &image), 0);
@@ -648,6 +713,8 @@ static void check_honest(int dir_fd)
 	check_context("an honest child");
 	CHECK_IS(run(dir_fd, &report, false), 0);
 	CHECK_IS(report.changed, true);
+	CHECK(report.pictures && report.pictures[0].before && !report.pictures[0].after);
+	CHECK(report.map_before && report.map_after && report.map_before != report.map_after);
 	pass_report_free(&report);
 }
 

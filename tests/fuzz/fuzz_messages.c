@@ -88,6 +88,7 @@ static const size_t sizes[] = {
         [MESSAGE_MOVES] = 0,
         [MESSAGE_REDO] = 0,
         [MESSAGE_END] = sizeof(struct end_message),
+        [MESSAGE_CLUSTER_MAP] = 0,
 };
 
 static void put_template(uint32_t type, uint8_t *payload)
@@ -231,7 +232,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct pass_report report;
 	said = input_of(data, size);
 	uint8_t flags = (uint8_t)take(&said, 1);
-	const struct pass_options options = {.dry_run = flags & 1};
+	const struct pass_options options = {.dry_run = flags & 1, .cluster_maps = flags & 4};
 	put_stream(flags & 2);
 	struct image *image = open_image();
 	int r = guest_pass_run(image, &options, &report);

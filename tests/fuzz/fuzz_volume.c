@@ -218,7 +218,8 @@ static void select_base(uint8_t number)
 
 static void run_child(uint8_t flags)
 {
-	const struct pass_options options = {.pack = flags & 1, .analyze = (flags & 6) == 6, .verify_data = flags & 8};
+	const struct pass_options options = {
+	        .pack = flags & 1, .analyze = (flags & 6) == 6, .verify_data = flags & 8, .cluster_maps = flags & 16};
 	const struct memory_image memory = {.bytes = image_bytes, .size = base->size};
 	struct image image = {.io = &memory_io, .data_fd = -1};
 	struct told told;
