@@ -125,6 +125,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .pack = options->pack,
 	        .verify_data = options->verify_data,
+	        .cluster_maps = options->picture || options->picture_file,
 	        .volume = options->volume,
 	        .options_text = options->text,
 	        .progress = progress_report,

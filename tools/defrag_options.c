@@ -34,6 +34,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... | --all
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
                                 "      --saved=DIR       look for saved domains there, too\n"
                                 "      --json            print one JSON document\n"
+                                "      --picture[=FILE]  draw what is where, into a .png or .svg if given\n"
                                 "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
@@ -58,6 +59,7 @@ enum {
 	OPTION_ALL,
 	OPTION_JOBS,
 	OPTION_JSON,
+	OPTION_PICTURE,
 	OPTION_VERSION
 };
 
@@ -83,6 +85,7 @@ static const struct option long_options[] = {
         {"verbose", no_argument, NULL, 'v'},
         {"quiet", no_argument, NULL, 'q'},
         {"json", no_argument, NULL, OPTION_JSON},
+        {"picture", optional_argument, NULL, OPTION_PICTURE},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, OPTION_VERSION},
         {0},
@@ -160,6 +163,12 @@ static int take_settle_option(int option, struct settle_settings *settle)
 	}
 }
 
+static bool has_suffix(const char *text, const char *suffix)
+{
+	size_t length = strlen(text);
+	return length > strlen(suffix) && strcmp(text + length - strlen(suffix), suffix) == 0;
+}
+
 static bool parse_plain(const char *text, enum plain_method *method)
 {
 	static const char *const names[] = {"auto", "exchange", "reflink", "settle", "copy"};
@@ -214,6 +223,12 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_JSON:
 		options->json = true;
 		return 0;
+	case OPTION_PICTURE:
+		options->picture |= !optarg;
+		options->picture_file = optarg ? optarg : options->picture_file;
+		return !optarg || has_suffix(optarg, ".png") || has_suffix(optarg, ".svg")
+		               ? 0
+		               : wrong_usage("--picture wants a name that ends in .png or .svg: %s", optarg);
 	case OPTION_VERIFY:
 		options->verify_data = true;
 		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
@@ -262,6 +277,24 @@ static int check_fleet(const struct defrag_options *options)
 	return 0;
 }
 
+static int check_pictures(const struct defrag_options *options)
+{
+	bool looks = options->mode == MODE_DEFRAG || options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE;
+	if (!options->picture && !options->picture_file)
+		return 0;
+	if (!looks)
+		return wrong_usage("--%s looks at no volume: there is no picture to draw",
+		                   defrag_mode_name(options->mode));
+	if (options->picture && (options->quiet || options->json))
+		return wrong_usage("--picture draws on standard output; with --%s it wants a file",
+		                   options->quiet ? "quiet" : "json");
+	if (options->all)
+		return wrong_usage("--all draws no pictures");
+	if (options->picture_file && options->image_count > 1)
+		return wrong_usage("--picture draws one image into a file");
+	return 0;
+}
+
 static int check_combination(const struct defrag_options *options)
 {
 	const struct settle_settings *settle = &options->settle;
@@ -285,7 +318,8 @@ static int check_combination(const struct defrag_options *options)
 		return wrong_usage("--quiet and --verbose exclude each other");
 	if (options->image_count == 0)
 		return wrong_usage(options->all ? "which directory?" : "which image?");
-	return check_fleet(options);
+	int exit_code = check_pictures(options);
+	return exit_code ? exit_code : check_fleet(options);
 }
 
 static void describe_settle(struct defrag_options *options)

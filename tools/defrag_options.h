@@ -30,6 +30,8 @@ struct defrag_options {
 	bool quiet;
 	bool verbose;
 	bool json;
+	bool picture;             /* on standard output */
+	const char *picture_file; /* .png or .svg; NULL: none */
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
 	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */

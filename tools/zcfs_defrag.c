@@ -7,6 +7,7 @@
 
 #include "mapdb/cleanup.h"
 #include "tools/defrag_image.h"
+#include "tools/drawing.h"
 #include "tools/fleet.h"
 #include "tools/stop.h"
 #include "tools/text.h"
@@ -22,7 +23,7 @@ static int print_json(json_t *images, int exit_code)
 	return error;
 }
 
-static int defrag_images(const struct defrag_options *options, json_t *images)
+static int defrag_images(const struct defrag_options *options, json_t *images, struct drawing *drawing)
 {
 	int exit_code = EXIT_DONE;
 	for (size_t i = 0; i < options->image_count; i++) {
@@ -39,6 +40,7 @@ static int defrag_images(const struct defrag_options *options, json_t *images)
 		} else {
 			outcome_print(&outcome, options);
 		}
+		drawing_add(drawing, &outcome);
 		outcome_release(&outcome);
 		if (stop_requested() && i + 1 < options->image_count) {
 			fputs("zcfs-defrag: stopped; the remaining images have not been looked at\n", stderr);
@@ -59,11 +61,17 @@ static int run(const struct defrag_options *options)
 {
 	json_t *images = options->json ? json_array() : NULL;
 	bool lost = options->json && !images;
+	struct drawing drawing;
+	if (!drawing_begin(&drawing, options)) {
+		json_decref(images);
+		return EXIT_USAGE;
+	}
 	if (defrag_changes_view(options->mode))
 		saved_domains_doubtful(&options->saved, warn_of_save_file);
-	int exit_code = options->all ? fleet_run(options, images) : defrag_images(options, images);
+	int exit_code = options->all ? fleet_run(options, images) : defrag_images(options, images, &drawing);
 	if (images)
 		lost |= print_json(images, exit_code) != 0;
+	drawing_finish(&drawing);
 	if (lost || fflush(stdout) || ferror(stdout))
 		fputs("zcfs-defrag: the report could not be written; the images are as its exit status says\n", stderr);
 	return exit_code;
