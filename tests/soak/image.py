@@ -341,13 +341,15 @@ class Image:
         self.sizes.add(size)
         fd = os.open(self.path(), os.O_RDWR)
         try:
+            began = time.monotonic()
             os.ftruncate(fd, size)
             os.fsync(fd)
+            if not self.machine.died_since(began):
+                self.sizes = {size}
             for lane in self.lanes:
-                lane.flush()
+                self.flushed(began, lane)
         finally:
             os.close(fd)
-        self.sizes = {size}
 
     def truncate(self):
         self.before_pass = None
@@ -454,6 +456,7 @@ class Image:
             first, count = first & ~7, max(8, count & ~7)
         what = source.random()
         off, length = lane.start + first * SECTOR, count * SECTOR
+        began = time.monotonic()
         with memoryview(buffer)[:length] as piece:
             if what < 0.5:
                 versions = lane.fresh(count)
@@ -464,7 +467,7 @@ class Image:
                 if n == length:
                     lane.end(first, versions)
                     if through:
-                        self.flushed(lane, range(first, first + count))
+                        self.flushed(began, lane, range(first, first + count))
                 else:
                     lane.end(first, versions[:n // SECTOR])
                 self.tally.add('guest write')
@@ -475,7 +478,7 @@ class Image:
                 self.tally.add('guest discard')
             elif what < 0.62:
                 os.fsync(fd) if what < 0.6 else os.fdatasync(fd)
-                self.flushed(lane)
+                self.flushed(began, lane)
                 self.tally.add('guest flush')
             else:
                 n = os.preadv(fd, [piece], off)
@@ -485,10 +488,9 @@ class Image:
                 self.tally.add('bytes verified', length)
                 self.tally.add('guest read')
 
-    def flushed(self, lane, sectors=None):
-        """What is answered while the host's file system dies counts for nothing: between the end of its journal and that of the file
-        system ext4 answers fsync with success for what it will not have."""
-        if not self.machine.storms_since(time.monotonic()) & {'crashed', 'read-only'}:
+    def flushed(self, began, lane, sectors=None):
+        """Of a flush that was on its way while the host's file system was shut down the answer counts for nothing (Machine.dying)."""
+        if not self.machine.died_since(began):
             lane.flush(sectors)
 
     # ---- all of it ----

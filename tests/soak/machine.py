@@ -6,8 +6,11 @@ after an error, whether a storm excuses it.
 """
 import contextlib
 import errno
+import fcntl
+import math
 import os
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -19,6 +22,9 @@ from tally import Broken
 
 MIB = 1 << 20
 LIMIT_SECONDS = 120  # whatever takes longer hangs
+
+SHUTDOWN = 0x8004587d  # _IOR('X', 125, __u32), of ext4 and XFS
+SHUTDOWN_AT_ONCE = 2   # neither data nor journal are written first
 
 ANY = None
 EXCUSES = {
@@ -49,6 +55,7 @@ class Machine:
         self.daemon = None
         self.restarts = 0  # of the host
         self.storms = []   # (what, from, until or None)
+        self.deaths = []   # of the host's file system: from when, until when
         self.quiet = threading.Condition()
         self.calm_users = 0
         self.storming = False
@@ -93,6 +100,21 @@ class Machine:
 
     def excuses(self, error, since):
         return any(EXCUSES[what] is ANY or error.errno in EXCUSES[what] for what in self.storms_since(since))
+
+    @contextlib.contextmanager
+    def dying(self):
+        """Within the block the host's file system is shut down. An fsync that is on its way at that moment ext4 and XFS may answer with
+        success for bytes that they lose: the conversion of extents fails, but not the write-back that asked for it. On the bare file
+        system, an fsync of 8 MiB into holes and a shutdown in the middle of it, of 12 attempts each, 5 were answered so by ext4, 5 by
+        XFS, 7 by ext4 that stops at an error (Linux 6.18). None that begins later is."""
+        death = [time.monotonic(), math.inf]
+        self.deaths.append(death)
+        yield
+        death[1] = time.monotonic()
+
+    def died_since(self, when):
+        """Whether any of the file system's dying was after that."""
+        return any(until >= when for _, until in self.deaths)
 
     # ---- the host and the daemon ----
 
@@ -173,11 +195,19 @@ class Machine:
             os.unlink(filler)
             run('sync', '-f', self.host)  # what was freed can be used when the journal has said so
 
+    def shut_down(self):
+        fd = os.open(self.host, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, SHUTDOWN, struct.pack('I', SHUTDOWN_AT_ONCE))
+        finally:
+            os.close(fd)
+
     def crash_host(self):
         """What was not flushed is lost."""
         with self.storm('crashed'):
             self.tally.add('crash host')
-            run('xfs_io', '-x', '-c', 'shutdown', self.host)
+            with self.dying():
+                self.shut_down()
             self.tally.log('shutdown done')
             time.sleep(self.source.choice((0, 0.01, 0.3)))
             self.end_daemon(signal.SIGKILL)
@@ -190,7 +220,7 @@ class Machine:
             return self.crash_host()
         with self.storm('read-only'):
             self.tally.add('crash host read-only')
-            with open(f'/sys/fs/ext4/{os.path.basename(self.device)}/trigger_fs_error', 'w', encoding='ascii') as trigger:
+            with self.dying(), open(f'/sys/fs/ext4/{os.path.basename(self.device)}/trigger_fs_error', 'w', encoding='ascii') as trigger:
                 trigger.write('soak')
             time.sleep(self.source.uniform(0, 2))
             self.end_daemon(self.source.choice((signal.SIGKILL, signal.SIGTERM)))
