@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 /* How far around a range to look for the rest of its blocks; some hosts allocate by more than HOST_BLOCK. */
-#define AROUND (UINT64_C(64) << 10)
+#define AROUND    (UINT64_C(64) << 10)
+/* Of a hole, at a time; and a boundary of whatever hosts allocate by. */
+#define PUNCH_MAX (UINT64_C(1) << 20)
 
 int host_stretch_at(int data_fd, uint64_t host_off, struct host_stretch *out)
 {
@@ -30,20 +32,36 @@ void host_start_writing(int data_fd, uint64_t host_off, uint64_t length)
 	(void)sync_file_range(data_fd, (off_t)host_off, (off_t)length, SYNC_FILE_RANGE_WRITE);
 }
 
+int host_space_punch(const struct host_puncher *puncher, uint64_t host_off, uint64_t length)
+{
+	uint64_t end = host_off + length;
+	int rc = 0;
+
+	while (host_off < end) {
+		uint64_t next = (host_off / PUNCH_MAX + 1) * PUNCH_MAX;
+
+		next = next < end ? next : end;
+		int error =
+		        puncher->io->fallocate(puncher->io, puncher->data_fd,
+		                               FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off, next - host_off);
+		rc = rc < 0 ? rc : error;
+		host_off = next;
+		puncher->between(puncher->context);
+	}
+	return rc;
+}
+
 struct release {
-	const struct io *io;
-	int data_fd;
-	uint64_t from, to; /* gathered, to be punched with one call */
+	const struct host_puncher *puncher;
+	uint64_t from, to; /* gathered, to be punched at once */
 	int rc;
 };
 
 static void punch_gathered(struct release *release)
 {
-	if (release->from == release->to)
-		return;
-	int rc = release->io->fallocate(release->io, release->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-	                                release->from, release->to - release->from);
-	if (rc < 0 && release->rc == 0)
+	int rc = host_space_punch(release->puncher, release->from, release->to - release->from);
+
+	if (release->rc == 0)
 		release->rc = rc;
 }
 
@@ -51,7 +69,7 @@ static void gather(struct release *release, uint64_t from, uint64_t to)
 {
 	if (from >= to)
 		return;
-	if (from > release->to || release->from == release->to) {
+	if (from > release->to || from < release->from) {
 		punch_gathered(release);
 		release->from = from;
 		release->to = to;
@@ -60,10 +78,10 @@ static void gather(struct release *release, uint64_t from, uint64_t to)
 	}
 }
 
-int host_space_release(const struct io *io, int data_fd, const struct host_index *index, const struct extent *ranges,
+int host_space_release(const struct host_puncher *puncher, const struct host_index *index, const struct extent *ranges,
                        size_t count)
 {
-	struct release release = {.io = io, .data_fd = data_fd};
+	struct release release = {.puncher = puncher};
 
 	for (size_t i = 0; i < count; i++) {
 		uint64_t first = ranges[i].host_off, last = first + ranges[i].length, start, end;

@@ -11,7 +11,6 @@
 #include <time.h>
 
 #include "mapdb/cleanup.h"
-#include "mapdb/host_space.h"
 #include "mapdb/settle_internal.h"
 
 #define BATCH_MIN     (UINT64_C(1) << 20)
@@ -29,7 +28,6 @@ int settle_new(const struct io *io, int data_fd, struct map_db *db, const struct
 	if (!settle)
 		return -ENOMEM;
 	*settle = (struct settle){.io = io, .data_fd = data_fd, .hooks = *hooks, .options = *options};
-	settle->pace.due_ns = settle_now_ns();
 	settle->text = strdup(options->text ? options->text : "");
 	settle->buffer = aligned_alloc(PIECE_ALIGN, SETTLE_PIECE);
 	if (!settle->text || !settle->buffer)
@@ -196,12 +194,19 @@ static void advance(struct settle *settle, const struct batch *batch)
 	}
 }
 
+static void give_back(struct settle *settle, const struct extent *ranges, size_t count)
+{
+	const struct host_puncher puncher = settle_puncher(settle);
+
+	(void)host_space_release(&puncher, settle->index, ranges, count);
+}
+
 /* The batch stays where it was: writes go there only again, and the copies are given back. */
 static void abandon(struct settle *settle, const struct batch *batch)
 {
 	settle->hooks.unmirror(settle->hooks.context);
-	(void)host_space_release(settle->io, settle->data_fd, settle->index, batch->windows, batch->count);
-	(void)host_space_release(settle->io, settle->data_fd, settle->index, batch->rest, batch->rest_count);
+	give_back(settle, batch->windows, batch->count);
+	give_back(settle, batch->rest, batch->rest_count);
 }
 
 /* The new map is the one that counts: nothing of this can fail. */
@@ -212,8 +217,8 @@ static void use_new_map(struct settle *settle, const struct batch *batch, struct
 	cleanup_change(&(struct change){.map = settle->map, .index = settle->index});
 	settle->map = steal_pointer(&change->map);
 	settle->index = steal_pointer(&change->index);
-	(void)host_space_release(settle->io, settle->data_fd, settle->index, batch->sources, batch->source_count);
-	(void)host_space_release(settle->io, settle->data_fd, settle->index, batch->rest, batch->rest_count);
+	give_back(settle, batch->sources, batch->source_count);
+	give_back(settle, batch->rest, batch->rest_count);
 }
 
 /* From the copies in the page cache to a new map on disk. */
@@ -299,6 +304,7 @@ int settle_step(struct settle *settle, struct image_map *map, const struct settl
 	bool finished = false;
 	int rc = 0;
 
+	settle->gently = limits->rate > 0 || limits->idle;
 	if (map != settle->map || (plan_done(settle) && settle->options.identity))
 		rc = make_plan(settle, map);
 	if (rc == 0 && !plan_done(settle))

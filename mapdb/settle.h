@@ -13,8 +13,9 @@
  *     replace                 new map in use; on return nobody uses the old one any more
  *     old places punched      whole blocks that nothing names
  *
- * No write ever waits for a sync. A crash anywhere costs at most host space that no extent names: one batch, twice. A step that
- * fails before the commit leaves the image as it was.
+ * No write ever waits for a sync. A step gives back what its batch has left before the next one begins, so at no time is more allocated than
+ * the image, one batch, and once more what the guest writes to holes of the batch meanwhile; a crash anywhere costs at most that, as space
+ * that no extent names. A step that fails before the commit leaves the image as it was.
  *
  * This part knows neither FUSE nor locks: whoever has the image provides the hooks. All calls for one pass come from one
  * thread at a time, with the right to change the map.
@@ -61,9 +62,11 @@ struct settle_options {
 };
 
 struct settle_limits {
-	uint64_t rate;	      /* bytes a second; 0: none */
+	/* Bytes a second; 0: none. With one, or idle, the old places are given back no faster than leaves others as much time for the
+	 * file as that takes: where the host discards each at once, longer than the copying. */
+	uint64_t rate;
 	bool idle;	      /* copy only while hooks.busy says no */
-	unsigned int step_ms; /* a step ends after about this time; 0: when its batch is done */
+	unsigned int step_ms; /* copying ends after about this time; 0: when the batch is done */
 };
 
 struct settle_progress {

@@ -7,7 +7,6 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 
-#include "mapdb/host_space.h"
 #include "mapdb/settle_internal.h"
 
 #define READ_AHEAD    (UINT64_C(8) << 20) /* bytes */
@@ -201,18 +200,13 @@ void batch_release(struct batch *batch)
 	free(batch->sources);
 }
 
-static int punch(const struct settle *settle, uint64_t host_off, uint64_t length)
-{
-	return settle->io->fallocate(settle->io, settle->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
-	                             length);
-}
-
 int batch_prepare(struct settle *settle, const struct batch *batch)
 {
+	const struct host_puncher puncher = settle_puncher(settle);
 	int rc = 0;
 
 	for (size_t i = 0; i < batch->count && rc == 0; i++)
-		rc = punch(settle, batch->windows[i].host_off, batch->windows[i].length);
+		rc = host_space_punch(&puncher, batch->windows[i].host_off, batch->windows[i].length);
 	return rc;
 }
 
@@ -257,6 +251,13 @@ static int copy_data(void *context, uint64_t guest_off, uint64_t host_off, uint6
 	return 0;
 }
 
+/* At once: writes may be waiting. */
+static int punch(const struct settle *settle, uint64_t host_off, uint64_t length)
+{
+	return settle->io->fallocate(settle->io, settle->data_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, host_off,
+	                             length);
+}
+
 /* Copies a piece until nobody has written to it meanwhile. */
 static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length, uint64_t to_host, uint64_t *bytes)
 {
@@ -279,7 +280,7 @@ static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length
 	return rc;
 }
 
-static int move_piece(struct settle *settle, struct batch *batch, const struct extent *piece, uint64_t rate)
+static int move_piece(struct settle *settle, struct batch *batch, const struct extent *piece)
 {
 	uint64_t bytes = 0;
 	int rc = copy_piece(settle, piece->guest_off, piece->length, piece->host_off - piece->guest_off, &bytes);
@@ -288,7 +289,7 @@ static int move_piece(struct settle *settle, struct batch *batch, const struct e
 		return rc;
 	/* Left to the sync in the end, the whole batch would keep the disk from the guest's requests at once. */
 	host_start_writing(settle->data_fd, piece->host_off, piece->length);
-	settle_pace_add(&settle->pace, rate, bytes);
+	settle_pace_add(&settle->pace, bytes);
 	batch->data_bytes += bytes;
 	batch->copied += piece->length;
 	return 0;
@@ -315,7 +316,7 @@ int batch_copy(struct settle *settle, struct batch *batch, const struct settle_l
 				return 0;
 			int rc = read_ahead(settle, batch, &ahead, piece_bytes, limits->rate > 0);
 			if (rc == 0)
-				rc = move_piece(settle, batch, &piece, limits->rate);
+				rc = move_piece(settle, batch, &piece);
 			if (rc < 0)
 				return rc;
 			done += piece.length;

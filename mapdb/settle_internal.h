@@ -5,12 +5,14 @@
 #ifndef ZCFS_SETTLE_INTERNAL_H
 #define ZCFS_SETTLE_INTERNAL_H
 
+#include "mapdb/host_space.h"
 #include "mapdb/settle.h"
 
 #define WINDOWS_MAX 256u
 
 /* What was copied with a rate; times of CLOCK_MONOTONIC. */
 struct settle_pace {
+	uint64_t rate;	       /* that the times are for; 0: none yet */
 	int64_t begun_ns;      /* the last piece */
 	int64_t due_ns;	       /* when everything should have been through */
 	int64_t not_before_ns; /* what is late is caught up with little by little */
@@ -35,6 +37,8 @@ struct settle {
 
 	uint8_t *buffer; /* SETTLE_PIECE bytes */
 	struct settle_pace pace;
+	bool gently;	     /* this step leaves others time for the file while holes are punched */
+	int64_t punching_ns; /* the last pause of that */
 };
 
 /* Consecutive pieces of the plan. */
@@ -63,8 +67,10 @@ int batch_cut(struct settle *settle, struct batch *batch);
 
 int64_t settle_now_ns(void);
 uint64_t settle_piece(const struct settle_limits *limits); /* bytes to copy at a time; at most SETTLE_PIECE */
-void settle_pace_add(struct settle_pace *pace, uint64_t rate, uint64_t bytes); /* copied just now */
+void settle_pace_add(struct settle_pace *pace, uint64_t bytes); /* copied just now, after settle_wait() */
 /* Waits until more may be copied. True: stop instead. end_ns: when to stop at the latest; 0: never. */
 bool settle_wait(struct settle *settle, const struct settle_limits *limits, int64_t end_ns);
+/* For holes that are punched from now on, for as long as nothing else is done. */
+struct host_puncher settle_puncher(struct settle *settle);
 
 #endif

@@ -68,7 +68,9 @@ void guest_put_grain(unsigned int sector, uint64_t value, bool discard);
 /* Reads what the guest would see: the value of every sector. A sector with two values fails. */
 void settle_read_sectors(const struct io *io, int dir_fd, uint64_t *sectors);
 void settle_check_seen(int dir_fd);
-/* Every allocated block of the data file has a byte that is mapped; nothing follows the last mapped byte. */
+/* Every allocated block of the data file has a byte that is mapped. */
 void settle_check_nothing_leaked(int dir_fd);
+/* Nothing follows the last mapped byte. */
+void settle_check_cut(int dir_fd);
 
 #endif

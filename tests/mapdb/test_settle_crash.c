@@ -106,6 +106,7 @@ static void try_crashes(int live_fd, int dir_fd)
 	settle_close();
 	settle_check_seen(live_fd);
 	settle_check_nothing_leaked(live_fd);
+	settle_check_cut(live_fd);
 	crash_everywhere(guest.record, initial, dir_fd);
 	io_record_free(guest.record);
 }
