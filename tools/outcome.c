@@ -97,7 +97,8 @@ static const struct {
         {STEP_SETTLE, ENOTTY, EXIT_FAILED, "the zcfs that serves it is older than this command",
          "unmount the store and start zcfs again"},
         {STEP_SETTLE, EFBIG, EXIT_FAILED, "the host's file system has no files long enough to move anything to",
-         "move the store to a file system with longer files, XFS or btrfs for example"},
+         "raise the limit of 'ulimit -f', if there is one, or move the store to a file system with longer files, XFS or "
+         "btrfs for example"},
         {STEP_SETTLE, ENOSPC, EXIT_FAILED,
          "too little space is free on the host's file system to copy even a small piece; what has been moved so far "
          "stays moved",

@@ -19,6 +19,7 @@ void stop_on_signals(void)
 	sigaction(SIGHUP, &stop, NULL);
 	struct sigaction ignore = {.sa_handler = SIG_IGN};
 	sigaction(SIGIO, &ignore, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
 }
 

@@ -8,7 +8,8 @@
 
 #include <stdbool.h>
 
-/* Installs the handlers. SIGIO is ignored: a broken lease raises it, and its default action would kill in mid-pass. */
+/* Installs the handlers. Ignored are SIGIO, which a broken lease raises, and SIGXFSZ, which a file does that becomes longer than ulimit
+ * allows: their default actions would kill in mid-pass. */
 void stop_on_signals(void);
 bool stop_requested(void);
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The settle pass while the image is used: no byte of the guest's is ever lost or stale, whoever is stopped or killed, and the space is given back.
 
-    test_settle.py ZCFS MAP_IMAGE [TEST...]     SEED in the environment repeats a run, SECONDS makes it longer;
-                                                ZCFS_DEFRAG and ZCFS_CHECK say where the commands are
+    test_settle.py ZCFS MAP_IMAGE [TEST...]     SEED in the environment repeats a run; SECONDS makes it longer, ROUNDS kills the
+                                                daemon more often; ZCFS_DEFRAG and ZCFS_CHECK say where the commands are
 """
 import contextlib
 import errno
@@ -22,6 +22,7 @@ from mount import *
 
 SEED = int(os.environ.get('SEED', time.time_ns() % 10**9))
 SECONDS = int(os.environ.get('SECONDS', 6))
+ROUNDS = int(os.environ.get('ROUNDS', 5))
 ZCFS_DEFRAG = os.environ['ZCFS_DEFRAG']
 ZCFS_CHECK = os.environ['ZCFS_CHECK']
 SECTOR = 512
@@ -223,29 +224,41 @@ def test_guest_unaligned(store):
     run_with_guest(store, 3584)
 
 
-def test_kill_daemon(store):
-    """the daemon is killed in the middle: what was flushed is there, the space is given back, the next pass goes on"""
-    rng = random.Random(SEED)
-    size = 16 << 20
-    noise_image(store, 'a.img', size)
-    store.tool('scatter', 'a.img', SEED, 4096)
-    model = bytearray(store.expected('a.img'))
-    for _ in range(3):
-        process = start_settle(store, store.path('a.img'), '--rate=8')
-        fd = os.open(store.path('a.img'), os.O_RDWR)
-        end = time.monotonic() + rng.random() * 1.5
+def write_until_killed(store, path, model, rng):
+    """The guest writes and flushes; after some time the daemon is killed."""
+    with open(path, 'r+b', buffering=0) as file:
+        end = time.monotonic() + rng.random() * rng.choice((0.2, 0.6, 1.5))
         while time.monotonic() < end:
-            off = rng.randrange(size // 4096) * 4096
-            data = rng.randbytes(4096)
-            os.pwrite(fd, data, off)
-            model[off:off + 4096] = data
+            length = rng.choice((512, 4096, 65536))
+            off = rng.randrange((len(model) - length) // SECTOR) * SECTOR
+            data = rng.randbytes(length)
+            os.pwrite(file.fileno(), data, off)
+            model[off:off + length] = data
+            if rng.random() < 0.05:
+                os.fdatasync(file.fileno())
         os.kill(store.daemon, signal.SIGKILL)
         store.wait_for_end()
-        process.wait(WAIT_SECONDS)
         with contextlib.suppress(OSError):
-            os.close(fd)
+            file.close()
+
+
+def test_kill_daemon(store):
+    """the daemon is killed while it copies, commits or gives space back: what was written is there, and the next pass goes on"""
+    rng = random.Random(SEED)
+    noise_image(store, 'a.img', 16 << 20)
+    scattered = False
+    for _ in range(ROUNDS):
+        if not scattered:
+            store.unmount()
+            store.tool('scatter', 'a.img', rng.randrange(1 << 30), rng.choice((3584, 4096, 16384)))
+            model = bytearray(store.expected('a.img'))
+            store.start()
+        process = start_settle(store, store.path('a.img'), *rng.choice(([], ['--rate=8'], ['--rate=1'], ['--rate=30'])))
+        write_until_killed(store, store.path('a.img'), model, rng)
+        process.wait(WAIT_SECONDS)
         store.start()
         assert read_file(store.path('a.img')) == model, f'SEED={SEED}'
+        scattered = len(store.extents('a.img')) > 3
     settle(store.path('a.img'))
     assert read_file(store.path('a.img')) == model
     store.released('a.img')
@@ -452,6 +465,18 @@ def test_unmounted(store):
     assert read_file(store.path('a.img')) == want
     store.unmount()
     assert len(store.extents('a.img')) == 1
+
+
+@unmounted
+def test_longest_file_of_user(store):
+    """a limit of the user's on the size of files is met with a message, not with the command's death"""
+    noise_image(store, 'a.img', 2 << 20)
+    store.tool('scatter', 'a.img', SEED, 4096)
+    want = store.expected('a.img')
+    result = subprocess.run(['prlimit', f'--fsize={2 << 20}', ZCFS_DEFRAG, '--settle', store.dir + '/a.img'], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+    assert result.returncode == 1 and 'files long enough' in result.stdout, f'{result.returncode}: {result.stdout}'
+    assert store.expected('a.img') == want
 
 
 if __name__ == '__main__':
