@@ -133,6 +133,8 @@ static int session_commit(void *context, const struct image_map *old, const stru
 	map_db_close(db);
 	if (ret == 0)
 		atomic_store(&image->undo_dropped, true);
+	if (ret == -EINPROGRESS && old == map) /* about the history only */
+		ret = -EIO;
 	if (ret == -EINPROGRESS) {
 		live_map_free(steal_pointer(&session->spare));
 		open_image_in_doubt(image, "kept in two places");
