@@ -142,6 +142,10 @@ int map_db_settle(struct map_db **db, const struct image_map *old, const struct 
 /* The last run, if it is a settle pass that was not finished; else settle->run is 0. The history row's counters are read, too. */
 int map_db_unfinished_settle(struct map_db *db, struct settle_record *settle, struct run_record *run);
 
+/* Calls visit for the last count runs, the newest first; the texts are valid during the call. Non-zero (-errno) ends it. */
+typedef int (*map_db_run_visit)(void *context, const struct run_record *run);
+int map_db_read_runs(struct map_db *db, unsigned int count, map_db_run_visit visit, void *context);
+
 /* Writes a consistent copy of the database to the (empty) file copy_fd, with the SQLite backup API. */
 int map_db_copy(struct map_db *db, const struct io *io, int copy_fd);
 

@@ -125,7 +125,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .pack = options->pack,
 	        .verify_data = options->verify_data,
-	        .cluster_maps = options->picture || options->picture_file,
+	        .cluster_maps = options->picture || options->picture_file || options->report_file,
 	        .volume = options->volume,
 	        .options_text = options->text,
 	        .progress = progress_report,
@@ -133,6 +133,8 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	};
 	int error = guest_pass_run(image, &pass, &outcome->report);
 	progress_erase(&progress);
+	if (options->report_file)
+		history_read(image, &outcome->history); /* without it there is still the rest */
 	if (error == -EINPROGRESS) {
 		outcome->report.redo_pending = true;
 		error = 0;

@@ -34,7 +34,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... | --all
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
                                 "      --saved=DIR       look for saved domains there, too\n"
                                 "      --json            print one JSON document\n"
-                                "      --picture[=FILE]  draw what is where, into a .png or .svg if given\n"
+                                "      --picture[=FILE], --report=FILE  draw; into .png or .svg; a page, .html\n"
                                 "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
@@ -60,6 +60,7 @@ enum {
 	OPTION_JOBS,
 	OPTION_JSON,
 	OPTION_PICTURE,
+	OPTION_REPORT,
 	OPTION_VERSION
 };
 
@@ -86,6 +87,7 @@ static const struct option long_options[] = {
         {"quiet", no_argument, NULL, 'q'},
         {"json", no_argument, NULL, OPTION_JSON},
         {"picture", optional_argument, NULL, OPTION_PICTURE},
+        {"report", required_argument, NULL, OPTION_REPORT},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, OPTION_VERSION},
         {0},
@@ -229,6 +231,11 @@ static int take_option(int option, struct defrag_options *options)
 		return !optarg || has_suffix(optarg, ".png") || has_suffix(optarg, ".svg")
 		               ? 0
 		               : wrong_usage("--picture wants a name that ends in .png or .svg: %s", optarg);
+	case OPTION_REPORT:
+		options->report_file = optarg;
+		return has_suffix(optarg, ".html") || has_suffix(optarg, ".htm")
+		               ? 0
+		               : wrong_usage("--report wants a name that ends in .html: %s", optarg);
 	case OPTION_VERIFY:
 		options->verify_data = true;
 		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
@@ -280,16 +287,16 @@ static int check_fleet(const struct defrag_options *options)
 static int check_pictures(const struct defrag_options *options)
 {
 	bool looks = options->mode == MODE_DEFRAG || options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE;
-	if (!options->picture && !options->picture_file)
+	if (!options->picture && !options->picture_file && !options->report_file)
 		return 0;
 	if (!looks)
-		return wrong_usage("--%s looks at no volume: there is no picture to draw",
+		return wrong_usage("--%s looks at no volume: there is nothing to draw",
 		                   defrag_mode_name(options->mode));
 	if (options->picture && (options->quiet || options->json))
 		return wrong_usage("--picture draws on standard output; with --%s it wants a file",
 		                   options->quiet ? "quiet" : "json");
-	if (options->all)
-		return wrong_usage("--all draws no pictures");
+	if (options->all && (options->picture || options->picture_file))
+		return wrong_usage("--all draws no pictures, but those of --report");
 	if (options->picture_file && options->image_count > 1)
 		return wrong_usage("--picture draws one image into a file");
 	return 0;

@@ -32,6 +32,7 @@ struct defrag_options {
 	bool json;
 	bool picture;             /* on standard output */
 	const char *picture_file; /* .png or .svg; NULL: none */
+	const char *report_file;  /* .html; NULL: none */
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
 	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */

@@ -6,6 +6,7 @@
 
 #include "tools/picture.h"
 #include "tools/picture_terminal.h"
+#include "tools/report_html.h"
 #include "tools/text.h"
 
 static bool tell(const char *path, const char *what, int error)
@@ -24,17 +25,36 @@ static bool begin_file(const char *path, struct new_file *file)
 	return !error || tell(path, "cannot be made; nothing has been tried", error);
 }
 
-static bool finish_file(const char *path, struct new_file *file)
+static void finish_file(const char *path, struct new_file *file)
 {
 	int error = file->file ? new_file_commit(file) : 0;
-	return !error || tell(path, "could not be written; the images are as the exit status says", error);
+	if (error)
+		tell(path, "could not be written; the images are as the exit status says", error);
+}
+
+static void give_up(const char *path, struct new_file *file, int error)
+{
+	new_file_drop(file);
+	tell(path, "could not be drawn; the images are as the exit status says", error);
 }
 
 bool drawing_begin(struct drawing *drawing, const struct defrag_options *options)
 {
 	*drawing = (struct drawing){.options = options};
-	return begin_file(options->picture_file, &drawing->picture);
+	if (begin_file(options->picture_file, &drawing->picture) &&
+	    begin_file(options->report_file, &drawing->report)) {
+		drawing->index = options->report_file ? tmpfile() : NULL;
+		drawing->sections = options->report_file ? tmpfile() : NULL;
+		if (!options->report_file || (drawing->index && drawing->sections))
+			return true;
+		tell(options->report_file, "cannot be made; nothing has been tried", -errno);
+	}
+	new_file_drop(&drawing->picture);
+	new_file_drop(&drawing->report);
+	return false;
 }
+
+/* ---- a picture ---- */
 
 static int draw(FILE *file, bool svg, const struct picture_page *page)
 {
@@ -48,7 +68,6 @@ static int draw(FILE *file, bool svg, const struct picture_page *page)
 	return svg ? canvas_svg_finish(canvas, page->title, true, file) : canvas_png_finish(canvas, file);
 }
 
-/* A picture of what is not known is no file. */
 static void draw_file(struct drawing *drawing, const struct outcome *outcome)
 {
 	const char *path = drawing->options->picture_file;
@@ -59,26 +78,73 @@ static void draw_file(struct drawing *drawing, const struct outcome *outcome)
 		error = draw(drawing->picture.file, strcmp(strrchr(path, '.'), ".svg") == 0, &page);
 		picture_page_release(&page);
 	}
-	if (error) {
-		new_file_drop(&drawing->picture);
-		tell(path, "could not be drawn", error);
-	}
+	if (error)
+		give_up(path, &drawing->picture, error);
 }
+
+/* ---- a report ---- */
+
+static void add_to_report(struct drawing *drawing, const struct outcome *outcome)
+{
+	enum defrag_mode mode = drawing->options->mode;
+	size_t number = ++drawing->images;
+	report_html_index_row(drawing->index, outcome, mode, number);
+	int error = report_html_image(drawing->sections, outcome, mode, number);
+	if (error)
+		give_up(drawing->options->report_file, &drawing->report, error);
+}
+
+static bool copy_to_end(FILE *from, FILE *to)
+{
+	char buffer[4096];
+	size_t length;
+	if (fflush(from) || fseek(from, 0, SEEK_SET))
+		return false;
+	while ((length = fread(buffer, 1, sizeof(buffer), from)) > 0)
+		fwrite(buffer, 1, length, to);
+	return !ferror(from);
+}
+
+static void finish_report(struct drawing *drawing)
+{
+	FILE *file = drawing->report.file;
+	bool copied = true;
+	report_html_head(file, drawing->options->mode);
+	if (drawing->images > 1) {
+		report_html_index_start(file);
+		copied = copy_to_end(drawing->index, file);
+		report_html_index_end(file);
+	}
+	copied = copied && copy_to_end(drawing->sections, file);
+	report_html_foot(file);
+	if (copied)
+		finish_file(drawing->options->report_file, &drawing->report);
+	else
+		give_up(drawing->options->report_file, &drawing->report, -EIO);
+}
+
+/* ---- all of it ---- */
 
 void drawing_add(struct drawing *drawing, const struct outcome *outcome)
 {
 	const struct defrag_options *options = drawing->options;
-	if (!outcome->reported) {
-		new_file_drop(&drawing->picture);
-		return;
-	}
-	if (options->picture)
+	if (options->picture && outcome->reported)
 		picture_print(stdout, picture_terminal_of(stdout), &outcome->report, options->mode == MODE_DRY_RUN);
-	if (drawing->picture.file)
+	if (drawing->picture.file && outcome->reported)
 		draw_file(drawing, outcome);
+	else /* a picture of what is not known is no file */
+		new_file_drop(&drawing->picture);
+	if (drawing->report.file)
+		add_to_report(drawing, outcome);
 }
 
-bool drawing_finish(struct drawing *drawing)
+void drawing_finish(struct drawing *drawing)
 {
-	return finish_file(drawing->options->picture_file, &drawing->picture);
+	finish_file(drawing->options->picture_file, &drawing->picture);
+	if (drawing->report.file)
+		finish_report(drawing);
+	if (drawing->index)
+		fclose(drawing->index);
+	if (drawing->sections)
+		fclose(drawing->sections);
 }

@@ -3,7 +3,7 @@
  * drawing: what zcfs-defrag draws besides its text: --picture and --report.
  *
  * Files are begun before anything is done to an image, so that what cannot be written is known in time, and appear when
- * all is done.
+ * all is done. What goes wrong with a file is printed, and of an image nothing is changed by it.
  */
 #ifndef ZCFS_DRAWING_H
 #define ZCFS_DRAWING_H
@@ -14,14 +14,16 @@
 
 struct drawing {
 	const struct defrag_options *options;
-	struct new_file picture;
+	struct new_file picture, report;
+	/* Of the report, in temporary files: they are put together at the end, and a fleet's processes add to them. */
+	FILE *index, *sections;
+	size_t images;
 };
 
-/* False: a file cannot be made, and that has been printed. */
+/* False: something cannot be begun. */
 bool drawing_begin(struct drawing *drawing, const struct defrag_options *options);
 /* Prints or keeps what belongs to one image; after its text. */
 void drawing_add(struct drawing *drawing, const struct outcome *outcome);
-/* False: a file could not be written, and that has been printed. */
-bool drawing_finish(struct drawing *drawing);
+void drawing_finish(struct drawing *drawing);
 
 #endif

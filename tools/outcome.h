@@ -10,6 +10,7 @@
 
 #include "defrag/guest_pass.h"
 #include "tools/defrag_options.h"
+#include "tools/history.h"
 #include "tools/saved_domains.h"
 #include "tools/settle.h"
 #include "tools/users.h"
@@ -38,6 +39,7 @@ struct outcome {
 	struct pass_report report;
 	bool settled; /* the report below is filled in */
 	struct settle_report settle;
+	struct history history; /* for a report */
 	double settle_deadline; /* CLOCK_MONOTONIC, seconds; 0: none */
 };
 
