@@ -125,7 +125,7 @@ static int batch_bytes(const struct settle *settle, const struct settle_limits *
 	struct statvfs status;
 
 	*bytes = settle->options.batch_bytes ? settle->options.batch_bytes : SETTLE_BATCH_DEFAULT;
-	if (limits->rate && *bytes / BATCH_SECONDS > limits->rate)
+	if (limits->rate && *bytes > BATCH_MIN && *bytes / BATCH_SECONDS > limits->rate)
 		*bytes = limits->rate > BATCH_MIN ? limits->rate * BATCH_SECONDS : BATCH_MIN;
 	if (fstatvfs(settle->data_fd, &status) < 0)
 		return -errno;
