@@ -302,6 +302,30 @@ static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 	return r < 0 ? r : map_db_put_file(p->image->db, &file);
 }
 
+static int take_owner(struct pass *p, const uint8_t *payload, size_t size)
+{
+	struct owner_message m;
+	if (size < sizeof(m))
+		return -EBADMSG;
+	memcpy(&m, payload, sizeof(m));
+	if (size != sizeof(m) + m.path_length + m.stream_length || m.path_length > FILE_TEXT_MAX ||
+	    m.stream_length > FILE_TEXT_MAX || m.query >= p->options->owner_count || m.kind > OWNER_STREAM ||
+	    m.volume < 1 || m.volume > p->report->volume_count)
+		return -EBADMSG;
+	struct owner_query *query = &p->options->owners[m.query];
+	if (query->kind != OWNER_UNKNOWN || query->path) /* told already */
+		return -EBADMSG;
+	const char *text = (const char *)payload + sizeof(m);
+	query->path = strndup(text, m.path_length);
+	query->stream = strndup(text + m.path_length, m.stream_length);
+	query->kind = (enum owner_kind)m.kind;
+	query->volume = m.volume;
+	query->record = m.record;
+	query->vcn = m.vcn;
+	query->attribute = attr_type_name(m.type);
+	return query->path && query->stream ? 0 : -ENOMEM;
+}
+
 /* True if [off, off + length) lies in one of the volumes that may be changed. */
 static bool in_a_volume(const struct pass *p, uint64_t off, uint64_t length)
 {
@@ -499,6 +523,8 @@ static int take_message(struct pass *p, const struct message_header *header, con
 		return take_moves(p, payload, header->size);
 	case MESSAGE_REDO:
 		return take_redo(p, payload, header->size);
+	case MESSAGE_OWNER:
+		return take_owner(p, payload, header->size);
 	case MESSAGE_END:
 		return take_end(p, payload, header->size);
 	case MESSAGE_CLUSTER_MAP:

@@ -115,6 +115,24 @@ struct pass_report {
 };
 void pass_report_free(struct pass_report *report); /* frees what it points to, not the struct */
 
+/* Whose one byte of the guest's disk is. */
+enum owner_kind {
+	OWNER_UNKNOWN, /* in no volume, or in one that could not be looked at: its report says why */
+	OWNER_FREE,    /* by $Bitmap */
+	OWNER_NOBODY,  /* marked in $Bitmap, but no file's */
+	OWNER_BEYOND,  /* behind the volume's last cluster, where NTFS keeps the copy of its boot sector */
+	OWNER_STREAM,  /* an attribute's */
+};
+
+struct owner_query {
+	uint64_t guest_off; /* in: bytes */
+	enum owner_kind kind;
+	unsigned int volume;  /* unless UNKNOWN */
+	uint64_t record, vcn; /* STREAM: base MFT record; which cluster of the attribute's */
+	const char *attribute; /* STREAM: "$DATA" ... */
+	char *path, *stream;  /* STREAM: UTF-8 as the guest has it; the stream's name is mostly empty. malloc'ed, the caller's */
+};
+
 struct pass_options {
 	bool analyze;        /* scan and count only; allowed on an image opened IMAGE_UNLOCKED */
 	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
@@ -123,6 +141,8 @@ struct pass_options {
 	bool cluster_maps;   /* fill in the pictures */
 	unsigned int volume; /* 0: all */
 	const char *options_text; /* for the history; may be NULL */
+	struct owner_query *owners; /* with analyze: what else is asked; may be NULL */
+	size_t owner_count;
 	/* Called from the calling thread, often; done and total in units of the phase. NULL: none.
 	 * Returning non-zero stops the pass: nothing changed, -ECANCELED. */
 	int (*progress)(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total);

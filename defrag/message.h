@@ -24,6 +24,7 @@ enum message_type {
 	MESSAGE_REDO,  /* one redo blob, in host offsets */
 	MESSAGE_END,   /* struct end_message: everything was sent and proven */
 	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
+	MESSAGE_OWNER, /* struct owner_message, then path and stream without terminators */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)
@@ -61,6 +62,16 @@ struct cluster_map_message {
 	uint32_t volume;
 	uint32_t after;    /* 0: before the pass */
 	uint64_t clusters; /* of the volume */
+};
+
+struct owner_message {
+	uint32_t query; /* index in pass_options.owners */
+	uint32_t kind;
+	uint32_t volume;
+	uint32_t type;
+	uint64_t record, vcn;
+	uint16_t path_length;
+	uint16_t stream_length;
 };
 
 struct end_message {

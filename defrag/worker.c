@@ -12,6 +12,7 @@
 #include "defrag/cluster_map.h"
 #include "defrag/layout.h"
 #include "defrag/message.h"
+#include "defrag/owner.h"
 #include "defrag/preflight.h"
 #include "defrag/rewrite.h"
 #include "defrag/scan.h"
@@ -203,6 +204,40 @@ static int report_stays(const struct scan *s, const struct layout *l, struct vol
 	return 0;
 }
 
+/* ---- whose a byte is ---- */
+
+static int send_owner(struct worker *w, size_t query, const struct owner *owner)
+{
+	char text[OWNER_PATH_MAX + OWNER_STREAM_MAX];
+	int length = snprintf(text, sizeof(text), "%s%s", owner->path, owner->stream);
+	struct owner_message m = {
+	        .query = (uint32_t)query,
+	        .kind = owner->kind,
+	        .volume = w->current->number,
+	        .type = owner->type,
+	        .record = owner->record,
+	        .vcn = owner->vcn,
+	        .path_length = (uint16_t)strlen(owner->path),
+	        .stream_length = (uint16_t)strlen(owner->stream),
+	};
+	return message_send(&w->writer, MESSAGE_OWNER, &m, sizeof(m), text, (size_t)length);
+}
+
+static int answer_queries(struct worker *w, const struct scan *s)
+{
+	struct owner owner;
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < w->options->owner_count; i++) {
+		uint64_t guest_off = w->options->owners[i].guest_off;
+		if (guest_off < w->current->off || guest_off - w->current->off >= w->current->length)
+			continue;
+		r = owner_find(s, guest_off - w->current->off, &owner);
+		if (r == 0)
+			r = send_owner(w, i, &owner);
+	}
+	return r;
+}
+
 /* ---- one volume ---- */
 
 static struct view volume_view(const struct worker *w, const struct volume_report *volume)
@@ -324,6 +359,8 @@ static int work_on_volume(struct worker *w, size_t index)
 		report_before(s, volume);
 		r = send_cluster_map(w, s, false);
 	}
+	if (r == 0)
+		r = answer_queries(w, s);
 	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
 		r = change_volume(w, s);
 	scan_free(s);

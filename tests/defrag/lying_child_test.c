@@ -22,10 +22,12 @@
 #include "defrag/worker.h"
 #include "tests/mapdb/check.h"
 
-#define IMAGE_SIZE (4u << 20)
-#define VOLUME_OFF (63u * 512)
-#define VOLUME_END (3u << 20)
-#define TOLD       1000 /* progress calls until a hanging child is given up */
+#define IMAGE_SIZE   (4u << 20)
+#define VOLUME_OFF   (63u * 512)
+#define VOLUME_END   (3u << 20)
+#define QUERIES      2 /* whose a byte is */
+#define FALSE_OWNERS 7u
+#define TOLD         1000 /* progress calls until a hanging child is given up */
 
 static struct message_writer writer;
 
@@ -251,13 +253,14 @@ static void wrong_size(void)
 	static const size_t sizes[] = {sizeof(struct progress_message), sizeof(struct volume_report),
 	                               sizeof(struct disk_message),     sizeof(struct file_message),
 	                               3 * sizeof(struct map_move),     REDO_ENTRY_HEADER_SIZE + 1,
-	                               sizeof(struct end_message)};
+	                               sizeof(struct end_message),      sizeof(struct cluster_map_message),
+	                               sizeof(struct owner_message)};
 	static uint8_t zeros[sizeof(struct volume_report) + 1];
 	tell_volume();
 	tell((enum message_type)(1 + variant / 2), zeros, sizes[variant / 2] - 1 + variant % 2 * 2);
 	tell_end();
 }
-#define WRONG_SIZES 14u
+#define WRONG_SIZES 18u
 
 static void tell_false_volume(void)
 {
@@ -466,6 +469,34 @@ static void false_file(void)
 	tell_end();
 }
 
+static void tell_owner(uint32_t query, uint32_t kind, uint32_t number, uint16_t path_length)
+{
+	struct owner_message owner = {.query = query, .kind = kind, .volume = number, .path_length = path_length};
+	message_send(&writer, MESSAGE_OWNER, &owner, sizeof(owner), "a", 1);
+	message_flush(&writer);
+}
+
+static void false_owner(void)
+{
+	static const struct {
+		uint32_t query, kind, number;
+		uint16_t path_length;
+	} lies[] = {
+	        {QUERIES, OWNER_STREAM, 1, 1}, {UINT32_MAX, OWNER_STREAM, 1, 1}, {0, OWNER_STREAM + 1, 1, 1},
+	        {0, OWNER_STREAM, 0, 1},       {0, OWNER_STREAM, 2, 1},          {0, OWNER_STREAM, 1, UINT16_MAX},
+	};
+	tell_volume();
+	if (variant == FALSE_OWNERS - 1) { /* the same twice */
+		tell_owner(0, OWNER_FREE, 1, 1);
+		tell_owner(0, OWNER_FREE, 1, 1);
+	} else {
+		tell_owner(lies[variant].query, lies[variant].kind, lies[variant].number, lies[variant].path_length);
+	}
+	tell_exchange();
+	tell_redo(VOLUME_OFF + 4096, 100);
+	tell_end();
+}
+
 static void false_progress(void)
 {
 	struct progress_message m = {.phase = variant ? UINT32_MAX : PHASE_COUNT};
@@ -576,6 +607,7 @@ static const struct lie lies[] = {
         {"sends texts without an end", false_texts, 3, -ECHILD},
         {"sends paths without an end", false_file, 2, -ECHILD},
         {"draws what cannot be", false_cluster_map, FALSE_CLUSTER_MAPS, -ECHILD},
+        {"knows whose what is that nobody asked for", false_owner, FALSE_OWNERS, -ECHILD},
         {"is in no phase", false_progress, 2, -ECHILD},
         {"hangs after the end", end_and_hang, 1, 0},
         {"refuses after all", refused_after_all, 3, 0},
@@ -670,13 +702,19 @@ static int progress(void *context, unsigned int number, enum pass_phase phase, u
 
 static int run(int dir_fd, struct pass_report *report, bool dry_run)
 {
-	struct pass_options options = {.progress = progress, .dry_run = dry_run, .cluster_maps = true};
+	struct owner_query owners[QUERIES] = {{.guest_off = VOLUME_OFF}};
+	struct pass_options options = {
+	        .progress = progress, .dry_run = dry_run, .cluster_maps = true, .owners = owners, .owner_count = QUERIES};
 	struct image *image;
 	told = 0;
 	CHECK_IS(image_open(&io_posix, dir_fd, "disk.img", IMAGE_EXCLUSIVE, 0, 1000, &image), 0);
 	int r = guest_pass_run(image, &options, report);
 	image_close(image);
 	CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	for (size_t i = 0; i < QUERIES; i++) {
+		free(owners[i].path);
+		free(owners[i].stream);
+	}
 	return r;
 }
 

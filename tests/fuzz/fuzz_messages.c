@@ -232,7 +232,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct pass_report report;
 	said = input_of(data, size);
 	uint8_t flags = (uint8_t)take(&said, 1);
-	const struct pass_options options = {.dry_run = flags & 1, .cluster_maps = flags & 4};
+	struct owner_query owners[2] = {0};
+	const struct pass_options options = {
+	        .dry_run = flags & 1, .cluster_maps = flags & 4, .owners = owners, .owner_count = 2};
 	put_stream(flags & 2);
 	struct image *image = open_image();
 	int r = guest_pass_run(image, &options, &report);
@@ -246,5 +248,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		check_unchanged();
 	pass_report_free(&report);
+	for (size_t i = 0; i < 2; i++) {
+		free(owners[i].path);
+		free(owners[i].stream);
+	}
 	return 0;
 }
