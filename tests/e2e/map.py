@@ -120,7 +120,7 @@ def questions(cases, bundle, view, cluster):
         named = [answer['owner'] for answer in answers if answer['owner']['kind'] == 'stream' and answer['owner']['record'] >= 24]
         listed = run('fls', '-r', '-p', '-u', view)
         for owner in named[:10]:
-            holds(any(owner['path'] in line and f'{owner["record"]}-' in line for line in listed.splitlines()), f'{owner}')
+            holds(any(owner['path'].lstrip('\\').replace('\\', '/') in line and f'{owner["record"]}-' in line for line in listed.splitlines()), f'{owner}')
     with cases.case('behind the end, and unmapped'):
         end = extents[-1][0] + extents[-1][1]
         answers = document(f'--guest={end}', f'--host={1 << 40}', bundle)['answers']
@@ -129,7 +129,7 @@ def questions(cases, bundle, view, cluster):
         holds('behind the end' in result.out and 'unmapped' in result.out, result.out)
     with cases.case('the boot sector is $Boot\'s; text, hexadecimal, sectors'):
         result = zcfs_map('-g', '0x0', '-g', '1s', bundle)
-        equal((result.status, result.out.count('"$Boot", $DATA, cluster 0 of it; MFT record 7')), (DONE, 2), result.out)
+        equal((result.status, result.out.count('"\\$Boot", $DATA, cluster 0 of it; MFT record 7')), (DONE, 2), result.out)
 
 
 def hostile(cases, bundle):
