@@ -16,6 +16,7 @@ from tap import Cases, equal, holds
 ZCFS_MAP = os.environ.get('ZCFS_MAP', 'zcfs-map')
 SEED = int(os.environ.get('SEED', random.randrange(1 << 32)))
 QUESTIONS = 60
+MANUAL = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'tools', 'zcfs-store.5')
 
 
 def zcfs_map(*arguments):
@@ -132,6 +133,41 @@ def questions(cases, bundle, view, cluster):
         equal((result.status, result.out.count('"\\$Boot", $DATA, cluster 0 of it; MFT record 7')), (DONE, 2), result.out)
 
 
+def manual_queries():
+    """The queries of zcfs-store(5), each with the sentence that leads to it."""
+    with open(MANUAL, encoding='utf-8') as page:
+        parts = page.read().split('.\\" query\n.Bd -literal -offset indent\n')
+    for before, after in zip(parts, parts[1:]):
+        yield before.splitlines()[-1], after.partition('.Ed\n')[0]
+
+
+def manual(cases, bundle, copy):
+    """bundle: after a settle pass and a pass that can be undone. copy: its database through a mount."""
+    queries = list(manual_queries())
+    with cases.case('the manual has its queries'):
+        holds(len(queries) >= 10, f'{len(queries)}')
+    for sentence, query in queries:
+        with cases.case(f'query of the manual: {sentence}'):
+            rows = run('sqlite3', '-readonly', '-header', os.path.join(bundle, 'map.db'), query)
+            holds(len(rows.splitlines()) >= 2, f'{query}: {rows!r}')
+            equal(run('sqlite3', '-header', copy, query), rows, 'the same through the mount')
+    for sentence, query in queries:
+        if sentence.startswith('Where is byte'):
+            with cases.case('the manual finds a byte where zcfs-map finds it'):
+                found = run('sqlite3', '-readonly', os.path.join(bundle, 'map.db'), query).split('|')
+                equal(int(found[2]), document('--guest=1M', bundle)['answers'][0]['host_off'], 'the host offset')
+        if 'covered' in query:
+            with cases.case('the manual finds the map complete'):
+                equal(run('sqlite3', '-readonly', os.path.join(bundle, 'map.db'), query).strip(), '1', 'covered')
+
+
+def prepare_history(bundle):
+    """A settle pass, then a pass that has to leave something in pieces, and can be undone."""
+    for options in (['--settle', '--threshold=64'], ['--pack']):
+        result = defrag(*options, bundle)
+        equal(result.status, DONE, f'{options}: {result!r}')
+
+
 def hostile(cases, bundle):
     with cases.case('a damaged map: exit status 5, and where to go'):
         with contextlib.closing(sqlite3.connect(f'{bundle}/map.db', isolation_level=None)) as database:
@@ -163,6 +199,9 @@ def main():
         with store_mounted(ZCFS, store, point), open(os.path.join(point, 'a.img'), 'r+b'):
             with cases.case('through the mount, and in use'):
                 equal(document(os.path.join(point, 'a.img'))['extents'], document(bundle)['extents'], 'the extents')
+        prepare_history(bundle)
+        with store_mounted(ZCFS, store, point):
+            manual(cases, bundle, os.path.join(point, '.zcfs', 'db', 'a.img.db'))
         hostile(cases, bundle)
     cases.finish()
 
