@@ -14,6 +14,7 @@
 #define COLUMNS_MIN     20
 #define INDENT          2
 #define LINES_MAX       8
+#define BLACK           16 /* of the 256 colours */
 
 /* Letters and colours of the 256 that all terminals know (6 x 6 x 6 and greys), near those of tools/canvas.h. */
 static const struct {
@@ -85,27 +86,48 @@ static void choose_two(const unsigned int rows[CLUSTER_USES], enum cluster_use t
 	two[1] = picture_order[first < second ? second : first];
 }
 
-static void put_blocks(FILE *file, const unsigned int rows[CLUSTER_USES])
+/* What the terminal writes with at the moment. */
+struct pen {
+	int ink, paper; /* -1: neither is set */
+};
+
+static void set_colours(FILE *file, struct pen *pen, int ink, int paper)
+{
+	if (pen->ink != ink || pen->paper != paper)
+		fprintf(file, "\033[38;5;%d;48;5;%dm", ink, paper);
+	*pen = (struct pen){ink, paper};
+}
+
+static void put_blocks(FILE *file, struct pen *pen, const unsigned int rows[CLUSTER_USES])
 {
 	static const char *const blocks[] = {" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
 	enum cluster_use two[2];
 	choose_two(rows, two);
 	unsigned int low = rows[two[0]], high = rows[two[1]];
 	unsigned int eighths = low + high ? (low * 8 + (low + high) / 2) / (low + high) : 0;
-	fprintf(file, "\033[38;5;%u;48;5;%um%s", styles[two[0]].colour, styles[two[1]].colour, blocks[eighths]);
+	set_colours(file, pen, styles[two[0]].colour, styles[two[1]].colour);
+	fputs(blocks[eighths], file);
 }
 
-static void put_cell(FILE *file, struct picture_terminal terminal, const uint64_t counts[CLUSTER_USES])
+static void put_cell(FILE *file, struct picture_terminal terminal, struct pen *pen, const uint64_t counts[CLUSTER_USES])
 {
 	unsigned int rows[CLUSTER_USES];
 	picture_rows(counts, rows);
+	if (terminal.unicode) {
+		put_blocks(file, pen, rows);
+		return;
+	}
 	enum cluster_use use = foremost(rows);
-	if (terminal.unicode)
-		put_blocks(file, rows);
-	else if (terminal.colour)
-		fprintf(file, "\033[38;5;16;48;5;%um%c", styles[use].colour, styles[use].letter);
-	else
-		fputc(styles[use].letter, file);
+	if (terminal.colour)
+		set_colours(file, pen, BLACK, styles[use].colour);
+	fputc(styles[use].letter, file);
+}
+
+static void end_colours(FILE *file, struct picture_terminal terminal, struct pen *pen)
+{
+	if (terminal.colour)
+		fputs("\033[0m", file);
+	*pen = (struct pen){-1, -1};
 }
 
 static void print_map(FILE *file, struct picture_terminal terminal, const struct cluster_map *map)
@@ -113,15 +135,18 @@ static void print_map(FILE *file, struct picture_terminal terminal, const struct
 	uint32_t width = terminal.columns - INDENT, shown = width * LINES_MAX;
 	if (shown > map->cells)
 		shown = map->cells;
+	struct pen pen = {-1, -1};
 	for (uint32_t i = 0; i < shown; i++) {
 		uint64_t sum[CLUSTER_USES];
 		picture_sum(map, (uint32_t)((uint64_t)i * map->cells / shown),
 		            (uint32_t)((uint64_t)(i + 1) * map->cells / shown), sum);
 		if (i % width == 0)
 			fprintf(file, "%*s", INDENT, "");
-		put_cell(file, terminal, sum);
-		if (i % width == width - 1 || i == shown - 1)
-			fputs(terminal.colour ? "\033[0m\n" : "\n", file);
+		put_cell(file, terminal, &pen, sum);
+		if (i % width == width - 1 || i == shown - 1) {
+			end_colours(file, terminal, &pen);
+			fputc('\n', file);
+		}
 	}
 }
 
@@ -129,6 +154,7 @@ static void print_legend(FILE *file, struct picture_terminal terminal, const str
 {
 	uint64_t sum[CLUSTER_USES];
 	picture_sum(map, 0, map->cells, sum);
+	struct pen pen = {-1, -1};
 	unsigned int column = 0;
 	for (int use = 0; use < CLUSTER_USES; use++) {
 		char text[64];
@@ -140,10 +166,9 @@ static void print_legend(FILE *file, struct picture_terminal terminal, const str
 		}
 		fprintf(file, "%*s", INDENT, "");
 		if (terminal.colour)
-			fprintf(file, "\033[38;5;16;48;5;%um%c\033[0m", styles[use].colour,
-			        terminal.unicode ? ' ' : styles[use].letter);
-		else
-			fputc(styles[use].letter, file);
+			set_colours(file, &pen, BLACK, styles[use].colour);
+		fputc(terminal.unicode ? ' ' : styles[use].letter, file);
+		end_colours(file, terminal, &pen);
 		fputs(text, file);
 		column += (unsigned int)length + INDENT + 1;
 	}
