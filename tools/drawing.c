@@ -38,14 +38,30 @@ static void give_up(const char *path, struct new_file *file, int error)
 	tell(path, "could not be drawn; the images are as the exit status says", error);
 }
 
+static void close_part(struct drawing_part *part)
+{
+	if (part->index)
+		fclose(part->index);
+	if (part->sections)
+		fclose(part->sections);
+	*part = (struct drawing_part){0};
+}
+
+static bool open_part(struct drawing_part *part)
+{
+	*part = (struct drawing_part){.index = tmpfile(), .sections = tmpfile()};
+	if (part->index && part->sections)
+		return true;
+	close_part(part);
+	return false;
+}
+
 bool drawing_begin(struct drawing *drawing, const struct defrag_options *options)
 {
 	*drawing = (struct drawing){.options = options};
 	if (begin_file(options->picture_file, &drawing->picture) &&
 	    begin_file(options->report_file, &drawing->report)) {
-		drawing->index = options->report_file ? tmpfile() : NULL;
-		drawing->sections = options->report_file ? tmpfile() : NULL;
-		if (!options->report_file || (drawing->index && drawing->sections))
+		if (!options->report_file || open_part(&drawing->part))
 			return true;
 		tell(options->report_file, "cannot be made; nothing has been tried", -errno);
 	}
@@ -84,12 +100,16 @@ static void draw_file(struct drawing *drawing, const struct outcome *outcome)
 
 /* ---- a report ---- */
 
+int drawing_part_add(const struct drawing_part *part, const struct outcome *outcome, enum defrag_mode mode,
+                     size_t number)
+{
+	report_html_index_row(part->index, outcome, mode, number);
+	return report_html_image(part->sections, outcome, mode, number);
+}
+
 static void add_to_report(struct drawing *drawing, const struct outcome *outcome)
 {
-	enum defrag_mode mode = drawing->options->mode;
-	size_t number = ++drawing->images;
-	report_html_index_row(drawing->index, outcome, mode, number);
-	int error = report_html_image(drawing->sections, outcome, mode, number);
+	int error = drawing_part_add(&drawing->part, outcome, drawing->options->mode, ++drawing->images);
 	if (error)
 		give_up(drawing->options->report_file, &drawing->report, error);
 }
@@ -112,10 +132,10 @@ static void finish_report(struct drawing *drawing)
 	report_html_head(file, drawing->options->mode);
 	if (drawing->images > 1) {
 		report_html_index_start(file);
-		copied = copy_to_end(drawing->index, file);
+		copied = copy_to_end(drawing->part.index, file);
 		report_html_index_end(file);
 	}
-	copied = copied && copy_to_end(drawing->sections, file);
+	copied = copied && copy_to_end(drawing->part.sections, file);
 	report_html_foot(file);
 	if (copied)
 		finish_file(drawing->options->report_file, &drawing->report);
@@ -143,8 +163,28 @@ void drawing_finish(struct drawing *drawing)
 	finish_file(drawing->options->picture_file, &drawing->picture);
 	if (drawing->report.file)
 		finish_report(drawing);
-	if (drawing->index)
-		fclose(drawing->index);
-	if (drawing->sections)
-		fclose(drawing->sections);
+	close_part(&drawing->part);
+}
+
+/* ---- parts ---- */
+
+bool drawing_part_begin(struct drawing *drawing, struct drawing_part *part, size_t *number)
+{
+	*part = (struct drawing_part){0};
+	*number = ++drawing->images;
+	return !drawing->report.file || open_part(part);
+}
+
+void drawing_part_end(const struct drawing_part *part)
+{
+	fflush(part->index);
+	fflush(part->sections);
+}
+
+void drawing_take(struct drawing *drawing, struct drawing_part *part, bool complete)
+{
+	if (drawing->report.file && part->index && complete &&
+	    (!copy_to_end(part->index, drawing->part.index) || !copy_to_end(part->sections, drawing->part.sections)))
+		give_up(drawing->options->report_file, &drawing->report, -EIO);
+	close_part(part);
 }

@@ -12,12 +12,16 @@
 #include "tools/new_file.h"
 #include "tools/outcome.h"
 
+/* What belongs into a report, in temporary files: its index comes before its sections. NULL: no report. */
+struct drawing_part {
+	FILE *index, *sections;
+};
+
 struct drawing {
 	const struct defrag_options *options;
 	struct new_file picture, report;
-	/* Of the report, in temporary files: they are put together at the end, and a fleet's processes add to them. */
-	FILE *index, *sections;
-	size_t images;
+	struct drawing_part part;
+	size_t images; /* begun, for the report */
 };
 
 /* False: something cannot be begun. */
@@ -25,5 +29,15 @@ bool drawing_begin(struct drawing *drawing, const struct defrag_options *options
 /* Prints or keeps what belongs to one image; after its text. */
 void drawing_add(struct drawing *drawing, const struct outcome *outcome);
 void drawing_finish(struct drawing *drawing);
+
+/* For a fleet: a part that a process of its own writes, of which its parent takes what it has become. number: of the
+ * image. */
+bool drawing_part_begin(struct drawing *drawing, struct drawing_part *part, size_t *number);
+/* 0 or -ENOMEM; shows in the part's ferror(), too. */
+int drawing_part_add(const struct drawing_part *part, const struct outcome *outcome, enum defrag_mode mode,
+                     size_t number);
+void drawing_part_end(const struct drawing_part *part);
+/* complete: false drops it. */
+void drawing_take(struct drawing *drawing, struct drawing_part *part, bool complete);
 
 #endif

@@ -55,23 +55,43 @@ static int collect(int directory_fd, const char *path, struct name_list *images)
 	return error;
 }
 
+static void tell(const char *path, const char *what)
+{
+	cleanup_free char *printable = text_escape(path, true);
+
+	fprintf(stderr, "zcfs-defrag: %s: %s\n", printable ? printable : "?", what);
+}
+
 /* ---- one image: a process ---- */
 
 struct worker {
 	pid_t pid; /* 0: none */
 	const char *path;
 	int output_fd, problems_fd; /* what it prints */
+	struct drawing_part part;   /* what it draws */
+	size_t number;              /* in the report */
 	enum gist *gist;            /* shared with it */
 };
 
-static int work(const char *path, const struct defrag_options *options, enum gist *gist)
+/* Whatever somebody may want to see: most files of a store may be no images at all. */
+static void draw(const struct worker *worker, const struct outcome *outcome, const struct defrag_options *options)
 {
-	struct outcome outcome = {.image = text_escape(path, true)};
+	if (!worker->part.index || (*worker->gist == GIST_NO_VOLUME && !options->verbose))
+		return;
+	if (drawing_part_add(&worker->part, outcome, options->mode, worker->number))
+		tell(worker->path, "not enough memory for its part of the report");
+	drawing_part_end(&worker->part);
+}
+
+static int work(const struct worker *worker, const struct defrag_options *options)
+{
+	struct outcome outcome = {.image = text_escape(worker->path, true)};
 
 	if (!outcome.image)
 		return EXIT_FAILED;
-	defrag_image(path, options, &outcome);
-	*gist = outcome_gist(&outcome, options->mode);
+	defrag_image(worker->path, options, &outcome);
+	*worker->gist = outcome_gist(&outcome, options->mode);
+	draw(worker, &outcome, options);
 	int exit_code = outcome.exit_code;
 	if (options->json) {
 		json_t *json = outcome_json(&outcome, options);
@@ -86,26 +106,29 @@ static int work(const char *path, const struct defrag_options *options, enum gis
 	return fflush(stdout) || fflush(stderr) ? EXIT_FAILED : exit_code;
 }
 
-static int start(struct worker *worker, const char *path, const struct defrag_options *options)
+static int start(struct worker *worker, const char *path, const struct defrag_options *options, struct drawing *drawing)
 {
 	cleanup_fd int output = memfd_create("output", MFD_CLOEXEC), problems = memfd_create("problems", MFD_CLOEXEC);
 
-	if (output < 0 || problems < 0)
+	if (output < 0 || problems < 0 || !drawing_part_begin(drawing, &worker->part, &worker->number))
 		return -errno;
 	fflush(stdout);
 	*worker->gist = GIST_PROBLEM;
+	worker->path = path;
 	pid_t parent = getpid(), pid = fork();
-	if (pid < 0)
-		return -errno;
+	if (pid < 0) {
+		int error = -errno;
+		drawing_take(drawing, &worker->part, false);
+		return error;
+	}
 	if (pid == 0) {
 		/* A pass stops where it may, and leaves nothing behind. */
 		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent || dup2(output, STDOUT_FILENO) < 0 ||
 		    dup2(problems, STDERR_FILENO) < 0)
 			_exit(EXIT_FAILED);
-		_exit(work(path, options, worker->gist));
+		_exit(work(worker, options));
 	}
 	worker->pid = pid;
-	worker->path = path;
 	worker->output_fd = steal_fd(&output);
 	worker->problems_fd = steal_fd(&problems);
 	return 0;
@@ -126,6 +149,7 @@ static void copy_output(int fd, FILE *to)
 struct fleet {
 	const struct defrag_options *options;
 	json_t *json; /* NULL: text */
+	struct drawing *drawing;
 	struct worker *workers;
 	size_t worker_count;
 	size_t by_gist[GIST_PROBLEM + 1], by_exit_code[EXIT_DAMAGED + 1];
@@ -140,13 +164,6 @@ static void count(struct fleet *fleet, enum gist gist, int exit_code)
 		fleet->exit_code = graver_exit_code(fleet->exit_code, exit_code);
 }
 
-static void tell(const char *path, const char *what)
-{
-	cleanup_free char *printable = text_escape(path, true);
-
-	fprintf(stderr, "zcfs-defrag: %s: %s\n", printable ? printable : "?", what);
-}
-
 static void finish(struct fleet *fleet, struct worker *worker, int status)
 {
 	bool ended = WIFEXITED(status) && WEXITSTATUS(status) <= EXIT_DAMAGED;
@@ -158,6 +175,7 @@ static void finish(struct fleet *fleet, struct worker *worker, int status)
 		copy_output(worker->output_fd, stdout);
 	}
 	copy_output(worker->problems_fd, stderr);
+	drawing_take(fleet->drawing, &worker->part, ended);
 	if (!ended)
 		tell(worker->path, "the process that worked on it was killed; nothing has been changed, or all of it");
 	count(fleet, ended ? *worker->gist : GIST_PROBLEM, ended ? WEXITSTATUS(status) : EXIT_FAILED);
@@ -206,7 +224,7 @@ static void work_on(struct fleet *fleet, const struct name_list *images)
 			wait_for_one(fleet);
 			continue;
 		}
-		int error = start(idle, images->names[next], fleet->options);
+		int error = start(idle, images->names[next], fleet->options, fleet->drawing);
 		if (error) {
 			tell(images->names[next], strerror(-error));
 			count(fleet, GIST_PROBLEM, EXIT_FAILED);
@@ -271,12 +289,13 @@ static void run_directory(struct fleet *fleet, const char *given)
 		print_summary(fleet, given, images.count);
 }
 
-int fleet_run(const struct defrag_options *options, json_t *images)
+int fleet_run(const struct defrag_options *options, json_t *images, struct drawing *drawing)
 {
 	size_t jobs = options->jobs ? options->jobs : 1;
 	cleanup_free struct worker *workers = calloc(jobs, sizeof *workers);
 	enum gist *gists = mmap(NULL, jobs * sizeof *gists, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct fleet fleet = {.options = options, .json = images, .workers = workers, .worker_count = jobs};
+	struct fleet fleet = {
+	        .options = options, .json = images, .drawing = drawing, .workers = workers, .worker_count = jobs};
 
 	if (!workers || gists == MAP_FAILED)
 		return EXIT_FAILED;

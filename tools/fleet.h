@@ -9,9 +9,10 @@
 #include <jansson.h>
 
 #include "tools/defrag_options.h"
+#include "tools/drawing.h"
 
-/* Prints a line for each image and a summary for each directory, or appends to images (not NULL). The exit code: the
- * gravest, but images in use do not count. */
-int fleet_run(const struct defrag_options *options, json_t *images);
+/* Prints a line for each image and a summary for each directory, or appends to images (not NULL); a report has all
+ * images with NTFS. The exit code: the gravest, but images in use do not count. */
+int fleet_run(const struct defrag_options *options, json_t *images, struct drawing *drawing);
 
 #endif

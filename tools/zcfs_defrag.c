@@ -68,7 +68,7 @@ static int run(const struct defrag_options *options)
 	}
 	if (defrag_changes_view(options->mode))
 		saved_domains_doubtful(&options->saved, warn_of_save_file);
-	int exit_code = options->all ? fleet_run(options, images) : defrag_images(options, images, &drawing);
+	int exit_code = options->all ? fleet_run(options, images, &drawing) : defrag_images(options, images, &drawing);
 	if (images)
 		lost |= print_json(images, exit_code) != 0;
 	drawing_finish(&drawing);

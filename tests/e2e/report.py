@@ -146,6 +146,18 @@ def maps(cases, path, image, before):
     os.unlink(view)
 
 
+def of_a_store(cases, directory, images):
+    store, path = os.path.dirname(images[0]), os.path.join(directory, 'all.html')
+    with open(os.path.join(store, 'no-image.iso'), 'x', encoding='ascii') as file:
+        file.write('no volume at all')
+    with cases.case('--all: a section for each image with NTFS, from processes side by side'):
+        equal(defrag('--all', '--jobs=3', '--analyze', f'--report={path}', store).status, DONE, 'the exit status')
+        with open(path, encoding='utf-8') as file:
+            text = file.read()
+        equal([text.count(what) for what in ('<section', '</section>', '<a href="#image-', '<h3>Image map</h3>')], [2] * 4, 'parts')
+        holds('no-image' not in text, 'what has no NTFS is in it')
+
+
 def refused(cases, directory, image):
     path = os.path.join(directory, 'refused.html')
     with cases.case('an image that is not there has its section, with the cause'):
@@ -184,6 +196,7 @@ def main():
         keyboard(cases, page, path)
         by_day_and_night(cases, page, path)
         maps(cases, path, images[0], before)
+        of_a_store(cases, directory, images)
         refused(cases, directory, images[0])
     cases.finish()
 
