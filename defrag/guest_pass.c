@@ -57,6 +57,7 @@ struct pass {
 	uint64_t window_off, window_length;
 	struct redo_blob redo, undo;
 	uint64_t attributes_moved;
+	uint64_t fragmented_told;
 };
 
 const char *pass_phase_name(enum pass_phase phase)
@@ -271,22 +272,64 @@ static int take_disk(struct pass *p, const uint8_t *payload, size_t size)
 	return 0;
 }
 
+/* Checks the sizes; *text is behind the message. */
+static int parse_file(const uint8_t *payload, size_t size, struct file_message *m, const char **text)
+{
+	if (size < sizeof(*m))
+		return -EBADMSG;
+	memcpy(m, payload, sizeof(*m));
+	if (size != sizeof(*m) + m->path_length + m->stream_length + m->reason_length ||
+	    m->path_length > FILE_TEXT_MAX || m->stream_length > FILE_TEXT_MAX || m->reason_length > REPORT_TEXT_MAX)
+		return -EBADMSG;
+	*text = (const char *)payload + sizeof(*m);
+	return 0;
+}
+
+/* No more of them than were asked for, and than an image has units. */
+static int take_fragmented(struct pass *p, const uint8_t *payload, size_t size)
+{
+	struct file_message m;
+	const char *text;
+	char path[FILE_TEXT_MAX + 1], stream[FILE_TEXT_MAX + 1], reason[REPORT_TEXT_MAX + 1];
+	uint64_t limit = image_map_size(p->image->map) / IMAGE_MAP_UNIT;
+	if (limit > p->options->fragmented_max)
+		limit = p->options->fragmented_max;
+	int r = parse_file(payload, size, &m, &text);
+	if (r < 0)
+		return r;
+	if (!p->options->fragmented || m.volume < 1 || m.volume > p->report->volume_count ||
+	    ++p->fragmented_told > limit * p->report->volume_count)
+		return -EBADMSG;
+	snprintf(path, sizeof(path), "%.*s", m.path_length, text);
+	snprintf(stream, sizeof(stream), "%.*s", m.stream_length, text + m.path_length);
+	snprintf(reason, sizeof(reason), "%.*s", m.reason_length, text + m.path_length + m.stream_length);
+	const struct fragmented fragmented = {
+	        .volume = m.volume,
+	        .record = m.record,
+	        .path = path,
+	        .stream = stream,
+	        .data_bytes = m.data_bytes,
+	        .bytes = m.bytes,
+	        .fragments_before = m.fragments_before,
+	        .fragments_after = m.fragments_after,
+	        .reason = reason,
+	};
+	return p->options->fragmented(p->options->fragmented_context, &fragmented);
+}
+
 static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 {
 	struct file_message m;
+	const char *text;
 	char path[MESSAGE_SIZE_MAX];
-	if (size < sizeof(m))
-		return -EBADMSG;
-	memcpy(&m, payload, sizeof(m));
-	if (size != sizeof(m) + m.path_length + m.stream_length || m.path_length > FILE_TEXT_MAX ||
-	    m.stream_length > FILE_TEXT_MAX)
-		return -EBADMSG;
+	int r = parse_file(payload, size, &m, &text);
+	if (r < 0)
+		return r;
 	/* An attribute that moves has at least one unit of the image. */
 	if (++p->attributes_moved > image_map_size(p->image->map) / IMAGE_MAP_UNIT)
 		return -EBADMSG;
 	if (p->options->dry_run)
 		return 0;
-	const char *text = (const char *)payload + sizeof(m);
 	snprintf(path, sizeof(path), "%.*s%s%.*s", m.path_length, text, m.stream_length ? ":" : "", m.stream_length,
 	         text + m.path_length);
 	struct file_record file = {
@@ -298,7 +341,7 @@ static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 	        .fragments_before = m.fragments_before,
 	        .fragments_after = m.fragments_after,
 	};
-	int r = begin(p);
+	r = begin(p);
 	return r < 0 ? r : map_db_put_file(p->image->db, &file);
 }
 
@@ -519,6 +562,8 @@ static int take_message(struct pass *p, const struct message_header *header, con
 		return take_disk(p, payload, header->size);
 	case MESSAGE_FILE:
 		return take_file(p, payload, header->size);
+	case MESSAGE_FRAGMENTED:
+		return take_fragmented(p, payload, header->size);
 	case MESSAGE_MOVES:
 		return take_moves(p, payload, header->size);
 	case MESSAGE_REDO:

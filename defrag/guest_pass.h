@@ -40,7 +40,7 @@ enum volume_result {
 struct stay {
 	uint64_t record; /* base MFT record */
 	uint64_t fragments;
-	char path[256]; /* UTF-8, as much as is known */
+	char path[256]; /* UTF-8, with the stream; "?" and its end if it is longer */
 	char reason[160];
 };
 
@@ -65,14 +65,21 @@ struct volume_report {
 	uint64_t fragmented_after;
 	uint64_t fragments_before; /* pieces of all of them */
 	uint64_t fragments_after;
+	uint64_t excess_before; /* pieces beyond the first one of each */
+	uint64_t excess_after;
+	uint64_t fragmented_files_before; /* files with an attribute in more than one piece */
+	uint64_t fragmented_files_after;
+	uint64_t clusters_mapped;  /* of all attributes */
 	uint64_t free_runs_before; /* pieces of free space */
 	uint64_t free_runs_after;
 	uint64_t largest_free_before; /* clusters */
 	uint64_t largest_free_after;
-	uint64_t attributes_moved;
-	uint64_t clusters_moved; /* cluster renamings; no data */
-	uint64_t records_freed;  /* extension records no longer needed */
-	bool laid_out_anew;      /* everything was placed anew, not only the fragmented attributes */
+	uint64_t files_mended;      /* all in one piece by the plan, and not before; also after an analysis */
+	uint64_t attributes_mended; /* the same of attributes */
+	uint64_t attributes_moved;  /* also after an analysis: as planned */
+	uint64_t clusters_moved;    /* cluster renamings; no data; also after an analysis: as planned */
+	uint64_t records_freed;     /* extension records no longer needed */
+	bool laid_out_anew;         /* everything was placed anew, not only the fragmented attributes */
 	size_t stay_count;
 	struct stay stays[REPORT_STAYS_MAX];
 };
@@ -133,8 +140,21 @@ struct owner_query {
 	char *path, *stream;  /* STREAM: UTF-8 as the guest has it; the stream's name is mostly empty. malloc'ed, the caller's */
 };
 
+/* An attribute in more than one piece. Texts are UTF-8, the guest's, and valid during the call. */
+struct fragmented {
+	unsigned int volume;
+	uint64_t record;     /* base MFT record */
+	const char *path;    /* "\Users\x\big.vhd" */
+	const char *stream;  /* what Windows appends: mostly empty; ":Zone.Identifier", ":$I30:$INDEX_ALLOCATION" */
+	uint64_t data_bytes; /* its length */
+	uint64_t bytes;      /* of its clusters */
+	uint64_t fragments_before; /* now, and by the plan */
+	uint64_t fragments_after;
+	const char *reason; /* why that is more than one, if anything is known; else empty */
+};
+
 struct pass_options {
-	bool analyze;        /* scan and count only; allowed on an image opened IMAGE_UNLOCKED */
+	bool analyze;        /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
 	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
 	bool pack;           /* lay everything out anew: directories and metadata first, one free extent at the end */
 	bool verify_data;    /* read and compare the ends of every moved stream, not only of a few hundred */
@@ -147,6 +167,12 @@ struct pass_options {
 	 * Returning non-zero stops the pass: nothing changed, -ECANCELED. */
 	int (*progress)(void *context, unsigned int volume, enum pass_phase phase, uint64_t done, uint64_t total);
 	void *progress_context;
+	/* Called from the calling thread for at most fragmented_max fragmented attributes of each volume, those in most
+	 * pieces first, as soon as there is a plan. NULL: none. Non-zero (-errno) stops the pass; nothing is changed
+	 * then. */
+	int (*fragmented)(void *context, const struct fragmented *fragmented);
+	void *fragmented_context;
+	uint64_t fragmented_max;
 };
 
 /* One pass over an open image. For anything but analyze and dry_run the image is open IMAGE_EXCLUSIVE and not

@@ -18,13 +18,14 @@ enum message_type {
 	MESSAGE_PROGRESS = 1, /* struct progress_message */
 	MESSAGE_VOLUME,       /* struct volume_report; sent again when more is known */
 	MESSAGE_DISK,         /* struct disk_message */
-	MESSAGE_FILE,         /* struct file_message, then path and stream without terminators */
+	MESSAGE_FILE,         /* what is moved: struct file_message, then path, stream and reason without terminators */
 	MESSAGE_MOVES, /* an array of struct map_move, in image offsets, new_off ascending over all such messages of a
 	                  volume */
 	MESSAGE_REDO,  /* one redo blob, in host offsets */
 	MESSAGE_END,   /* struct end_message: everything was sent and proven */
 	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
 	MESSAGE_OWNER, /* struct owner_message, then path and stream without terminators */
+	MESSAGE_FRAGMENTED, /* what is in several pieces: as MESSAGE_FILE */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)
@@ -53,6 +54,8 @@ struct file_message {
 	uint32_t type;
 	uint16_t path_length;
 	uint16_t stream_length;
+	uint16_t reason_length;
+	uint64_t data_bytes; /* MESSAGE_FRAGMENTED */
 	uint64_t bytes;
 	uint64_t fragments_before;
 	uint64_t fragments_after;

@@ -10,6 +10,7 @@
 
 #include "defrag/boot.h"
 #include "defrag/cluster_map.h"
+#include "defrag/fragmented.h"
 #include "defrag/layout.h"
 #include "defrag/message.h"
 #include "defrag/owner.h"
@@ -84,6 +85,27 @@ static int send_moved(void *context, const struct attr *head, const char *path, 
 	return message_send(&w->writer, MESSAGE_FILE, &m, sizeof(m), text, (size_t)length);
 }
 
+static int send_fragmented(void *context, const struct attr *head, const struct stream_name *name,
+                           const struct plan_object *object, uint64_t after, const char *reason)
+{
+	struct worker *w = context;
+	char text[sizeof(name->path) + sizeof(name->stream) + 256];
+	int length = snprintf(text, sizeof(text), "%s%s%s", name->path, name->stream, reason);
+	struct file_message m = {
+	        .volume = w->current->number,
+	        .record = head->base,
+	        .type = head->type,
+	        .path_length = (uint16_t)strlen(name->path),
+	        .stream_length = (uint16_t)strlen(name->stream),
+	        .reason_length = (uint16_t)strlen(reason),
+	        .data_bytes = name->data_bytes,
+	        .bytes = object->length * w->current->cluster_size,
+	        .fragments_before = object->run_count,
+	        .fragments_after = after,
+	};
+	return message_send(&w->writer, MESSAGE_FRAGMENTED, &m, sizeof(m), text, (size_t)length);
+}
+
 static int send_moves(struct worker *w, const struct map_move *moves, size_t count)
 {
 	for (size_t i = 0; i < count; i += MOVES_PER_MESSAGE) {
@@ -121,18 +143,35 @@ static int send_changes(struct worker *w, const struct changes *changes)
 /* ---- counting ---- */
 
 struct counts {
-	uint64_t attributes, fragmented, fragments;
+	uint64_t attributes, fragmented, fragments, excess, files, clusters;
 };
+
+static uint64_t count_clusters(const struct scan *s, size_t first, size_t end)
+{
+	uint64_t clusters = 0;
+	for (size_t i = first; i < end; i++)
+		for (uint32_t k = 0; k < s->attrs[i].run_count; k++)
+			if (s->runs.runs[s->attrs[i].first_run + k].lcn != RUN_HOLE)
+				clusters += s->runs.runs[s->attrs[i].first_run + k].length;
+	return clusters;
+}
 
 static struct counts count_attributes(const struct scan *s)
 {
 	struct counts c = {0};
+	uint64_t last = UINT64_MAX; /* fragmented file */
 	for (size_t i = 0, end; i < s->attr_count; i = end) {
 		end = scan_stream_end(s, i);
 		uint64_t pieces = scan_stream_pieces(s, i, end);
+		c.clusters += count_clusters(s, i, end);
 		c.attributes++;
-		c.fragmented += pieces > 1;
 		c.fragments += pieces;
+		if (pieces < 2)
+			continue;
+		c.fragmented++;
+		c.excess += pieces - 1;
+		c.files += s->attrs[i].base != last;
+		last = s->attrs[i].base;
 	}
 	return c;
 }
@@ -155,6 +194,9 @@ static void report_before(const struct scan *s, struct volume_report *report)
 	report->attributes = c.attributes;
 	report->fragmented_before = report->fragmented_after = c.fragmented;
 	report->fragments_before = report->fragments_after = c.fragments;
+	report->excess_before = report->excess_after = c.excess;
+	report->fragmented_files_before = report->fragmented_files_after = c.files;
+	report->clusters_mapped = c.clusters;
 	report->free_runs_before = report->free_runs_after = s->free.count;
 	report->largest_free_before = report->largest_free_after = longest_run(&s->free);
 }
@@ -164,27 +206,31 @@ static void report_after(const struct scan *s, struct volume_report *report)
 	struct counts c = count_attributes(s);
 	report->fragmented_after = c.fragmented;
 	report->fragments_after = c.fragments;
+	report->excess_after = c.excess;
+	report->fragmented_files_after = c.files;
 	report->free_runs_after = s->free.count;
 	report->largest_free_after = longest_run(&s->free);
 }
 
 /* ---- what stays ---- */
 
-static int path_of(const struct scan *s, const struct attr *head, char *path, size_t size)
+static void set_stay_path(struct stay *stay, const struct stream_name *name)
 {
-	cleanup_free uint8_t *record = malloc(s->geometry.record_size);
-	if (!record)
-		return -ENOMEM;
-	int r = scan_read_record(s, head->base, record);
-	const FILE_NAME_ATTR *name = r == 0 ? record_file_name(record) : NULL;
-	snprintf(path, size, "MFT record %u", head->base);
-	if (name)
-		name_table_path(&s->names, name, path, size);
-	return r;
+	char whole[sizeof(name->path) + sizeof(name->stream)];
+	size_t length = (size_t)snprintf(whole, sizeof(whole), "%s%s", name->path, name->stream);
+	if (length < sizeof(stay->path)) {
+		memcpy(stay->path, whole, length + 1);
+		return;
+	}
+	stay->path[0] = '?';
+	memcpy(stay->path + 1, whole + length - (sizeof(stay->path) - 2), sizeof(stay->path) - 1);
 }
 
 static int report_stays(const struct scan *s, const struct layout *l, struct volume_report *report)
 {
+	cleanup_free struct stream_name *name = malloc(sizeof(*name));
+	if (!name)
+		return -ENOMEM;
 	for (size_t i = 0; i < l->count; i++) {
 		const struct plan_target *target = &l->plan.targets[i];
 		if (target->reason == PLAN_OK)
@@ -197,9 +243,10 @@ static int report_stays(const struct scan *s, const struct layout *l, struct vol
 		stay->record = head->base;
 		stay->fragments = target->first_piece == PLAN_STAYS ? l->objects[i].run_count : target->piece_count;
 		snprintf(stay->reason, sizeof(stay->reason), "%s", plan_reason_text(s, target->reason, head));
-		int r = path_of(s, head, stay->path, sizeof(stay->path));
+		int r = stream_name_read(s, head, name);
 		if (r < 0)
 			return r;
+		set_stay_path(stay, name);
 	}
 	return 0;
 }
@@ -319,6 +366,32 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 	return r;
 }
 
+/* What the plan is, for those who want to know before anything is rewritten. */
+static int report_plan(struct worker *w, const struct scan *s, const struct layout *l)
+{
+	w->current->laid_out_anew = l->plan.anew && !w->options->pack;
+	w->current->clusters_moved = clusters_in(&l->permutation);
+	fragmented_count(s, l, w->current);
+	int r = report_stays(s, l, w->current);
+	if (r == 0 && w->options->fragmented)
+		r = fragmented_list(s, l, w->options->fragmented_max, send_fragmented, w);
+	return r;
+}
+
+static int analyze_volume(struct worker *w, const struct scan *s)
+{
+	struct layout l;
+	enter_phase(w, PHASE_PLAN);
+	int r = layout_make(s, w->options->pack, &l);
+	if (r < 0)
+		return r;
+	r = report_plan(w, s, &l);
+	for (size_t i = 0; i < l.count; i++)
+		w->current->attributes_moved += layout_moves(&l, i);
+	layout_free(&l);
+	return r;
+}
+
 static int change_volume(struct worker *w, const struct scan *s)
 {
 	struct layout l;
@@ -330,9 +403,7 @@ static int change_volume(struct worker *w, const struct scan *s)
 	int r = layout_make(s, w->options->pack, &l);
 	if (r < 0)
 		return r;
-	w->current->laid_out_anew = l.plan.anew && !w->options->pack;
-	w->current->clusters_moved = clusters_in(&l.permutation);
-	r = report_stays(s, &l, w->current);
+	r = report_plan(w, s, &l);
 	if (r == 0 && l.permutation.count) {
 		enter_phase(w, PHASE_REWRITE);
 		r = rewrite_volume(s, &l, changes, send_progress, send_moved, w, &result);
@@ -361,7 +432,9 @@ static int work_on_volume(struct worker *w, size_t index)
 	}
 	if (r == 0)
 		r = answer_queries(w, s);
-	if (r == 0 && !w->options->analyze && state == VOLUME_DONE)
+	if (r == 0 && w->options->analyze)
+		r = analyze_volume(w, s);
+	else if (r == 0 && state == VOLUME_DONE)
 		r = change_volume(w, s);
 	scan_free(s);
 	r = unless_unread(&view, r);

@@ -114,6 +114,12 @@ static bool volume_found(const struct pass_report *report, unsigned int number)
 	return false;
 }
 
+/* Whether it tells of the worst files: a pass has no time to lose for what nobody can do about any more. */
+static bool tells_of_worst(const struct defrag_options *options)
+{
+	return (options->mode == MODE_ANALYZE || options->mode == MODE_DRY_RUN) && (options->json || !options->quiet);
+}
+
 static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
 	struct progress progress = {
@@ -130,6 +136,9 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .options_text = options->text,
 	        .progress = progress_report,
 	        .progress_context = &progress,
+	        .fragmented = options->csv || tells_of_worst(options) ? file_list_add : NULL,
+	        .fragmented_context = &outcome->files,
+	        .fragmented_max = options->csv ? UINT64_MAX : WORST_FILES,
 	};
 	int error = guest_pass_run(image, &pass, &outcome->report);
 	progress_erase(&progress);
@@ -302,6 +311,7 @@ static void process_located(const struct location *location, const struct defrag
 		}
 		pass_report_free(&outcome->report);
 		outcome->report = (struct pass_report){0};
+		file_list_release(&outcome->files);
 		if (options->shutdown && !asked)
 			asked = ask_to_shut_down(location, outcome, options->quiet);
 		if (options->wait)

@@ -35,6 +35,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... | --all
                                 "      --saved=DIR       look for saved domains there, too\n"
                                 "      --json            print one JSON document\n"
                                 "      --picture[=FILE], --report=FILE  draw; into .png or .svg; a page, .html\n"
+                                "      --csv=FILE        list every fragmented file there\n"
                                 "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
@@ -61,6 +62,7 @@ enum {
 	OPTION_JSON,
 	OPTION_PICTURE,
 	OPTION_REPORT,
+	OPTION_CSV,
 	OPTION_VERSION
 };
 
@@ -88,6 +90,7 @@ static const struct option long_options[] = {
         {"json", no_argument, NULL, OPTION_JSON},
         {"picture", optional_argument, NULL, OPTION_PICTURE},
         {"report", required_argument, NULL, OPTION_REPORT},
+        {"csv", required_argument, NULL, OPTION_CSV},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, OPTION_VERSION},
         {0},
@@ -236,6 +239,9 @@ static int take_option(int option, struct defrag_options *options)
 		return has_suffix(optarg, ".html") || has_suffix(optarg, ".htm")
 		               ? 0
 		               : wrong_usage("--report wants a name that ends in .html: %s", optarg);
+	case OPTION_CSV:
+		options->csv = optarg;
+		return 0;
 	case OPTION_VERIFY:
 		options->verify_data = true;
 		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
@@ -281,6 +287,8 @@ static int check_fleet(const struct defrag_options *options)
 		return wrong_usage("--all leaves images in use alone: it never waits");
 	if (options->volume)
 		return wrong_usage("--all and --volume exclude each other");
+	if (options->csv)
+		return wrong_usage("--all and --csv exclude each other");
 	return 0;
 }
 
@@ -310,6 +318,8 @@ static int check_combination(const struct defrag_options *options)
 		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->verify_data && !passes)
 		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
+	if (options->csv && !passes && options->mode != MODE_ANALYZE)
+		return wrong_usage("--csv means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->volume && !passes && options->mode != MODE_ANALYZE)
 		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
 		                   defrag_mode_name(options->mode));

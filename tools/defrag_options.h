@@ -33,6 +33,7 @@ struct defrag_options {
 	bool picture;             /* on standard output */
 	const char *picture_file; /* .png or .svg; NULL: none */
 	const char *report_file;  /* .html; NULL: none */
+	const char *csv; /* file for the list of fragmented files, into argv; NULL: none */
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
 	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */

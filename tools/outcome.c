@@ -223,9 +223,15 @@ enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode)
 	return gist;
 }
 
+bool outcome_has_figures(const struct volume_report *volume)
+{
+	return volume->result == VOLUME_DONE || (volume->result == VOLUME_REFUSED && volume->attributes > 0);
+}
+
 void outcome_release(struct outcome *outcome)
 {
 	free(outcome->image);
 	pass_report_free(&outcome->report);
+	file_list_release(&outcome->files);
 	*outcome = (struct outcome){0};
 }

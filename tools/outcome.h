@@ -10,6 +10,7 @@
 
 #include "defrag/guest_pass.h"
 #include "tools/defrag_options.h"
+#include "tools/file_list.h"
 #include "tools/history.h"
 #include "tools/saved_domains.h"
 #include "tools/settle.h"
@@ -37,6 +38,7 @@ struct outcome {
 	struct plain_report plain;    /* --plain: what was done */
 	double seconds;
 	struct pass_report report;
+	struct file_list files; /* fragmented ones, as many as options say */
 	bool settled; /* the report below is filled in */
 	struct settle_report settle;
 	struct history history; /* for a report */
@@ -66,6 +68,9 @@ enum gist {
 	GIST_PROBLEM,   /* the exit code tells */
 };
 enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode);
+
+/* Whether it was counted: also a volume that must not be changed can be analyzed. */
+bool outcome_has_figures(const struct volume_report *volume);
 
 /* Figures to standard output (unless quiet), what went wrong to standard error. */
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options);

@@ -5,6 +5,7 @@
  */
 #include "mapdb/cleanup.h"
 #include "tools/outcome.h"
+#include "tools/score.h"
 #include "tools/text.h"
 
 static json_t *json_text(const char *text)
@@ -72,29 +73,59 @@ static void put_pair(struct object *object, const char *name, uint64_t before, u
 	put(object, name, object_finish(&pair));
 }
 
+static json_t *worst_json(const struct file_list *files, unsigned int volume)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < files->count && json_array_size(list) < WORST_FILES; i++) {
+		const struct fragmented *row = &files->rows[i];
+		struct object object = object_new();
+		if (row->volume != volume) {
+			json_decref(object.json);
+			continue;
+		}
+		put(&object, "path", json_text(row->path));
+		put(&object, "stream", json_text(row->stream));
+		put(&object, "record", json_count(row->record));
+		put(&object, "bytes", json_count(row->data_bytes));
+		put(&object, "allocated_bytes", json_count(row->bytes));
+		put_pair(&object, "fragments", row->fragments_before, row->fragments_after, true);
+		put(&object, "reason", json_text(row->reason));
+		json_array_append_new(list, object_finish(&object));
+	}
+	return list;
+}
+
 static void put_volume_figures(struct object *object, const struct volume_report *volume, bool with_after)
 {
+	uint64_t clusters = volume->clusters_mapped;
+	put_pair(object, "score", fragmentation_score(volume->excess_before, clusters),
+	         fragmentation_score(volume->excess_after, clusters), with_after);
 	put(object, "cluster_size", json_count(volume->cluster_size));
 	put(object, "clusters", json_count(volume->clusters));
 	put(object, "clusters_free", json_count(volume->clusters_free));
 	put(object, "records_used", json_count(volume->records_used));
 	put(object, "files", json_count(volume->files));
 	put(object, "attributes", json_count(volume->attributes));
+	put(object, "clusters_mapped", json_count(clusters));
 	put_pair(object, "fragments", volume->fragments_before, volume->fragments_after, with_after);
+	put_pair(object, "excess_fragments", volume->excess_before, volume->excess_after, with_after);
+	put_pair(object, "fragmented_files", volume->fragmented_files_before, volume->fragmented_files_after,
+	         with_after);
 	put_pair(object, "fragmented_attributes", volume->fragmented_before, volume->fragmented_after, with_after);
 	put_pair(object, "free_runs", volume->free_runs_before, volume->free_runs_after, with_after);
 	put_pair(object, "largest_free_clusters", volume->largest_free_before, volume->largest_free_after, with_after);
-	if (!with_after)
-		return;
+	put(object, "files_mended", json_count(volume->files_mended));
+	put(object, "attributes_mended", json_count(volume->attributes_mended));
 	put(object, "attributes_moved", json_count(volume->attributes_moved));
 	put(object, "clusters_moved", json_count(volume->clusters_moved));
-	put(object, "records_freed", json_count(volume->records_freed));
+	if (with_after)
+		put(object, "records_freed", json_count(volume->records_freed));
 	put(object, "laid_out_anew", json_boolean(volume->laid_out_anew));
 	put(object, "stay_count", json_count(volume->stay_count));
 	put(object, "stays", stays_json(volume));
 }
 
-static json_t *volume_json(const struct volume_report *volume, bool with_after)
+static json_t *volume_json(const struct outcome *outcome, const struct volume_report *volume, enum defrag_mode mode)
 {
 	struct object object = object_new();
 	put(&object, "number", json_count(volume->number));
@@ -106,17 +137,20 @@ static json_t *volume_json(const struct volume_report *volume, bool with_after)
 	put(&object, "label", json_text(volume->label));
 	put(&object, "cause", json_text(volume->cause));
 	put(&object, "remedy", json_text(volume->remedy));
-	if (volume->result == VOLUME_DONE)
-		put_volume_figures(&object, volume, with_after);
+	if (outcome_has_figures(volume))
+		put_volume_figures(&object, volume, mode != MODE_ANALYZE);
+	if (outcome_has_figures(volume) && mode != MODE_DEFRAG)
+		put(&object, "worst", worst_json(&outcome->files, volume->number));
 	return object_finish(&object);
 }
 
-static void put_report(struct object *object, const struct pass_report *report, bool with_after)
+static void put_report(struct object *object, const struct outcome *outcome, enum defrag_mode mode)
 {
+	const struct pass_report *report = &outcome->report;
 	put(object, "result", json_string(result_name(report->result)));
 	put(object, "changed", json_boolean(report->changed));
 	put(object, "redo_pending", json_boolean(report->redo_pending));
-	put_pair(object, "extents", report->extents_before, report->extents_after, with_after);
+	put_pair(object, "extents", report->extents_before, report->extents_after, mode != MODE_ANALYZE);
 	put(object, "metadata_bytes", json_count(report->metadata_bytes));
 	put(object, "data_bytes_copied", json_count(report->data_bytes_copied));
 	put(object, "child_peak_kib", json_count(report->child_peak_kib));
@@ -126,7 +160,7 @@ static void put_report(struct object *object, const struct pass_report *report, 
 	put(object, "phase_seconds", object_finish(&phases));
 	json_t *volumes = json_array();
 	for (size_t i = 0; i < report->volume_count; i++)
-		json_array_append_new(volumes, volume_json(&report->volumes[i], with_after));
+		json_array_append_new(volumes, volume_json(outcome, &report->volumes[i], mode));
 	put(object, "volumes", volumes);
 }
 
@@ -181,7 +215,7 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 	if (options->mode == MODE_PLAIN && outcome->exit_code == EXIT_DONE)
 		put_plain(&object, outcome);
 	if (outcome->reported)
-		put_report(&object, report, options->mode != MODE_ANALYZE);
+		put_report(&object, outcome, options->mode);
 	if (outcome->settled)
 		put_settle(&object, &outcome->settle);
 	return object_finish(&object);

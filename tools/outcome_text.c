@@ -8,6 +8,7 @@
 
 #include "tools/outcome.h"
 #include "tools/text.h"
+#include "tools/volume_text.h"
 
 static void print_problem(const char *image, unsigned int volume, const char *verdict, const char *cause,
                           const char *remedy)
@@ -59,92 +60,6 @@ void outcome_print_problems(const struct outcome *outcome)
 		              "nothing is lost: the next open carries it out; see to the host's disk (dmesg, df)");
 }
 
-static void print_counts(const char *label, uint64_t before, uint64_t after, bool with_after)
-{
-	char first[TEXT_NUMBER_MAX], second[TEXT_NUMBER_MAX];
-	printf("  %-28s %14s", label, text_number(first, before));
-	if (with_after)
-		printf(" %14s", text_number(second, after));
-	putchar('\n');
-}
-
-static void print_stays(const struct volume_report *volume)
-{
-	size_t shown = volume->stay_count < REPORT_STAYS_MAX ? volume->stay_count : REPORT_STAYS_MAX;
-	for (size_t i = 0; i < shown; i++) {
-		const struct stay *stay = &volume->stays[i];
-		char pieces[TEXT_NUMBER_MAX];
-		printf("  stays in %s pieces: ", text_number(pieces, stay->fragments));
-		text_print(stdout, stay->path);
-		printf(" (record %" PRIu64 "): ", stay->record);
-		text_print(stdout, stay->reason);
-		putchar('\n');
-	}
-	if (volume->stay_count > shown)
-		printf("  and %zu more stay in several pieces\n", volume->stay_count - shown);
-}
-
-static void print_bytes(const char *label, uint64_t before, uint64_t after, bool with_after)
-{
-	char first[TEXT_NUMBER_MAX], second[TEXT_NUMBER_MAX];
-	printf("  %-28s %14s", label, text_bytes(first, before));
-	if (with_after)
-		printf(" %14s", text_bytes(second, after));
-	putchar('\n');
-}
-
-static void print_details(const struct volume_report *volume, bool with_after)
-{
-	char number[TEXT_NUMBER_MAX];
-	uint64_t cluster = volume->cluster_size;
-	print_counts("pieces of free space", volume->free_runs_before, volume->free_runs_after, with_after);
-	print_bytes("largest piece of free space", volume->largest_free_before * cluster,
-	            volume->largest_free_after * cluster, with_after);
-	print_bytes("free", volume->clusters_free * cluster, volume->clusters_free * cluster, with_after);
-	printf("  at byte %s, ", text_number(number, volume->off));
-	printf("clusters of %s, ", text_bytes(number, cluster));
-	printf("%s records in use, ", text_number(number, volume->records_used));
-	printf("%s non-resident attributes\n", text_number(number, volume->attributes));
-	if (!with_after)
-		return;
-	printf("  %s attributes moved, ", text_number(number, volume->attributes_moved));
-	printf("%s clusters renamed, ", text_number(number, volume->clusters_moved));
-	printf("%s extension records freed%s\n", text_number(number, volume->records_freed),
-	       volume->laid_out_anew ? ", everything laid out anew" : "");
-}
-
-static const char *what_was_done(const struct volume_report *volume, enum defrag_mode mode)
-{
-	if (mode == MODE_ANALYZE)
-		return volume->fragmented_before ? "fragmented" : "not fragmented";
-	if (!volume->attributes_moved && !volume->clusters_moved)
-		return "nothing to do";
-	return mode == MODE_DRY_RUN ? "would be defragmented" : "defragmented";
-}
-
-static void print_volume(const struct outcome *outcome, const struct volume_report *volume,
-                         const struct defrag_options *options)
-{
-	char number[TEXT_NUMBER_MAX];
-	bool with_after = options->mode != MODE_ANALYZE;
-	printf("%s: volume %u, NTFS ", outcome->image, volume->number);
-	if (volume->label[0]) {
-		putchar('"');
-		text_print(stdout, volume->label);
-		printf("\" ");
-	}
-	printf("(%s): %s\n", text_bytes(number, volume->length), what_was_done(volume, options->mode));
-	if (with_after)
-		printf("  %-28s %14s %14s\n", "", "before", "after");
-	print_counts("files and directories", volume->files, volume->files, with_after);
-	print_counts("fragments", volume->fragments_before, volume->fragments_after, with_after);
-	print_counts("fragmented attributes", volume->fragmented_before, volume->fragmented_after, with_after);
-	if (options->verbose)
-		print_details(volume, with_after);
-	if (with_after)
-		print_stays(volume);
-}
-
 static void print_others(const struct outcome *outcome, const struct volume_report *volume)
 {
 	printf("%s: volume %u (%s): left alone", outcome->image, volume->number, volume->file_system);
@@ -159,13 +74,13 @@ static void print_map(const struct outcome *outcome, enum defrag_mode mode)
 {
 	const struct pass_report *report = &outcome->report;
 	char number[TEXT_NUMBER_MAX];
-	printf("%s: extents of the image map: %s", outcome->image, text_number(number, report->extents_before));
+	printf("  extents of the image map: %s", text_number(number, report->extents_before));
 	if (mode == MODE_ANALYZE) {
 		printf("; %.2f s\n", outcome->seconds);
 		return;
 	}
 	printf(" before, %s after\n", text_number(number, report->extents_after));
-	printf("%s: metadata %s: %s bytes; ", outcome->image, report->changed ? "written" : "to write",
+	printf("  metadata %s: %s bytes; ", report->changed ? "written" : "to write",
 	       text_number(number, report->metadata_bytes));
 	printf("file data copied: %s bytes; ", text_number(number, report->data_bytes_copied));
 	printf("%.2f s\n", outcome->seconds);
@@ -174,9 +89,9 @@ static void print_map(const struct outcome *outcome, enum defrag_mode mode)
 static void print_phases(const struct outcome *outcome)
 {
 	char number[TEXT_NUMBER_MAX];
-	printf("%s:", outcome->image);
 	for (int phase = 0; phase < PHASE_COUNT; phase++)
-		printf(" %s %.2f s,", pass_phase_name((enum pass_phase)phase), outcome->report.phase_seconds[phase]);
+		printf("%s %s %.2f s%s", phase % 4 ? "" : " ", pass_phase_name((enum pass_phase)phase),
+		       outcome->report.phase_seconds[phase], phase % 4 == 3 ? ",\n" : ",");
 	printf(" peak memory %s\n", text_bytes(number, outcome->report.child_peak_kib * 1024));
 }
 
@@ -188,17 +103,17 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		printf("%s: in use: figures are approximate\n", outcome->image);
 	for (size_t i = 0; i < report->volume_count; i++) {
 		const struct volume_report *volume = &report->volumes[i];
-		if (volume->result == VOLUME_DONE) {
-			print_volume(outcome, volume, options);
+		if (outcome_has_figures(volume)) {
+			volume_print(outcome, volume, options);
 			volumes_done++;
 		} else if (volume->result == VOLUME_SKIPPED && (options->verbose || !options->volume)) {
 			print_others(outcome, volume);
 		}
 	}
-	if (volumes_done == 0)
-		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
-	else
+	if (volumes_done > 0)
 		print_map(outcome, options->mode);
+	else if (outcome->exit_code == EXIT_DONE)
+		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
 	if (options->verbose) {
 		print_phases(outcome);
 		if (outcome->unleased)
@@ -246,7 +161,8 @@ static void print_settled(const struct outcome *outcome)
 
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options)
 {
-	if (!options->quiet && outcome->exit_code == EXIT_DONE) {
+	bool analyzed = options->mode == MODE_ANALYZE && outcome->reported;
+	if (!options->quiet && (outcome->exit_code == EXIT_DONE || analyzed)) {
 		if (outcome->reported)
 			print_figures(outcome, options);
 		else if (options->mode == MODE_UNDO)

@@ -86,6 +86,29 @@ void text_print(FILE *out, const char *text)
 		fputc(*text >= ' ' && *text < 0x7f ? *text : '?', out);
 }
 
+static bool begins_character(char byte)
+{
+	return ((unsigned char)byte & 0xc0) != 0x80;
+}
+
+const char *text_end_of(char *buffer, const char *path, const char *stream, size_t columns)
+{
+	cleanup_free char *first = text_escape(path, true), *second = text_escape(stream, true);
+	cleanup_free char *whole = NULL;
+	buffer[0] = '\0';
+	if (!first || !second || asprintf(&whole, "%s%s", first, second) < 0)
+		return buffer;
+	size_t characters = 0;
+	for (const char *c = whole; *c; c++)
+		characters += begins_character(*c);
+	const char *from = whole;
+	for (size_t excess = characters > columns ? characters - (columns - 3) : 0; excess > 0; excess--)
+		for (from++; !begins_character(*from); from++)
+			continue;
+	snprintf(buffer, TEXT_COLUMNS_MAX + 1, "%s%s", from > whole ? "..." : "", from);
+	return buffer;
+}
+
 const char *text_number(char buffer[TEXT_NUMBER_MAX], uint64_t value)
 {
 	char *at = buffer + TEXT_NUMBER_MAX - 1;

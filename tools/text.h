@@ -21,6 +21,11 @@ char *text_escape(const char *text, bool controls);
  * told of a failure may well be told that there is no memory. */
 void text_print(FILE *out, const char *text);
 
+/* The last columns characters of what text_escape() makes of path and stream, after "..." if there are more. buffer:
+ * TEXT_COLUMNS_MAX + 1 bytes; columns: 4 to 80. */
+#define TEXT_COLUMNS_MAX (4 * 80)
+const char *text_end_of(char *buffer, const char *path, const char *stream, size_t columns);
+
 /* 1234567 -> "1,234,567"; the buffer holds it whatever the value. */
 #define TEXT_NUMBER_MAX 32
 const char *text_number(char buffer[TEXT_NUMBER_MAX], uint64_t value);

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "mapdb/cleanup.h"
 #include "tools/defrag_image.h"
@@ -12,9 +13,12 @@
 #include "tools/stop.h"
 #include "tools/text.h"
 
+#define JSON_SCHEMA 1 /* of the document: a new number if a field goes or changes its meaning */
+
 static int print_json(json_t *images, int exit_code)
 {
-	json_t *document = json_pack("{s:s, s:i, s:o}", "zcfs", ZCFS_VERSION, "exit_code", exit_code, "images", images);
+	json_t *document = json_pack("{s:i, s:s, s:i, s:o}", "schema", JSON_SCHEMA, "zcfs", ZCFS_VERSION, "exit_code",
+	                             exit_code, "images", images);
 	if (!document)
 		return -ENOMEM;
 	int error = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) ? -EIO : 0;
@@ -23,7 +27,7 @@ static int print_json(json_t *images, int exit_code)
 	return error;
 }
 
-static int defrag_images(const struct defrag_options *options, json_t *images, struct drawing *drawing)
+static int defrag_images(const struct defrag_options *options, json_t *images, struct drawing *drawing, FILE *csv)
 {
 	int exit_code = EXIT_DONE;
 	for (size_t i = 0; i < options->image_count; i++) {
@@ -34,6 +38,8 @@ static int defrag_images(const struct defrag_options *options, json_t *images, s
 		}
 		defrag_image(options->images[i], options, &outcome);
 		exit_code = graver_exit_code(exit_code, outcome.exit_code);
+		if (csv && file_list_write(&outcome.files, outcome.image, csv) < 0)
+			fputs("zcfs-defrag: not enough memory for the list of files: it is incomplete\n", stderr);
 		if (images) {
 			json_array_append_new(images, outcome_json(&outcome, options));
 			outcome_print_problems(&outcome);
@@ -59,19 +65,33 @@ static void warn_of_save_file(const char *path, const char *why)
 
 static int run(const struct defrag_options *options)
 {
+	FILE *csv = NULL;
+	int error = options->csv ? file_list_create(options->csv, &csv) : 0;
+	if (error) {
+		fprintf(stderr,
+		        "zcfs-defrag: --csv wants a new file, or such a list to replace: %s: %s\nTry 'zcfs-defrag "
+		        "--help'.\n",
+		        options->csv, strerror(-error));
+		return EXIT_USAGE;
+	}
 	json_t *images = options->json ? json_array() : NULL;
 	bool lost = options->json && !images;
 	struct drawing drawing;
 	if (!drawing_begin(&drawing, options)) {
 		json_decref(images);
+		if (csv)
+			fclose(csv);
 		return EXIT_USAGE;
 	}
 	if (defrag_changes_view(options->mode))
 		saved_domains_doubtful(&options->saved, warn_of_save_file);
-	int exit_code = options->all ? fleet_run(options, images, &drawing) : defrag_images(options, images, &drawing);
+	int exit_code =
+	        options->all ? fleet_run(options, images, &drawing) : defrag_images(options, images, &drawing, csv);
 	if (images)
 		lost |= print_json(images, exit_code) != 0;
 	drawing_finish(&drawing);
+	if (csv)
+		lost |= ferror(csv) | fclose(csv);
 	if (lost || fflush(stdout) || ferror(stdout))
 		fputs("zcfs-defrag: the report could not be written; the images are as its exit status says\n", stderr);
 	return exit_code;

@@ -34,11 +34,11 @@ def usage(cases, image):
             equal(result.out, '', 'standard output')
             holds('--help' in result.err, result.err)
             equal(state_of(os.path.dirname(image)), before, 'the store')
-    with cases.case('--help fits a screen of 24 lines and 80 columns, has examples, wants no image'):
+    with cases.case('--help fits a screen of 40 lines and 80 columns, has examples, wants no image'):
         result = defrag('--help')
         equal(result.status, DONE, 'the exit status')
         lines = result.out.splitlines()
-        holds(len(lines) <= 24 and max(map(len, lines)) <= 80, f'{len(lines)} lines, {max(map(len, lines))} columns')
+        holds(len(lines) <= 40 and max(map(len, lines)) <= 80, f'{len(lines)} lines, {max(map(len, lines))} columns')
         holds('Examples:' in lines, result.out)
     with cases.case('--version'):
         holds(re.fullmatch(r'zcfs-defrag \d+\.\d+\.\d+\n', defrag('--version').out), defrag('--version').out)

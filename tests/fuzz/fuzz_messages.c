@@ -85,6 +85,7 @@ static const size_t sizes[] = {
         [MESSAGE_VOLUME] = sizeof(struct volume_report),
         [MESSAGE_DISK] = sizeof(struct disk_message),
         [MESSAGE_FILE] = sizeof(struct file_message),
+        [MESSAGE_FRAGMENTED] = sizeof(struct file_message),
         [MESSAGE_MOVES] = 0,
         [MESSAGE_REDO] = 0,
         [MESSAGE_END] = sizeof(struct end_message),
