@@ -12,6 +12,7 @@
 #include "tools/locate.h"
 #include "tools/lock_wait.h"
 #include "tools/progress.h"
+#include "tools/report_html.h"
 #include "tools/text.h"
 #include "tools/users.h"
 
@@ -136,9 +137,9 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .options_text = options->text,
 	        .progress = progress_report,
 	        .progress_context = &progress,
-	        .fragmented = options->csv || tells_of_worst(options) ? file_list_add : NULL,
+	        .fragmented = options->csv || options->report_file || tells_of_worst(options) ? file_list_add : NULL,
 	        .fragmented_context = &outcome->files,
-	        .fragmented_max = options->csv ? UINT64_MAX : WORST_FILES,
+	        .fragmented_max = options->csv ? UINT64_MAX : options->report_file ? REPORT_FILES : WORST_FILES,
 	};
 	int error = guest_pass_run(image, &pass, &outcome->report);
 	progress_erase(&progress);

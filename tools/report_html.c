@@ -10,6 +10,7 @@
 #include "report_assets.h"
 #include "tools/html.h"
 #include "tools/picture.h"
+#include "tools/score.h"
 #include "tools/text.h"
 
 #define PLOT_SCALE 3
@@ -248,14 +249,51 @@ static void put_figures(FILE *file, const struct volume_report *volume)
 {
 	uint64_t cluster = volume->cluster_size;
 	fputs("<dl class=\"tiles\">\n", file);
+	tile(file, "Score, 0 is best", put_number, fragmentation_score(volume->excess_before, volume->clusters_mapped),
+	     fragmentation_score(volume->excess_after, volume->clusters_mapped));
+	tile(file, "Fragmented files", put_number, volume->fragmented_files_before, volume->fragmented_files_after);
 	tile(file, "Fragments", put_number, volume->fragments_before, volume->fragments_after);
-	tile(file, "Attributes in several pieces", put_number, volume->fragmented_before, volume->fragmented_after);
 	tile(file, "Pieces of free space", put_number, volume->free_runs_before, volume->free_runs_after);
 	tile(file, "Largest free piece", put_bytes, volume->largest_free_before * cluster,
 	     volume->largest_free_after * cluster);
 	tile(file, "Free", put_bytes, volume->clusters_free * cluster, volume->clusters_free * cluster);
 	tile(file, "Files and folders", put_number, volume->files, volume->files);
 	fputs("</dl>\n", file);
+}
+
+#define FILES_HEAD(after)                                                                                              \
+	"<th scope=\"col\">Path</th><th scope=\"col\" class=\"n\">Pieces before</th><th scope=\"col\" "                \
+	"class=\"n\">" after "</th><th scope=\"col\" class=\"n\">Size</th><th scope=\"col\">Why</th>"
+
+static void put_file(FILE *file, const struct fragmented *row)
+{
+	fputs("<tr>", file);
+	cell_text(file, "path", row->path, row->stream);
+	cell_number(file, put_number, row->fragments_before);
+	cell_number(file, put_number, row->fragments_after);
+	cell_number(file, put_bytes, row->data_bytes);
+	cell_text(file, "", row->reason, "");
+	fputs("</tr>\n", file);
+}
+
+static void put_files(FILE *file, const struct file_list *files, unsigned int volume, enum defrag_mode mode)
+{
+	size_t shown = 0;
+	for (size_t i = 0; i < files->count; i++) {
+		if (files->rows[i].volume != volume)
+			continue;
+		if (shown++ == 0) {
+			fputs("<h3>Files in most pieces</h3>\n", file);
+			table_start(file, "files sortable", "Files in most pieces",
+			            mode == MODE_DEFRAG ? FILES_HEAD("Pieces after")
+			                                : FILES_HEAD("Pieces after a pass"));
+		}
+		put_file(file, &files->rows[i]);
+	}
+	if (shown)
+		table_end(file);
+	if (shown == REPORT_FILES)
+		fputs("<p class=\"faint\">These are the first of them; --csv lists all.</p>\n", file);
 }
 
 static void put_stays(FILE *file, const struct volume_report *volume)
@@ -300,6 +338,7 @@ static int put_volume(FILE *file, const struct outcome *outcome, size_t index, e
 	fputs("</span></h3>\n", file);
 	put_figures(file, volume);
 	int error = put_maps(file, picture, volume->number, mode);
+	put_files(file, &outcome->files, volume->number, mode);
 	put_stays(file, volume);
 	return error;
 }

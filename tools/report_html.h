@@ -12,6 +12,8 @@
 
 #include "tools/outcome.h"
 
+#define REPORT_FILES 200 /* of a volume, in its table of files in most pieces */
+
 /* The page is head, an index with a row for each image (left out if there is one only), a section for each image, foot.
  */
 void report_html_head(FILE *file, enum defrag_mode mode);

@@ -18,6 +18,7 @@ PICTURES = os.environ.get('REPORT_PICTURES') or tempfile.gettempdir()
 HOSTILE = ['<img src=x onerror=document.title="owned">', '"><script>document.title="owned"', "a'b&amp;&#60;", '\u202egnp.exe',
            'red \x1b[31m\x07', '--><svg onload=document.title="owned">', '\u05d0\u05d1']
 LABEL = '</bdi><script>document.title="x"</script>'  # at most 128 characters
+COLUMN = 'Array.from(document.querySelectorAll("{} tbody td:nth-child({})"), e => Number(e.dataset.n))'
 DIRECTORY = '<b onclick="x">&'
 
 
@@ -71,6 +72,13 @@ def shows(cases, page, path, images, figures):
         equal(tiles['File data copied'], '0 bytes', 'what was copied')
     with cases.case('labels are text'):
         holds(LABEL in texts(page, '#image-2 h3')[0], texts(page, '#image-2 h3'))
+    with cases.case('the files in most pieces, whatever they are called, as text'):
+        rows = texts(page, '#image-2 table.files td.path')
+        visible = [name.replace('\u202e', '\\u202e').replace('\x1b', '\\x1b').replace('\x07', '\\x07') for name in HOSTILE]
+        equal([name for name in visible if '\\' + name not in rows], [], 'names that are missing')
+        pieces = page.ask(COLUMN.format('#image-1 table.files', 2))
+        holds(len(pieces) > 100 and pieces == sorted(pieces, reverse=True), pieces)
+        equal(set(page.ask(COLUMN.format('#image-1 table.files', 3))), {1}, 'pieces afterwards')
     with cases.case('the history of passes, the newest first'):
         equal(texts(page, '#image-1 table.history td:nth-child(2)'), ['defrag', 'undo', 'defrag'], 'operations')
         equal(len(texts(page, '#image-2 table.history tr')), 2, 'rows')
@@ -78,7 +86,6 @@ def shows(cases, page, path, images, figures):
 
 def keyboard(cases, page, path):
     page.open(path)
-    column = 'Array.from(document.querySelectorAll("nav tbody td:nth-child(3)"), e => Number(e.dataset.n))'
     with cases.case('a table is sorted from the keyboard, and says so'):
         page.press('Tab')  # the table, which may scroll
         for _ in range(3):
@@ -87,7 +94,7 @@ def keyboard(cases, page, path):
         for key, direction, up in (('Enter', 'descending', False), (' ', 'ascending', True)):
             page.press(key)
             equal(page.ask('document.activeElement.closest("th").ariaSort'), direction, 'aria-sort')
-            values = page.ask(column)
+            values = page.ask(COLUMN.format('nav', 3))
             holds(values == sorted(values, reverse=not up) and len(set(values)) > 1, values)
         equal(page.ask('document.querySelectorAll("nav th[aria-sort]").length'), 1, 'sorted columns')
     with cases.case('texts are sorted, too'):
