@@ -12,6 +12,7 @@ import time
 
 from disk import MIB, command, disk, drop_cache, mount_memory, serving, unmount
 from mount import *
+from host import shut_down
 
 BLOCK = 4096
 NAMES = ('plain', 'bundle')
@@ -331,7 +332,7 @@ def test_dead_disk(store, its_disk):
     files = {name: os.open(store.path(name), os.O_RDWR) for name in NAMES}
     for name in NAMES:
         os.pwrite(files[name], b'before', 0)
-    command('xfs_io', '-x', '-c', 'shutdown', its_disk.point)
+    shut_down(its_disk.point)
     for name in NAMES:
         with fails_with(errno.EIO):
             os.pwrite(files[name], noise(MIB, 9), MIB)
@@ -680,6 +681,47 @@ def test_flushed_write_ends_undo(outer):
         top = os.path.join(outer.top, kind)
         os.mkdir(top)
         flushed_write_ends_undo(top, kind, size)
+
+
+def flush_meets_shutdown(top, kind, size, options, delay):
+    """An fsync under way for so many seconds when its host is shut down. How long it has taken, if it was answered with success."""
+    with disk(top, kind, size, options=options) as its_disk, serving(its_disk.point) as store:
+        write_file(store.host('plain'), b'')
+        os.truncate(store.host('plain'), 8 * MIB)   # holes: there is something to be said in the journal
+        command('sync', '--file-system', its_disk.point)
+        store.start()
+        fd = os.open(store.path('plain'), os.O_RDWR)
+        os.pwrite(fd, noise(8 * MIB), 0)
+        timer = threading.Timer(delay, shut_down, (its_disk.point,))
+        timer.start()
+        began = time.monotonic()
+        try:
+            os.fsync(fd)
+            seconds = time.monotonic() - began
+        except OSError as error:
+            assert error.errno in (errno.EIO, errno.EROFS), errno.errorcode[error.errno]
+            seconds = None
+        timer.cancel()
+        timer.join()
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        if seconds is not None:
+            with after_power_cut(top, its_disk, kind) as point:
+                assert read_file(os.path.join(point, 'store', 'plain')) == noise(8 * MIB), \
+                    f'{kind}, shut down after {delay:.4f} s: the flush was answered with success, and what it was asked for is lost'
+        return seconds
+
+
+@unmounted
+def test_flush_meets_shutdown(outer):
+    """a flush during which the host's file system was shut down is not answered with success, although the host does just that"""
+    for kind, size, options in (('xfs', 320 * MIB, ()), ('ext4', 64 * MIB, ('-O', 'has_journal'))):
+        usual = None
+        for i in range(7):
+            top = os.path.join(outer.top, f'{kind}-{i}')
+            os.mkdir(top)
+            seconds = flush_meets_shutdown(top, kind, size, options, usual * (i - 0.5) / 6 if usual else WAIT_SECONDS)
+            usual = usual or seconds
 
 
 if __name__ == '__main__':
