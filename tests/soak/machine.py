@@ -6,25 +6,20 @@ after an error, whether a storm excuses it.
 """
 import contextlib
 import errno
-import fcntl
 import math
 import os
 import signal
-import struct
 import subprocess
 import threading
 import time
 
 from guest import run, wait_for_mount
-from host import MAKERS
+from host import MAKERS, shut_down
 from commands import ZCFS
 from tally import Broken
 
 MIB = 1 << 20
 LIMIT_SECONDS = 120  # whatever takes longer hangs
-
-SHUTDOWN = 0x8004587d  # _IOR('X', 125, __u32), of ext4 and XFS
-SHUTDOWN_AT_ONCE = 2   # neither data nor journal are written first
 
 ANY = None
 EXCUSES = {
@@ -55,7 +50,7 @@ class Machine:
         self.daemon = None
         self.restarts = 0  # of the host
         self.storms = []   # (what, from, until or None)
-        self.deaths = []   # of the host's file system: from when, until when
+        self.deaths = []   # of the host's file system: from when, until when, noticed
         self.quiet = threading.Condition()
         self.calm_users = 0
         self.storming = False
@@ -102,19 +97,25 @@ class Machine:
         return any(EXCUSES[what] is ANY or error.errno in EXCUSES[what] for what in self.storms_since(since))
 
     @contextlib.contextmanager
-    def dying(self):
-        """Within the block the host's file system is shut down. An fsync that is on its way at that moment ext4 and XFS may answer with
-        success for bytes that they lose: the conversion of extents fails, but not the write-back that asked for it. On the bare file
-        system, an fsync of 8 MiB into holes and a shutdown in the middle of it, of 12 attempts each, 5 were answered so by ext4, 5 by
-        XFS, 7 by ext4 that stops at an error (Linux 6.18). None that begins later is."""
-        death = [time.monotonic(), math.inf]
+    def dying(self, noticed):
+        """Within the block the host's file system is shut down. An fsync that is on its way meanwhile is sometimes answered with success
+        although what it was asked for is lost: on the bare file system, of an fsync of 8 MiB into holes with a shutdown in the middle
+        (Linux 6.18, 12 attempts each), 5 by ext4, 5 by XFS, 7 by an ext4 that stops at an error. None that begins later is.
+
+        noticed: the daemon notices, as the file system knows at once that it is shut down (fs/open_image.c). Stopping at an error ext4
+        gives up its journal first, and until it knows there is nothing by which anybody else could."""
+        death = [time.monotonic(), math.inf, noticed]
         self.deaths.append(death)
         yield
         death[1] = time.monotonic()
 
-    def died_since(self, when):
-        """Whether any of the file system's dying was after that."""
-        return any(until >= when for _, until in self.deaths)
+    def died_unnoticed(self, since):
+        """Whether a flush by the daemon that began then may have been answered wrongly."""
+        return any(until >= since and not noticed for _, until, noticed in self.deaths)
+
+    def died(self, since):
+        """The same of a flush by the kernel alone: a write through to the disk that passed by the daemon."""
+        return any(until >= since for _, until, _ in self.deaths)
 
     # ---- the host and the daemon ----
 
@@ -195,19 +196,12 @@ class Machine:
             os.unlink(filler)
             run('sync', '-f', self.host)  # what was freed can be used when the journal has said so
 
-    def shut_down(self):
-        fd = os.open(self.host, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, SHUTDOWN, struct.pack('I', SHUTDOWN_AT_ONCE))
-        finally:
-            os.close(fd)
-
     def crash_host(self):
         """What was not flushed is lost."""
         with self.storm('crashed'):
             self.tally.add('crash host')
-            with self.dying():
-                self.shut_down()
+            with self.dying(noticed=True):
+                shut_down(self.host)
             self.tally.log('shutdown done')
             time.sleep(self.source.choice((0, 0.01, 0.3)))
             self.end_daemon(signal.SIGKILL)
@@ -220,7 +214,8 @@ class Machine:
             return self.crash_host()
         with self.storm('read-only'):
             self.tally.add('crash host read-only')
-            with self.dying(), open(f'/sys/fs/ext4/{os.path.basename(self.device)}/trigger_fs_error', 'w', encoding='ascii') as trigger:
+            trigger_path = f'/sys/fs/ext4/{os.path.basename(self.device)}/trigger_fs_error'
+            with self.dying(noticed=False), open(trigger_path, 'w', encoding='ascii') as trigger:
                 trigger.write('soak')
             time.sleep(self.source.uniform(0, 2))
             self.end_daemon(self.source.choice((signal.SIGKILL, signal.SIGTERM)))
