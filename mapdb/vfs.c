@@ -242,11 +242,13 @@ static const sqlite3_io_methods file_methods = {
         .xDeviceCharacteristics = file_device_characteristics,
 };
 
-static bool regular(int fd)
+static int check_regular(int fd)
 {
 	struct stat status;
 
-	return fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	return S_ISREG(status.st_mode) ? 0 : -EUCLEAN;
 }
 
 static int open_below(struct vfs *vfs, const char *name, int flags, struct vfs_file *file)
@@ -254,6 +256,7 @@ static int open_below(struct vfs *vfs, const char *name, int flags, struct vfs_f
 	/* O_NONBLOCK: a FIFO in a forged bundle must not hold us up. */
 	int open_flags = (flags & SQLITE_OPEN_READWRITE ? O_RDWR : O_RDONLY) | O_NOCTTY | O_NONBLOCK;
 	bool create = flags & SQLITE_OPEN_CREATE;
+	int rc;
 
 	if (create)
 		open_flags |= O_CREAT;
@@ -262,9 +265,10 @@ static int open_below(struct vfs *vfs, const char *name, int flags, struct vfs_f
 	file->fd = vfs->io->open(vfs->io, vfs->dir_fd, name, open_flags, 0600);
 	if (file->fd < 0)
 		return file->fd;
-	if (!regular(file->fd)) {
+	rc = check_regular(file->fd);
+	if (rc < 0) {
 		vfs->io->close(vfs->io, file->fd);
-		return -EUCLEAN;
+		return rc;
 	}
 	file->sync_directory = create;
 	return 0;
