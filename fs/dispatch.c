@@ -87,6 +87,7 @@ struct call {
 	dev_t rdev;
 	int value;
 	unsigned int flags;
+	bool asked_once; /* nobody looks at the answer, and nobody asks again */
 	/* what the pointers above point to */
 	struct stat attributes_copy;
 	struct fuse_file_info info_copy, other_info_copy;
@@ -100,12 +101,12 @@ static void run_call(struct deferred *deferred)
 	free(call);
 }
 
-static bool leave_to_worker(const struct call *args)
+static int leave_to_worker(const struct call *args)
 {
 	struct call *call = malloc(sizeof(*call));
 
 	if (!call)
-		return false;
+		return -ENOMEM;
 	*call = *args;
 	call->deferred.run = run_call;
 	if (args->attributes) {
@@ -121,17 +122,24 @@ static bool leave_to_worker(const struct call *args)
 		call->other_info = &call->other_info_copy;
 	}
 	if (dispatch_defer(&call->deferred))
-		return true;
+		return 0;
 	free(call);
-	return false;
+	return -ENOTCONN; /* the daemon is ending */
 }
 
 static void dispatch(const struct call *args)
 {
-	if (!request_by_ring(args->req))
+	int ret;
+
+	if (!request_by_ring(args->req)) {
 		args->handler(args);
-	else if (!leave_to_worker(args))
-		fuse_reply_err(args->req, ENOTCONN); /* the daemon is ending */
+		return;
+	}
+	ret = leave_to_worker(args);
+	if (ret == -ENOMEM && args->asked_once)
+		args->handler(args);
+	else if (ret < 0)
+		fuse_reply_err(args->req, -ret);
 }
 
 /* Answered without a disk, most probably: what it takes is in the host's cache. */
@@ -175,7 +183,7 @@ HANDLER(open, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), 
 HANDLER(create, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode, struct fuse_file_info *info),
         (c->req, c->number, c->name, c->mode, c->info), .name = name, .mode = mode, .info = info)
 HANDLER(release, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info, QUICK)
+        .info = info, .asked_once = true, QUICK)
 HANDLER(fsync, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info),
         (c->req, c->number, c->value, c->info), .value = data_only, .info = info)
 HANDLER(fallocate, (fuse_req_t req, fuse_ino_t number, int mode, off_t off, off_t length, struct fuse_file_info *info),
@@ -196,7 +204,7 @@ HANDLER(readdir, (fuse_req_t req, fuse_ino_t number, size_t size, off_t off, str
 HANDLER(readdirplus, (fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info),
         (c->req, c->number, c->size, c->off, c->info), .size = size, .off = off, .info = info, QUICK)
 HANDLER(releasedir, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
-        .info = info, QUICK)
+        .info = info, .asked_once = true, QUICK)
 HANDLER(fsyncdir, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info),
         (c->req, c->number, c->value, c->info), .value = data_only, .info = info)
 HANDLER(statfs, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), QUICK)

@@ -14,6 +14,7 @@ struct borrower {
 
 static _Atomic(struct borrower *) borrowers;
 static _Thread_local struct borrower *mine;
+static _Thread_local unsigned int pinned_instead; /* what was borrowed without memory for a place of its own */
 static pthread_key_t leave_key;
 static pthread_once_t leave_once = PTHREAD_ONCE_INIT;
 
@@ -39,7 +40,7 @@ static struct borrower *find_free(void)
 	return NULL;
 }
 
-/* This thread's first time. Without memory for 64 bytes there is no way to go on. */
+/* This thread's first time. NULL: no memory. */
 static struct borrower *join(void)
 {
 	struct borrower *b;
@@ -49,15 +50,17 @@ static struct borrower *join(void)
 	if (!b) {
 		b = aligned_alloc(_Alignof(struct borrower), sizeof(*b));
 		if (!b)
-			abort();
+			return NULL;
 		*b = (struct borrower){.next = NULL};
 		atomic_init(&b->taken, true);
 		b->next = atomic_load(&borrowers);
 		while (!atomic_compare_exchange_weak(&borrowers, &b->next, b))
 			;
 	}
-	if (pthread_setspecific(leave_key, b) != 0)
-		abort();
+	if (pthread_setspecific(leave_key, b) != 0) {
+		leave(b);
+		return NULL;
+	}
 	return mine = b;
 }
 
@@ -95,12 +98,12 @@ void map_pointer_destroy(struct map_pointer *pointer)
 }
 
 /* The place of this thread that holds value. */
-static _Atomic(struct live_map *) *place_with(struct borrower *b, const struct live_map *value)
+static _Atomic(struct live_map *) *find_place(struct borrower *b, const struct live_map *value)
 {
-	for (unsigned int i = 0; i < LIVE_MAP_NESTING; i++)
+	for (unsigned int i = 0; b && i < LIVE_MAP_NESTING; i++)
 		if (atomic_load_explicit(&b->used[i], memory_order_relaxed) == value)
 			return &b->used[i];
-	abort(); /* nested too deep, or returned what was not borrowed */
+	return NULL;
 }
 
 /* Who swaps may be waiting for what this thread has just stopped using. */
@@ -113,11 +116,30 @@ static void tell_swapper(struct map_pointer *pointer)
 	pthread_mutex_unlock(&pointer->lock);
 }
 
+/* Nobody swaps under the lock. */
+static struct live_map *borrow_pinned(struct map_pointer *pointer)
+{
+	struct live_map *live;
+
+	pthread_mutex_lock(&pointer->lock);
+	live = atomic_load(&pointer->live);
+	map_pointer_pin(live);
+	pthread_mutex_unlock(&pointer->lock);
+	pinned_instead++;
+	return live;
+}
+
 struct live_map *map_pointer_borrow(struct map_pointer *pointer)
 {
-	_Atomic(struct live_map *) *place = place_with(mine ? mine : join(), NULL);
-	struct live_map *live = atomic_load(&pointer->live), *now;
+	struct borrower *b = mine ? mine : join();
+	_Atomic(struct live_map *) *place = find_place(b, NULL);
+	struct live_map *live, *now;
 
+	if (!b)
+		return borrow_pinned(pointer);
+	if (!place)
+		abort(); /* nested too deep */
+	live = atomic_load(&pointer->live);
 	/* Either who swaps sees the note, or this thread sees the swap: all four accesses have one order. */
 	atomic_store(place, live);
 	while ((now = atomic_load(&pointer->live)) != live) {
@@ -130,8 +152,17 @@ struct live_map *map_pointer_borrow(struct map_pointer *pointer)
 
 void map_pointer_return(struct map_pointer *pointer, struct live_map *live)
 {
-	atomic_store(place_with(mine, live), NULL);
-	tell_swapper(pointer);
+	_Atomic(struct live_map *) *place = find_place(mine, live);
+
+	if (place) {
+		atomic_store(place, NULL);
+		tell_swapper(pointer);
+	} else if (pinned_instead > 0) {
+		pinned_instead--;
+		map_pointer_unpin(pointer, live);
+	} else {
+		abort(); /* returned what was not borrowed */
+	}
 }
 
 /* Before it is returned: who swaps sees the one or the other. */
@@ -157,10 +188,11 @@ static bool in_use(const struct live_map *live)
 
 void map_pointer_swap(struct map_pointer *pointer, struct live_map *live)
 {
-	struct live_map *old = atomic_exchange(&pointer->live, live);
+	struct live_map *old;
 
-	atomic_store(&pointer->draining, true);
 	pthread_mutex_lock(&pointer->lock);
+	old = atomic_exchange(&pointer->live, live);
+	atomic_store(&pointer->draining, true);
 	while (in_use(old))
 		pthread_cond_wait(&pointer->returned, &pointer->lock);
 	pthread_mutex_unlock(&pointer->lock);

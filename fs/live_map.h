@@ -8,7 +8,7 @@
  *
  * Borrowing writes to no memory that other threads write to: each thread notes what it uses in a place of its own, and
  * the one who swaps, which is rare, looks into the places of all threads. Only what outlasts its thread's call is
- * counted (pinned).
+ * counted (pinned), and what is borrowed by a thread that gets no memory for such a place.
  */
 #ifndef ZCFS_LIVE_MAP_H
 #define ZCFS_LIVE_MAP_H
