@@ -233,17 +233,15 @@ static void raise_limits(void)
 /* The end of the parent's pipe in the child; -1: nobody waits. */
 static int ready_fd = -1;
 
+/* For the child's standard descriptors: opened before it is too late to give up. */
+static int null_fd = -1;
+
 static void detach_from_terminal(void)
 {
-	int null_fd = open("/dev/null", O_RDWR);
-
-	if (null_fd >= 0) {
-		dup2(null_fd, STDIN_FILENO);
-		dup2(null_fd, STDOUT_FILENO);
-		dup2(null_fd, STDERR_FILENO);
-		if (null_fd > STDERR_FILENO)
-			close(null_fd);
-	}
+	dup2(null_fd, STDIN_FILENO);
+	dup2(null_fd, STDOUT_FILENO);
+	dup2(null_fd, STDERR_FILENO);
+	close(null_fd); /* io_fill_standard_fds() has seen to it that it is none of these */
 }
 
 /* From here on the parent asks the mount itself whether it answers. */
@@ -305,7 +303,8 @@ static void fork_daemon(const char *mount_path)
 	int pipe_fds[2];
 	pid_t child;
 
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
+	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null_fd < 0 || pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
 		fprintf(stderr, "zcfs: cannot start in the background: %s\n", strerror(errno));
 		exit(EXIT_FAILURE);
 	}
