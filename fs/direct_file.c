@@ -2,11 +2,11 @@
 #include "fs/direct_file.h"
 
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/host_file.h"
 #include "fs/map_walk.h"
 
 void direct_file_init(struct direct_file *file)
@@ -43,16 +43,13 @@ static bool ask_alignment(struct direct_file *file, int data_fd)
 
 static int open_direct(int data_fd, bool writable)
 {
-	char path[64];
-	int fd;
+	int fd = host_open_again(data_fd, (writable ? O_RDWR : O_RDONLY) | O_DIRECT);
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", data_fd);
-	fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
 	if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0) {
 		close(fd);
 		return -1;
 	}
-	return fd;
+	return fd < 0 ? -1 : fd;
 }
 
 void direct_file_open(struct direct_file *file, int data_fd, bool writable)

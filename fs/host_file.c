@@ -2,7 +2,9 @@
 #include "fs/host_file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/magic.h>
+#include <stdio.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -14,6 +16,15 @@ void host_file_init(struct host_file *file, int fd)
 	file->in_memory = fstatfs(fd, &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
 	atomic_init(&file->blind_reads, false);
 	atomic_init(&file->blind_writes, false);
+}
+
+int host_open_again(int fd, int flags)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = TEMP_FAILURE_RETRY(open(path, flags | O_CLOEXEC));
+	return fd < 0 ? -errno : fd;
 }
 
 ssize_t host_read_now(struct host_file *file, int fd, uint8_t *buffer, size_t length, uint64_t host_off)

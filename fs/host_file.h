@@ -21,6 +21,9 @@ struct host_file {
 
 void host_file_init(struct host_file *file, int fd);
 
+/* Another open file of the same one, whatever its name is now. The descriptor or -errno. */
+int host_open_again(int fd, int flags);
+
 /* Like pread(2) and pwrite(2), but -EAGAIN if that would mean to wait. Short only at the end of the file. */
 ssize_t host_read_now(struct host_file *file, int fd, uint8_t *buffer, size_t length, uint64_t host_off);
 ssize_t host_write_now(struct host_file *file, int fd, const uint8_t *buffer, size_t length, uint64_t host_off);

@@ -148,7 +148,7 @@ void fs_mknod(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t
 
 	if (ret == 0)
 		ret = caller_become(req);
-	if (ret == 0 && mknodat(parent->fd, name, mode, rdev) < 0)
+	if (ret == 0 && TEMP_FAILURE_RETRY(mknodat(parent->fd, name, mode, rdev)) < 0)
 		ret = -errno;
 	caller_leave();
 	reply_made(req, parent, name, ret);
@@ -174,7 +174,7 @@ void fs_symlink(fuse_req_t req, const char *target, fuse_ino_t parent_number, co
 
 	if (ret == 0)
 		ret = caller_become(req);
-	if (ret == 0 && symlinkat(target, parent->fd, name) < 0)
+	if (ret == 0 && TEMP_FAILURE_RETRY(symlinkat(target, parent->fd, name)) < 0)
 		ret = -errno;
 	caller_leave();
 	reply_made(req, parent, name, ret);

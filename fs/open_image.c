@@ -10,6 +10,7 @@
 #include <syslog.h>
 
 #include "fs/damage.h"
+#include "fs/host_file.h"
 #include "fs/log.h"
 #include "fs/settle.h"
 #include "fs/store.h"
@@ -226,17 +227,15 @@ static int check_permission(struct node *node, bool for_write)
 /* An image that was opened by somebody who may only read it is to be written by somebody who may. */
 static int make_writable(struct open_image *image)
 {
-	char path[64];
 	int fd, none = -1;
 
 	if (atomic_load(&image->write_fd) >= 0)
 		return 0;
 	if (store.read_only || image->bundle || image->image->overlay)
 		return -EROFS;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", image->image->data_fd);
-	fd = open(path, O_RDWR | O_CLOEXEC);
+	fd = host_open_again(image->image->data_fd, O_RDWR);
 	if (fd < 0)
-		return -errno;
+		return fd;
 	if (!atomic_compare_exchange_strong(&image->write_fd, &none, fd))
 		close(fd);
 	return 0;

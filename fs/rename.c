@@ -18,6 +18,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "fs/host_file.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
 #include "fs/operations.h"
@@ -53,15 +54,12 @@ static void guarded_release(struct guarded *guarded)
 /* -EBUSY: held by a tool. */
 static int lock_data(int path_fd, int *lock_fd)
 {
-	cleanup_fd int fd = -1;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
 	/* O_NONBLOCK: a tool's lease makes open() wait otherwise. */
-	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	cleanup_fd int fd = host_open_again(path_fd, O_RDONLY | O_NONBLOCK);
+
 	if (fd < 0)
 		/* Whoever may not read the file cannot lock it; nor can a tool of the same user be at work on it. */
-		return errno == EWOULDBLOCK ? -EBUSY : errno == EACCES || errno == EPERM ? 0 : -errno;
+		return fd == -EWOULDBLOCK ? -EBUSY : fd == -EACCES || fd == -EPERM ? 0 : fd;
 	if (flock(fd, LOCK_SH | LOCK_NB) < 0)
 		return errno == EWOULDBLOCK ? -EBUSY : -errno;
 	*lock_fd = steal_fd(&fd);

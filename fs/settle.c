@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <linux/ioprio.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -15,6 +14,7 @@
 
 #include "fs/caller.h"
 #include "fs/dispatch.h"
+#include "fs/host_file.h"
 #include "fs/log.h"
 #include "fs/mirror.h"
 #include "fs/open_image.h"
@@ -177,16 +177,6 @@ void settle_session_free(struct settle_session *session)
 	free(session);
 }
 
-static int open_data_again(const struct open_image *image)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", image->image->data_fd);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
 static int session_start(struct settle_session *session, const struct settle_request *request)
 {
 	const struct settle_options options = {.threshold = request->threshold, .text = request->text};
@@ -206,7 +196,7 @@ static int session_start(struct settle_session *session, const struct settle_req
 
 	if (ret < 0)
 		return ret;
-	session->data_fd = ret = open_data_again(session->image);
+	session->data_fd = ret = host_open_again(session->image->image->data_fd, O_RDWR);
 	if (ret >= 0)
 		ret = settle_new(store.io, session->data_fd, db, &hooks, &options, &session->settle);
 	map_db_close(db);
