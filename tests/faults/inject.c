@@ -10,8 +10,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +24,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
+
+#ifdef HAVE_LIBURING
+#include <liburing.h>
+#endif
 
 /* The order is known to tests/faults/injector.py. */
 enum call {
@@ -31,9 +39,15 @@ enum call {
 	CALL_ALLOCATE, /* and holes */
 	CALL_TRUNCATE,
 	CALL_OPEN,
-	CALL_NAME, /* rename, link, unlink, mkdir */
+	CALL_NAME, /* rename, link, unlink, mkdir, symlink, mknod */
 	CALL_LOCK,
 	CALL_MEMORY,
+	CALL_ATTRIBUTE, /* mode, owner, times, extended attributes */
+	CALL_LOOK,      /* stat() in its forms */
+	CALL_THREAD,
+	CALL_DESCRIPTOR, /* open(), dup() and the like, where CALL_OPEN is openat2() */
+	CALL_RANGE_LOCK, /* SQLite's */
+	CALL_NONE = 63,  /* never counted */
 };
 
 struct control {
@@ -44,6 +58,7 @@ struct control {
 	_Atomic uint64_t delay_ms; /* what fails is told so much later */
 	_Atomic uint64_t counted;  /* how many there were */
 	_Atomic uint64_t happened; /* how many have failed */
+	_Atomic uint64_t blocks;   /* of memory that nobody has freed */
 };
 
 #define SHORT UINT64_MAX
@@ -199,9 +214,122 @@ int mkdirat(int dir, const char *name, mode_t mode)
 	return PASS(CALL_NAME, -1, int, "mkdirat", (int, const char *, mode_t), (dir, name, mode));
 }
 
+int symlinkat(const char *target, int dir, const char *name)
+{
+	return PASS(CALL_NAME, -1, int, "symlinkat", (const char *, int, const char *), (target, dir, name));
+}
+
+int mknodat(int dir, const char *name, mode_t mode, dev_t device)
+{
+	return PASS(CALL_NAME, -1, int, "mknodat", (int, const char *, mode_t, dev_t), (dir, name, mode, device));
+}
+
 int flock(int fd, int operation)
 {
 	return PASS(CALL_LOCK, -1, int, "flock", (int, int), (fd, operation));
+}
+
+int fcntl64(int fd, int command, ...)
+{
+	va_list list;
+	void *argument;
+
+	va_start(list, command);
+	argument = va_arg(list, void *);
+	va_end(list);
+	if (command == F_OFD_SETLK)
+		return PASS(CALL_RANGE_LOCK, -1, int, "fcntl64", (int, int, ...), (fd, command, argument));
+	if (command == F_DUPFD_CLOEXEC)
+		return PASS(CALL_DESCRIPTOR, -1, int, "fcntl64", (int, int, ...), (fd, command, argument));
+	return PASS(CALL_NONE, -1, int, "fcntl64", (int, int, ...), (fd, command, argument));
+}
+
+#define DEFINE_OPEN(function)                                                                                          \
+	int function(const char *path, int flags, ...)                                                                 \
+	{                                                                                                              \
+		va_list list;                                                                                          \
+		mode_t mode;                                                                                           \
+		va_start(list, flags);                                                                                 \
+		mode = va_arg(list, mode_t);                                                                           \
+		va_end(list);                                                                                          \
+		return PASS(CALL_DESCRIPTOR, -1, int, #function, (const char *, int, ...), (path, flags, mode));       \
+	}
+
+DEFINE_OPEN(open)
+DEFINE_OPEN(open64)
+
+#define DEFINE_OPENAT(function)                                                                                        \
+	int function(int dir, const char *path, int flags, ...)                                                        \
+	{                                                                                                              \
+		va_list list;                                                                                          \
+		mode_t mode;                                                                                           \
+		va_start(list, flags);                                                                                 \
+		mode = va_arg(list, mode_t);                                                                           \
+		va_end(list);                                                                                          \
+		return PASS(CALL_DESCRIPTOR, -1, int, #function, (int, const char *, int, ...),                        \
+		            (dir, path, flags, mode));                                                                 \
+	}
+
+DEFINE_OPENAT(openat)
+DEFINE_OPENAT(openat64)
+
+int memfd_create(const char *name, unsigned int flags)
+{
+	return PASS(CALL_DESCRIPTOR, -1, int, "memfd_create", (const char *, unsigned int), (name, flags));
+}
+
+int fchmod(int fd, mode_t mode)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "fchmod", (int, mode_t), (fd, mode));
+}
+
+int fchmodat(int dir, const char *path, mode_t mode, int flags)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "fchmodat", (int, const char *, mode_t, int), (dir, path, mode, flags));
+}
+
+int fchown(int fd, uid_t owner, gid_t group)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "fchown", (int, uid_t, gid_t), (fd, owner, group));
+}
+
+int fchownat(int dir, const char *path, uid_t owner, gid_t group, int flags)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "fchownat", (int, const char *, uid_t, gid_t, int),
+	            (dir, path, owner, group, flags));
+}
+
+int utimensat(int dir, const char *path, const struct timespec times[2], int flags)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "utimensat", (int, const char *, const struct timespec *, int),
+	            (dir, path, times, flags));
+}
+
+int setxattr(const char *path, const char *name, const void *value, size_t size, int flags)
+{
+	return PASS(CALL_ATTRIBUTE, -1, int, "setxattr", (const char *, const char *, const void *, size_t, int),
+	            (path, name, value, size, flags));
+}
+
+int fstat64(int fd, struct stat64 *status)
+{
+	return PASS(CALL_LOOK, -1, int, "fstat64", (int, struct stat64 *), (fd, status));
+}
+
+int fstatat64(int dir, const char *path, struct stat64 *status, int flags)
+{
+	return PASS(CALL_LOOK, -1, int, "fstatat64", (int, const char *, struct stat64 *, int),
+	            (dir, path, status, flags));
+}
+
+/* Its value is the error. */
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+{
+	int ret = PASS(CALL_THREAD, -1, int, "pthread_create",
+	               (pthread_t *, const pthread_attr_t *, void *(*)(void *), void *),
+	               (thread, attributes, run, argument));
+
+	return ret < 0 ? errno : ret;
 }
 
 /* openat2 has no function in the C library. */
@@ -224,6 +352,78 @@ long syscall(long number, ...)
 	return PASS(CALL_OPEN, -1, long, "syscall", (long, ...), (number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }
 
+#ifdef HAVE_LIBURING
+/* What a ring is asked for does not pass the C library; but whoever asks has to call liburing for it to begin. Then the
+ * request that is to fail becomes one that does nothing and has the error for its result (Linux 6.10), and one that is
+ * to be short is made shorter. */
+
+#define NOP_INJECT_RESULT 1u /* IORING_NOP_INJECT_RESULT of newer headers */
+
+static struct io_uring_sqe *request_at(const struct io_uring *ring, unsigned int index)
+{
+	return &ring->sq.sqes[(index & ring->sq.ring_mask) << !!(ring->flags & IORING_SETUP_SQE128)];
+}
+
+static void spoil(struct io_uring_sqe *request, enum call call, bool vector)
+{
+	uint64_t error = fault(call);
+
+	if (error == SHORT && !vector && request->len > 1)
+		request->len /= 2;
+	else if (error == SHORT && vector && request->len > 1)
+		request->len--; /* buffers */
+	if (!error || error == SHORT)
+		return;
+	request->opcode = IORING_OP_NOP;
+	request->rw_flags = NOP_INJECT_RESULT;
+	request->len = (uint32_t) - (int)error;
+	request->fd = -1;
+	request->off = request->addr = 0;
+}
+
+static void spoil_all(struct io_uring *ring)
+{
+	for (unsigned int i = ring->sq.sqe_head; control && i != ring->sq.sqe_tail; i++) {
+		struct io_uring_sqe *request = request_at(ring, i);
+
+		if (request->opcode == IORING_OP_READ || request->opcode == IORING_OP_READV)
+			spoil(request, CALL_READ, request->opcode == IORING_OP_READV);
+		else if (request->opcode == IORING_OP_WRITE)
+			spoil(request, CALL_WRITE, false);
+	}
+}
+
+int io_uring_submit(struct io_uring *ring)
+{
+	spoil_all(ring);
+	return PASS(CALL_NONE, -1, int, "io_uring_submit", (struct io_uring *), (ring));
+}
+
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned int count)
+{
+	spoil_all(ring);
+	return PASS(CALL_NONE, -1, int, "io_uring_submit_and_wait", (struct io_uring *, unsigned int), (ring, count));
+}
+
+/* Their values are -errno. */
+int io_uring_queue_init(unsigned int entries, struct io_uring *ring, unsigned int flags)
+{
+	int ret = PASS(CALL_MEMORY, INT_MIN, int, "io_uring_queue_init",
+	               (unsigned int, struct io_uring *, unsigned int), (entries, ring, flags));
+
+	return ret == INT_MIN ? -errno : ret;
+}
+
+int io_uring_queue_init_params(unsigned int entries, struct io_uring *ring, struct io_uring_params *params)
+{
+	int ret = PASS(CALL_MEMORY, INT_MIN, int, "io_uring_queue_init_params",
+	               (unsigned int, struct io_uring *, struct io_uring_params *), (entries, ring, params));
+
+	return ret == INT_MIN ? -errno : ret;
+}
+#endif
+
+extern void __libc_free(void *memory);
 extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *memory, size_t size);
@@ -237,27 +437,52 @@ static int is_spared(const void *caller)
 	return dladdr(caller, &where) && strstr(where.dli_fname, "libseccomp");
 }
 
-static int no_memory(const void *caller)
+static bool no_memory(const void *caller)
 {
 	if (!fault(CALL_MEMORY) || is_spared(caller))
-		return 0;
+		return false;
 	errno = ENOMEM;
-	return 1;
+	return true;
+}
+
+static void *counted(void *memory)
+{
+	if (memory && control)
+		atomic_fetch_add(&control->blocks, 1);
+	return memory;
+}
+
+void free(void *memory)
+{
+	if (memory && control)
+		atomic_fetch_sub(&control->blocks, 1);
+	__libc_free(memory);
 }
 
 void *malloc(size_t size)
 {
-	return no_memory(__builtin_return_address(0)) ? NULL : __libc_malloc(size);
+	return no_memory(__builtin_return_address(0)) ? NULL : counted(__libc_malloc(size));
 }
 
 void *calloc(size_t count, size_t size)
 {
-	return no_memory(__builtin_return_address(0)) ? NULL : __libc_calloc(count, size);
+	return no_memory(__builtin_return_address(0)) ? NULL : counted(__libc_calloc(count, size));
+}
+
+static void *resize(void *memory, size_t size)
+{
+	void *resized = __libc_realloc(memory, size);
+
+	if (!memory)
+		counted(resized);
+	else if (size == 0 && !resized && control) /* freed */
+		atomic_fetch_sub(&control->blocks, 1);
+	return resized;
 }
 
 void *realloc(void *memory, size_t size)
 {
-	return no_memory(__builtin_return_address(0)) ? NULL : __libc_realloc(memory, size);
+	return no_memory(__builtin_return_address(0)) ? NULL : resize(memory, size);
 }
 
 void *reallocarray(void *memory, size_t count, size_t size)
@@ -268,18 +493,18 @@ void *reallocarray(void *memory, size_t count, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	return no_memory(__builtin_return_address(0)) ? NULL : __libc_realloc(memory, bytes);
+	return no_memory(__builtin_return_address(0)) ? NULL : resize(memory, bytes);
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
-	return no_memory(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
+	return no_memory(__builtin_return_address(0)) ? NULL : counted(__libc_memalign(alignment, size));
 }
 
 int posix_memalign(void **memory, size_t alignment, size_t size)
 {
 	if (no_memory(__builtin_return_address(0)))
 		return ENOMEM;
-	*memory = __libc_memalign(alignment, size);
+	*memory = counted(__libc_memalign(alignment, size));
 	return *memory ? 0 : ENOMEM;
 }

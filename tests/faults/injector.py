@@ -8,9 +8,10 @@ import struct
 
 INJECT = os.environ.get('INJECT', 'inject.so')
 FORM = struct.Struct('<7Q')
+BLOCKS = struct.Struct('<q')  # behind it
 SHORT = (1 << 64) - 1
 
-READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN, NAME, LOCK, MEMORY = range(9)
+READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN, NAME, LOCK, MEMORY, ATTRIBUTE, LOOK, THREAD, DESCRIPTOR, RANGE_LOCK = range(14)
 
 # Which calls fail, and how.
 KINDS = {
@@ -22,6 +23,11 @@ KINDS = {
     'name': ((NAME,), (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EINTR)),
     'lock': ((LOCK,), (errno.ENOLCK,)),
     'memory': ((MEMORY,), (errno.ENOMEM,)),
+    'attribute': ((ATTRIBUTE,), (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
+    'look': ((LOOK,), (errno.EIO,)),
+    'descriptor': ((DESCRIPTOR,), (errno.EMFILE, errno.EIO)),
+    'database lock': ((RANGE_LOCK,), (errno.ENOLCK,)),
+    'thread': ((THREAD,), (errno.EAGAIN,)),
 }
 HARMLESS = (errno.EINTR, SHORT)  # whoever gets these tries again or goes on
 
@@ -34,9 +40,9 @@ class Injector:
     def __init__(self, directory):
         self.path = os.path.join(directory, 'faults')
         with open(self.path, 'wb') as file:
-            file.write(bytes(FORM.size))
+            file.write(bytes(FORM.size + BLOCKS.size))
         with open(self.path, 'r+b') as file:
-            self.memory = mmap.mmap(file.fileno(), FORM.size)
+            self.memory = mmap.mmap(file.fileno(), FORM.size + BLOCKS.size)
 
     def environment(self):
         return dict(os.environ, LD_PRELOAD=INJECT, FAULTS=self.path)
@@ -49,11 +55,26 @@ class Injector:
         """From now on calls are only counted."""
         self.arm(calls, (1 << 64) - 1, errno.EIO)
 
+    def error(self):
+        """What is, or was, injected."""
+        return FORM.unpack_from(self.memory)[2]
+
+    def happened(self):
+        return FORM.unpack_from(self.memory)[6]
+
+    def pause(self):
+        """Nothing fails any more; what has happened is still known."""
+        struct.pack_into('<Q', self.memory, 0, 0)
+
     def disarm(self):
         """How many calls there were, and how many have failed."""
         counted, happened = FORM.unpack_from(self.memory)[5:]
         FORM.pack_into(self.memory, 0, *[0] * 7)
         return counted, happened
+
+    def blocks(self):
+        """How many blocks of memory all programs together have not freed."""
+        return BLOCKS.unpack_from(self.memory, FORM.size)[0]
 
     @contextlib.contextmanager
     def preloaded(self):
