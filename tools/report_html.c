@@ -39,7 +39,7 @@ static void tile(FILE *file, const char *name, put_value put, uint64_t before, u
 	if (before != after) {
 		fputs("<span class=\"was\">", file);
 		put(file, before);
-		fputs("</span>" ARROW, file);
+		fputs(ARROW "</span>", file);
 	}
 	put(file, after);
 	fputs("</dd></div>\n", file);
@@ -263,7 +263,7 @@ static void put_figures(FILE *file, const struct volume_report *volume)
 
 #define FILES_HEAD(after)                                                                                              \
 	"<th scope=\"col\">Path</th><th scope=\"col\" class=\"n\">Pieces before</th><th scope=\"col\" "                \
-	"class=\"n\">" after "</th><th scope=\"col\" class=\"n\">Size</th><th scope=\"col\">Why</th>"
+	"class=\"n\">" after "</th><th scope=\"col\" class=\"n\">Size</th>"
 
 static void put_file(FILE *file, const struct fragmented *row)
 {
@@ -272,7 +272,6 @@ static void put_file(FILE *file, const struct fragmented *row)
 	cell_number(file, put_number, row->fragments_before);
 	cell_number(file, put_number, row->fragments_after);
 	cell_number(file, put_bytes, row->data_bytes);
-	cell_text(file, "", row->reason, "");
 	fputs("</tr>\n", file);
 }
 

@@ -161,7 +161,8 @@ void volume_print(const struct outcome *outcome, const struct volume_report *vol
 	print_figures(volume, with_after);
 	if (options->verbose)
 		print_details(volume, with_after);
-	print_worst(outcome, volume, options->verbose);
+	if (options->mode != MODE_DEFRAG) /* they may be known for another file's sake */
+		print_worst(outcome, volume, options->verbose);
 	print_stays(volume, options->verbose);
 	print_conclusion(volume, options->mode);
 }

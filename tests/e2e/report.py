@@ -3,15 +3,23 @@
 Its pictures are kept in the directory that REPORT_PICTURES names."""
 import os
 import re
+import sys
 import tempfile
 
 from browser import browser
 from cluster_cells import cluster_uses, expected_cells, svg_cells
-from commands import DONE, FAILED, USAGE, defrag, defrag_report, scattered_volume, unmount_on_termination, workspace
-from commands import NTFS_SCATTER
+from commands import DONE, FAILED, MAKERS, NTFS_SCATTER, USAGE, defrag, defrag_report, scattered_volume, \
+    unmount_on_termination, workspace
 from guest import make_ntfs, ntfs_mounted, run
 from host import write_view
 from tap import Cases, equal, holds
+
+sys.path.insert(0, MAKERS)
+
+# pylint: disable=wrong-import-position,wrong-import-order
+import ntfs_build
+import ntfs_image as ntfs
+import windows
 
 PICTURES = os.environ.get('REPORT_PICTURES') or tempfile.gettempdir()
 # No name may have a slash: these get by without closing an element.
@@ -35,6 +43,10 @@ def make_images(directory):
             with open(os.path.join(root, name), 'xb') as file:
                 file.write(b'x' * 40000)
     run(NTFS_SCATTER, '--quiet', '--seed', '1', '--fragments', '60', '--what', 'data', second)
+    with ntfs.Volume(second) as volume:
+        builder = ntfs_build.Builder(volume)
+        windows.bad_clusters(builder)
+        builder.close()
     return first, second
 
 
@@ -79,6 +91,9 @@ def shows(cases, page, path, images, figures):
         pieces = page.ask(COLUMN.format('#image-1 table.files', 2))
         holds(len(pieces) > 100 and pieces == sorted(pieces, reverse=True), pieces)
         equal(set(page.ask(COLUMN.format('#image-1 table.files', 3))), {1}, 'pieces afterwards')
+    with cases.case('what stays in pieces, and why'):
+        equal(texts(page, '#image-2 table.stays tbody tr td:nth-child(3)'), ['bad clusters'], 'reasons')
+        equal(page.ask('document.querySelector("#image-1 table.stays")'), None, 'a table of nothing')
     with cases.case('the history of passes, the newest first'):
         equal(texts(page, '#image-1 table.history td:nth-child(2)'), ['defrag', 'undo', 'defrag'], 'operations')
         equal(len(texts(page, '#image-2 table.history tr')), 2, 'rows')
