@@ -58,6 +58,7 @@ struct pass {
 	struct redo_blob redo, undo;
 	uint64_t attributes_moved;
 	uint64_t fragmented_told;
+	uint8_t *found; /* of each of the selection's files: a volume has it */
 };
 
 const char *pass_phase_name(enum pass_phase phase)
@@ -521,6 +522,23 @@ static int take_cluster_map(struct pass *p, const uint8_t *payload, size_t size)
 	return 0;
 }
 
+static size_t selected_files(const struct pass *p)
+{
+	return p->options->selection ? p->options->selection->files.count : 0;
+}
+
+static int take_found(struct pass *p, const uint8_t *payload, size_t size)
+{
+	struct found_message m;
+	if (size != sizeof(m))
+		return -EBADMSG;
+	memcpy(&m, payload, size);
+	if (m.file >= selected_files(p))
+		return -EBADMSG;
+	p->found[m.file] = 1;
+	return 0;
+}
+
 static int take_end(struct pass *p, const uint8_t *payload, size_t size)
 {
 	struct end_message m;
@@ -570,6 +588,8 @@ static int take_message(struct pass *p, const struct message_header *header, con
 		return take_redo(p, payload, header->size);
 	case MESSAGE_OWNER:
 		return take_owner(p, payload, header->size);
+	case MESSAGE_FOUND:
+		return take_found(p, payload, header->size);
 	case MESSAGE_END:
 		return take_end(p, payload, header->size);
 	case MESSAGE_CLUSTER_MAP:
@@ -664,6 +684,18 @@ static int commit(struct pass *p)
 	return r == -EINPROGRESS ? 0 : r;
 }
 
+/* Who misspells one of several names does not want the others done. */
+static int look_for_missing(struct pass *p)
+{
+	for (size_t i = 0; i < selected_files(p); i++) {
+		if (p->found[i])
+			continue;
+		p->report->missing_file = i;
+		return -ENOENT;
+	}
+	return 0;
+}
+
 static int run_pass(struct pass *p)
 {
 	pid_t pid = -1;
@@ -679,6 +711,8 @@ static int run_pass(struct pass *p)
 	else if (r == -ECHILD)
 		r = child_error(status);
 	gather_result(p->report);
+	if (r == 0 && p->report->result == VOLUME_DONE && !p->options->analyze)
+		r = look_for_missing(p);
 	/* Moves without changes of run lists, and changes without moves, make no sense. */
 	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count && p->report->metadata_bytes)
 		r = commit(p);
@@ -692,7 +726,7 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	struct pass *p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;
-	*report = (struct pass_report){.result = VOLUME_DONE};
+	*report = (struct pass_report){.result = VOLUME_DONE, .missing_file = REPORT_NO_FILE};
 	report->extents_before = report->extents_after = image_map_count(image->map);
 	p->image = image;
 	p->options = options;
@@ -706,7 +740,9 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	}
 	p->reader = calloc(1, sizeof(*p->reader));
 	p->window = malloc(WINDOW_SIZE);
-	int r = p->reader && p->window && (report->pictures || !options->cluster_maps) ? run_pass(p) : -ENOMEM;
+	p->found = calloc(selected_files(p) + 1, 1);
+	bool ready = p->reader && p->window && p->found && (report->pictures || !options->cluster_maps);
+	int r = ready ? run_pass(p) : -ENOMEM;
 	if (p->begun)
 		image_rollback(image);
 	if (p->scratch_fd >= 0)
@@ -714,6 +750,7 @@ int guest_pass_run(struct image *image, const struct pass_options *options, stru
 	host_index_free(p->host_index);
 	free(p->reader);
 	free(p->window);
+	free(p->found);
 	free(p->moves);
 	free(p);
 	return r;

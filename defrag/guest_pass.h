@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "defrag/cluster_map.h"
+#include "defrag/selection.h"
 #include "mapdb/image.h"
 
 /* The exit codes of zcfs-defrag, by increasing gravity of what they say about a volume. */
@@ -101,12 +102,15 @@ enum pass_phase {
 };
 const char *pass_phase_name(enum pass_phase phase);
 
+#define REPORT_NO_FILE SIZE_MAX
+
 struct pass_report {
 	size_t volume_count;
 	struct volume_report *volumes; /* malloc'ed, freed by pass_report_free */
 	char cause[REPORT_TEXT_MAX]; /* about the image as a whole (dynamic disk, damaged partition table), or empty */
 	char remedy[REPORT_TEXT_MAX];
 	enum volume_result result;  /* the gravest of all volumes and of the image as a whole */
+	size_t missing_file; /* index of the first of the selection's files that no volume has; or REPORT_NO_FILE */
 	bool changed;               /* a change was committed */
 	bool redo_pending;          /* committed, but the last step could not be done: the next open does it */
 	uint64_t extents_before;    /* of the image map */
@@ -160,6 +164,7 @@ struct pass_options {
 	bool verify_data;    /* read and compare the ends of every moved stream, not only of a few hundred */
 	bool cluster_maps;   /* fill in the pictures */
 	unsigned int volume; /* 0: all */
+	const struct selection *selection; /* what to make contiguous; the rest stays as it is. NULL: everything */
 	const char *options_text; /* for the history; may be NULL */
 	struct owner_query *owners; /* with analyze: what else is asked; may be NULL */
 	size_t owner_count;
@@ -179,7 +184,7 @@ struct pass_options {
  * read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died
  * or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or time
  * (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
- * changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
+ * changed); -ENOENT: one of the selected files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "defrag/choose.h"
 #include "mapdb/cleanup.h"
 
 #define PIECE_BYTES_MAX                                                                                                \
@@ -132,12 +133,11 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 	return 0;
 }
 
-int layout_collect(const struct scan *s, bool pack, struct layout *l)
+static int collect_objects(const struct scan *s, struct layout *l)
 {
 	struct run_list scratch = {0};
 	size_t streams = 0;
 	int r = 0;
-	*l = (struct layout){0};
 	for (size_t i = 0; i < s->attr_count; i = scan_stream_end(s, i))
 		streams++;
 	l->objects = malloc((streams + 1) * sizeof(*l->objects));
@@ -149,22 +149,24 @@ int layout_collect(const struct scan *s, bool pack, struct layout *l)
 		r = add_object(s, l, i, end, &scratch);
 	}
 	run_list_free(&scratch);
+	return r;
+}
+
+int layout_make(const struct scan *s, const struct pass_options *options, uint8_t *found, struct layout *l)
+{
+	*l = (struct layout){0};
+	int r = collect_objects(s, l);
+	if (r == 0 && options->selection)
+		r = choose_objects(s, options->selection, l, found);
 	l->input = (struct plan_input){
 	        .clusters = s->geometry.clusters,
 	        .objects = l->objects,
 	        .object_count = l->count,
 	        .runs = l->runs.runs,
 	        .free = &s->free,
-	        .pack = pack,
+	        .pack = options->pack,
+	        .in_place = options->selection != NULL,
 	};
-	if (r < 0)
-		layout_free(l);
-	return r;
-}
-
-int layout_make(const struct scan *s, bool pack, struct layout *l)
-{
-	int r = layout_collect(s, pack, l);
 	if (r == 0)
 		r = plan_make(&l->input, &l->plan);
 	if (r == 0)

@@ -22,11 +22,9 @@ struct layout {
 /* Whether a stream may move at all, by any extent of it. */
 enum plan_kind layout_kind(const struct scan *scan, const struct attr *attr);
 
-int layout_make(const struct scan *scan, bool pack, struct layout *layout);
+/* found: of the files that the options select, see defrag/choose.h; may be NULL. */
+int layout_make(const struct scan *scan, const struct pass_options *options, uint8_t *found, struct layout *layout);
 void layout_free(struct layout *layout);
-
-/* Only what the report's "before" counts need: objects, without a plan. */
-int layout_collect(const struct scan *scan, bool pack, struct layout *layout);
 
 static inline bool layout_moves(const struct layout *layout, size_t object)
 {

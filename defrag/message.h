@@ -26,6 +26,7 @@ enum message_type {
 	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
 	MESSAGE_OWNER, /* struct owner_message, then path and stream without terminators */
 	MESSAGE_FRAGMENTED, /* what is in several pieces: as MESSAGE_FILE */
+	MESSAGE_FOUND, /* struct found_message */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)
@@ -75,6 +76,10 @@ struct owner_message {
 	uint64_t record, vcn;
 	uint16_t path_length;
 	uint16_t stream_length;
+};
+
+struct found_message {
+	uint64_t file; /* index in the selection's files: a volume has it */
 };
 
 struct end_message {

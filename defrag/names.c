@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PATH_DEPTH_MAX 256
-
 void name_table_free(struct name_table *table)
 {
 	free(table->directories);
@@ -15,16 +13,22 @@ void name_table_free(struct name_table *table)
 	*table = (struct name_table){0};
 }
 
+const FILE_NAME_ATTR *attr_file_name(ATTR_RECORD *attr)
+{
+	if (attr->type != AT_FILE_NAME || attr->non_resident)
+		return NULL;
+	const FILE_NAME_ATTR *name = (const FILE_NAME_ATTR *)attr_value(attr);
+	uint32_t size = le32_to_cpu(attr->value_length);
+	return size < sizeof(*name) || size < sizeof(*name) + 2u * name->file_name_length ? NULL : name;
+}
+
 const FILE_NAME_ATTR *record_file_name(uint8_t *record)
 {
 	const FILE_NAME_ATTR *found = NULL;
 	record_for_each(attr, record)
 	{
-		if (attr->type != AT_FILE_NAME || attr->non_resident)
-			continue;
-		const FILE_NAME_ATTR *name = (const FILE_NAME_ATTR *)attr_value(attr);
-		uint32_t size = le32_to_cpu(attr->value_length);
-		if (size < sizeof(*name) || size < sizeof(*name) + 2u * name->file_name_length)
+		const FILE_NAME_ATTR *name = attr_file_name(attr);
+		if (!name)
 			continue;
 		if (!found)
 			found = name;
@@ -146,7 +150,7 @@ void name_table_path(const struct name_table *table, const FILE_NAME_ATTR *name,
 		length = size - 3;
 	prepend(path, &start, leaf, length);
 	for (unsigned int depth = 0; whole && record != ROOT_RECORD; depth++) {
-		const struct directory_name *directory = depth < PATH_DEPTH_MAX ? find(table, record) : NULL;
+		const struct directory_name *directory = depth < NAME_PATH_DEPTH_MAX ? find(table, record) : NULL;
 		const char *text = directory ? table->text + directory->text_off : "";
 		if (directory)
 			record = directory->parent;

@@ -2,7 +2,7 @@
  *
  * names: the directories of a volume by record number, to tell people which file is meant.
  *
- * Only for messages and history: nothing is decided by a path. Directories are kept as the scan meets them (ascending
+ * For messages and history, and to find what the user has named. Directories are kept as the scan meets them (ascending
  * record numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path
  * with "?", and whatever NTFS allows may be in them, a backslash (POSIX names) and control characters included.
  */
@@ -15,6 +15,9 @@
 #include "defrag/record.h"
 
 #define ROOT_RECORD 5u
+
+#define NAME_PATH_DEPTH_MAX 256                                             /* directories above a file */
+#define NAME_PATH_SIZE_MAX  ((NAME_PATH_DEPTH_MAX + 1) * (255 * 3 + 1) + 3) /* bytes that hold any path */
 
 struct directory_name {
 	uint32_t record;
@@ -30,6 +33,9 @@ struct name_table {
 };
 
 void name_table_free(struct name_table *table);
+
+/* The $FILE_NAME in an attribute; NULL if it holds none, or a broken one. */
+const FILE_NAME_ATTR *attr_file_name(ATTR_RECORD *attr);
 
 /* The name that people see: the first $FILE_NAME of the record that is not a DOS name. NULL if the record holds none.
  */

@@ -349,7 +349,7 @@ static void give_reasons(struct attempt *a)
 		const struct plan_object *object = &a->input->objects[i];
 		struct plan_target *target = &a->plan->targets[i];
 		bool stays = target->first_piece == PLAN_STAYS;
-		if (stays && object->run_count > 1)
+		if (stays && object->run_count > 1 && object->kind != PLAN_UNWANTED)
 			target->reason = a->reason[i] ? a->reason[i] : PLAN_STAYS_PINNED;
 		else if (stays || target->piece_count == 1)
 			target->reason = PLAN_OK;
@@ -411,6 +411,8 @@ int plan_make(const struct plan_input *input, struct plan *plan)
 	if (r < 0 || complete)
 		return r;
 	plan_free(plan);
+	if (input->in_place)
+		return attempt_mode(input, MODE_DIVIDE, plan, &complete);
 	r = attempt_mode(input, MODE_DIVIDE, &divided, &complete);
 	if (r < 0)
 		return r;

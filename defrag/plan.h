@@ -7,8 +7,8 @@
  * as well as an empty one.
  *
  * By default contiguous objects stay; fragmented ones go, the longest first, to the tightest gap that takes them whole
- * (best fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser).
- * What fits nowhere even then is divided into as few pieces as possible.
+ * (best fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser),
+ * unless that is not wanted. What fits nowhere even then is divided into as few pieces as possible.
  */
 #ifndef ZCFS_PLAN_H
 #define ZCFS_PLAN_H
@@ -23,6 +23,7 @@ enum plan_kind {
 	PLAN_MOVABLE,
 	PLAN_PINNED,   /* stays where it is, in as many pieces as it has */
 	PLAN_LEFT,     /* like PINNED if it is in one piece, else MOVABLE */
+	PLAN_UNWANTED, /* like PINNED, but nobody asks why */
 	PLAN_ANCHORED, /* keeps its first cluster's place; the rest should follow it. At most one object. */
 };
 
@@ -43,6 +44,7 @@ struct plan_input {
 	const struct run *runs;      /* pieces of all objects */
 	const struct run_list *free; /* sorted, merged. What is neither free nor an object's is nobody's to move. */
 	bool pack;                   /* lay everything out anew, by rank and order of the objects */
+	bool in_place;               /* never lay everything out anew, even if something fits nowhere */
 };
 
 enum plan_reason {

@@ -140,6 +140,17 @@ static int send_changes(struct worker *w, const struct changes *changes)
 	return r;
 }
 
+static int send_found(struct worker *w, const uint8_t *found, size_t count)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		struct found_message m = {.file = i};
+		if (found[i])
+			r = message_send(&w->writer, MESSAGE_FOUND, &m, sizeof(m), NULL, 0);
+	}
+	return r;
+}
+
 /* ---- counting ---- */
 
 struct counts {
@@ -382,13 +393,28 @@ static int analyze_volume(struct worker *w, const struct scan *s)
 {
 	struct layout l;
 	enter_phase(w, PHASE_PLAN);
-	int r = layout_make(s, w->options->pack, &l);
+	int r = layout_make(s, w->options, NULL, &l);
 	if (r < 0)
 		return r;
 	r = report_plan(w, s, &l);
 	for (size_t i = 0; i < l.count; i++)
 		w->current->attributes_moved += layout_moves(&l, i);
 	layout_free(&l);
+	return r;
+}
+
+static int make_layout(struct worker *w, const struct scan *s, struct layout *l)
+{
+	size_t files = w->options->selection ? w->options->selection->files.count : 0;
+	cleanup_free uint8_t *found = calloc(files + 1, 1);
+	if (!found)
+		return -ENOMEM;
+	int r = layout_make(s, w->options, found, l);
+	if (r < 0)
+		return r;
+	r = send_found(w, found, files);
+	if (r < 0)
+		layout_free(l);
 	return r;
 }
 
@@ -400,7 +426,7 @@ static int change_volume(struct worker *w, const struct scan *s)
 	if (!changes)
 		return -ENOMEM;
 	enter_phase(w, PHASE_PLAN);
-	int r = layout_make(s, w->options->pack, &l);
+	int r = make_layout(w, s, &l);
 	if (r < 0)
 		return r;
 	r = report_plan(w, s, &l);

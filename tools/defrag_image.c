@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -121,6 +122,15 @@ static bool tells_of_worst(const struct defrag_options *options)
 	return (options->mode == MODE_ANALYZE || options->mode == MODE_DRY_RUN) && (options->json || !options->quiet);
 }
 
+static void explain_missing(const char *file, struct outcome *outcome)
+{
+	outcome->exit_code = EXIT_FAILED;
+	snprintf(outcome->cause, sizeof(outcome->cause),
+	         "has no file \"%.300s\" on its NTFS volumes; nothing has been changed", file);
+	snprintf(outcome->remedy, sizeof(outcome->remedy),
+	         "give its path from the root of its volume on, as in Users/x/big.vhd; --only takes patterns");
+}
+
 static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
 	struct progress progress = {
@@ -134,6 +144,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .verify_data = options->verify_data,
 	        .cluster_maps = options->picture || options->picture_file || options->report_file,
 	        .volume = options->volume,
+	        .selection = selection_selects(&options->selection) ? &options->selection : NULL,
 	        .options_text = options->text,
 	        .progress = progress_report,
 	        .progress_context = &progress,
@@ -148,6 +159,12 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	if (error == -EINPROGRESS) {
 		outcome->report.redo_pending = true;
 		error = 0;
+	}
+	if (error == -ECANCELED && !stop_requested())
+		return -ETIMEDOUT;
+	if (error == -ENOENT && outcome->report.missing_file != REPORT_NO_FILE) {
+		explain_missing(options->files[outcome->report.missing_file], outcome);
+		return 0;
 	}
 	if (error)
 		return error;
@@ -194,8 +211,8 @@ static int settle(const struct location *location, const struct defrag_options *
 	if (error)
 		return error;
 	*step = STEP_SETTLE;
-	error = image ? settle_unmounted(image, options, outcome->settle_deadline, &progress, &outcome->settle)
-	              : settle_mounted(mounted, options, outcome->settle_deadline, &progress, &outcome->settle);
+	error = image ? settle_unmounted(image, options, &progress, &outcome->settle)
+	              : settle_mounted(mounted, options, &progress, &outcome->settle);
 	progress_erase(&progress);
 	outcome->settled = outcome->settle.plain || outcome->settle.finished || outcome->settle.extents_before > 0;
 	return error;
@@ -278,15 +295,17 @@ static bool domain_is_leaving(const struct location *location)
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
-	bool endless = options->wait && options->wait_seconds <= 0;
-	double patience = options->wait ? options->wait_seconds : GRACE_SECONDS;
+	double time_left = stop_seconds_left();
+	bool endless = options->wait && options->wait_seconds <= 0 && isinf(time_left);
+	double patience = !options->wait              ? GRACE_SECONDS
+	                  : options->wait_seconds > 0 ? options->wait_seconds
+	                                              : time_left;
+	patience = fmin(patience, time_left);
 	double deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
 	bool asked = false, leaving = false;
 	unsigned int stale = 0;
 	enum step step;
-	if (options->settle.limit_seconds > 0)
-		outcome->settle_deadline = monotonic_seconds() + options->settle.limit_seconds;
 	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
 	for (;;) {
@@ -329,6 +348,8 @@ void defrag_image(const char *path, const struct defrag_options *options, struct
 	double started = monotonic_seconds();
 	struct location location = LOCATION_INIT;
 	int error = stop_requested() ? -EINTR : locate_image(path, &location);
+	if (!error && options->mode != MODE_SETTLE && stop_time_is_up())
+		error = -ETIMEDOUT;
 	if (error) {
 		snprintf(outcome->remedy, sizeof(outcome->remedy), "%s", location.remedy);
 		outcome_explain(outcome, STEP_LOCATE, error);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "tools/defrag_options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
@@ -17,31 +19,32 @@
 #define JOBS_MAX         64
 #define SHUTDOWN_SECONDS 300 /* what Xen's own scripts allow a guest */
 
-static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... | --all [OPTION]... DIRECTORY...\n"
+static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FILE...] | --all DIRECTORY...\n"
                                 "Defragments the NTFS volumes inside disk images (raw or bundles) without moving\n"
                                 "data. Guests must be shut down, not saved, not hibernated; but for -a, --settle.\n"
                                 "  -a, --analyze         only count fragments; works on an image in use, too\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
+                                "      --only=GLOB       only these; --exclude, --min-size, --min-fragments\n"
                                 "      --pack            lay everything out anew, free space in one piece\n"
                                 "      --undo            bring back what the guest saw before the last pass\n"
                                 "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
                                 "      --settle          make the image map sequential again; see zcfs-defrag(8)\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
-                                "      --all             every image below a directory that is not in use\n"
-                                "      --jobs=N          with --all: so many at a time\n"
+                                "      --all, --jobs=N   every image below a directory, N at a time\n"
+                                "      --time-limit=SECS end after that time, a pass with nothing changed\n"
                                 "      --wait[=SECONDS]  wait for an image that is in use\n"
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
-                                "      --saved=DIR       look for saved domains there, too\n"
-                                "      --json            print one JSON document\n"
                                 "      --picture[=FILE], --report=FILE  draw; into .png or .svg; a page, .html\n"
-                                "      --csv=FILE        list every fragmented file there\n"
+                                "      --json, --csv=FILE   one JSON document; a list of all fragmented files\n"
                                 "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
                                 "  zcfs-defrag /srv/images/win10.img           defragment\n"
                                 "Exit status: 0 done or nothing to do, 1 failed and nothing changed, 2 usage,\n"
                                 "3 refused, 4 in use, 5 map or volume damaged; of several, first of 5 1 3 4 0.\n";
+
+#define OPERAND 1 /* what getopt returns for one, if asked to keep the order */
 
 enum {
 	OPTION_PACK = 256,
@@ -54,6 +57,10 @@ enum {
 	OPTION_THRESHOLD,
 	OPTION_VERIFY,
 	OPTION_VOLUME,
+	OPTION_ONLY,
+	OPTION_EXCLUDE,
+	OPTION_MIN_FRAGMENTS,
+	OPTION_MIN_SIZE,
 	OPTION_WAIT,
 	OPTION_SHUTDOWN,
 	OPTION_SAVED,
@@ -80,6 +87,10 @@ static const struct option long_options[] = {
         {"threshold", required_argument, NULL, OPTION_THRESHOLD},
         {"verify", required_argument, NULL, OPTION_VERIFY},
         {"volume", required_argument, NULL, OPTION_VOLUME},
+        {"only", required_argument, NULL, OPTION_ONLY},
+        {"exclude", required_argument, NULL, OPTION_EXCLUDE},
+        {"min-fragments", required_argument, NULL, OPTION_MIN_FRAGMENTS},
+        {"min-size", required_argument, NULL, OPTION_MIN_SIZE},
         {"wait", optional_argument, NULL, OPTION_WAIT},
         {"shutdown", no_argument, NULL, OPTION_SHUTDOWN},
         {"saved", required_argument, NULL, OPTION_SAVED},
@@ -154,10 +165,6 @@ static int take_settle_option(int option, struct settle_settings *settle)
 		return parse_bytes(optarg, 1000000, &settle->rate)
 		               ? 0
 		               : wrong_usage("--rate wants a number of megabytes a second: %s", optarg);
-	case OPTION_TIME_LIMIT:
-		return parse_number(optarg, &settle->limit_seconds)
-		               ? 0
-		               : wrong_usage("--time-limit wants a number of seconds: %s", optarg);
 	case OPTION_THRESHOLD:
 		return parse_bytes(optarg, 1024, &settle->threshold)
 		               ? 0
@@ -172,6 +179,55 @@ static bool has_suffix(const char *text, const char *suffix)
 {
 	size_t length = strlen(text);
 	return length > strlen(suffix) && strcmp(text + length - strlen(suffix), suffix) == 0;
+}
+
+/* A number of bytes, or with K, M, G or T behind it of so many times 1024. */
+static bool parse_size(const char *text, uint64_t *bytes)
+{
+	static const char units[] = "KMGT";
+	char *end;
+	double value = strtod(text, &end);
+	const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+	if (end == text || (*end && (!unit || end[1])) || !isfinite(value))
+		return false;
+	if (unit)
+		value = ldexp(value, 10 * (int)(unit - units + 1));
+	if (value < 1 || value > (double)INT64_MAX / 2)
+		return false;
+	*bytes = (uint64_t)value;
+	return true;
+}
+
+/* How the addition of a path or a pattern to the selection has ended, as 0 or the exit code. */
+static int check_added(int error, const char *text)
+{
+	if (error == -EINVAL)
+		return wrong_usage("a path begins at the root of its volume, without a drive (--volume says which): %s",
+		                   text);
+	if (error)
+		fprintf(stderr, "zcfs-defrag: %s\n",
+		        error == -ENOENT ? "the system's C library has no locale C.UTF-8" : strerror(-error));
+	return error ? EXIT_FAILED : 0;
+}
+
+static int take_selection_option(int option, struct selection *selection)
+{
+	unsigned int fragments;
+	switch (option) {
+	case OPTION_ONLY:
+		return check_added(selection_add_pattern(selection, &selection->only, optarg), optarg);
+	case OPTION_EXCLUDE:
+		return check_added(selection_add_pattern(selection, &selection->exclude, optarg), optarg);
+	case OPTION_MIN_FRAGMENTS:
+		if (!parse_count(optarg, UINT_MAX, &fragments))
+			return wrong_usage("--min-fragments wants a number from 1: %s", optarg);
+		selection->min_fragments = fragments;
+		return 0;
+	default:
+		return parse_size(optarg, &selection->min_bytes)
+		               ? 0
+		               : wrong_usage("--min-size wants a number of bytes, or of K, M, G or T: %s", optarg);
+	}
 }
 
 static bool parse_plain(const char *text, enum plain_method *method)
@@ -213,9 +269,20 @@ static int take_option(int option, struct defrag_options *options)
 		return choose_mode(options, MODE_SETTLE);
 	case OPTION_RATE:
 	case OPTION_IDLE:
-	case OPTION_TIME_LIMIT:
 	case OPTION_THRESHOLD:
 		return take_settle_option(option, &options->settle);
+	case OPTION_TIME_LIMIT:
+		return parse_number(optarg, &options->limit_seconds)
+		               ? 0
+		               : wrong_usage("--time-limit wants a number of seconds: %s", optarg);
+	case OPTION_ONLY:
+	case OPTION_EXCLUDE:
+	case OPTION_MIN_FRAGMENTS:
+	case OPTION_MIN_SIZE:
+		return take_selection_option(option, &options->selection);
+	case OPERAND: /* argv has room for it: this one comes from there */
+		options->images[options->image_count++] = optarg;
+		return 0;
 	case OPTION_PACK:
 		options->pack = true;
 		return 0;
@@ -310,6 +377,21 @@ static int check_pictures(const struct defrag_options *options)
 	return 0;
 }
 
+static int check_selection(const struct defrag_options *options, bool passes)
+{
+	if (!selection_selects(&options->selection))
+		return 0;
+	if (!passes)
+		return wrong_usage("--%s is for everything: no files can be chosen", defrag_mode_name(options->mode));
+	if (options->pack)
+		return wrong_usage("--pack lays everything out anew: no files can be chosen");
+	if (options->file_count && options->image_count != 1)
+		return wrong_usage("the files behind -- are those of one image");
+	if (options->file_count && options->all)
+		return wrong_usage("with --all files are chosen by --only");
+	return 0;
+}
+
 static int check_combination(const struct defrag_options *options)
 {
 	const struct settle_settings *settle = &options->settle;
@@ -323,9 +405,10 @@ static int check_combination(const struct defrag_options *options)
 	if (options->volume && !passes && options->mode != MODE_ANALYZE)
 		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
 		                   defrag_mode_name(options->mode));
-	if (options->mode != MODE_SETTLE &&
-	    (settle->rate || settle->idle || settle->limit_seconds > 0 || settle->threshold))
-		return wrong_usage("--rate, --idle, --time-limit and --threshold are for --settle");
+	if (options->mode != MODE_SETTLE && (settle->rate || settle->idle || settle->threshold))
+		return wrong_usage("--rate, --idle and --threshold are for --settle");
+	if (options->limit_seconds > 0 && (options->mode == MODE_UNDO || options->mode == MODE_PLAIN))
+		return wrong_usage("--time-limit means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
 	if (options->shutdown &&
@@ -336,43 +419,82 @@ static int check_combination(const struct defrag_options *options)
 	if (options->image_count == 0)
 		return wrong_usage(options->all ? "which directory?" : "which image?");
 	int exit_code = check_pictures(options);
+	if (!exit_code)
+		exit_code = check_selection(options, passes);
 	return exit_code ? exit_code : check_fleet(options);
 }
 
-static void describe_settle(struct defrag_options *options)
+/* Adds to the text for the history; what does not fit is missing there. */
+__attribute__((format(printf, 2, 3))) static void add_text(struct defrag_options *options, const char *format, ...)
 {
-	const struct settle_settings *settle = &options->settle;
-	char rate[32] = "", limit[32] = "", threshold[32] = "";
-	if (settle->rate)
-		snprintf(rate, sizeof(rate), " --rate=%.6g", (double)settle->rate / 1e6);
-	if (settle->limit_seconds > 0)
-		snprintf(limit, sizeof(limit), " --time-limit=%.6g", settle->limit_seconds);
-	if (settle->threshold)
-		snprintf(threshold, sizeof(threshold), " --threshold=%.6g", (double)settle->threshold / 1024);
-	snprintf(options->text, sizeof(options->text), "--settle%s%s%s%s", rate, settle->idle ? " --idle" : "", limit,
-	         threshold);
+	size_t length = strlen(options->text);
+	va_list arguments;
+	va_start(arguments, format);
+	if (length > 0 && length + 1 < sizeof(options->text))
+		options->text[length++] = ' ';
+	vsnprintf(options->text + length, sizeof(options->text) - length, format, arguments);
+	va_end(arguments);
+}
+
+static void describe_selection(struct defrag_options *options)
+{
+	const struct selection *selection = &options->selection;
+	if (selection->min_fragments)
+		add_text(options, "--min-fragments=%" PRIu64, selection->min_fragments);
+	if (selection->min_bytes)
+		add_text(options, "--min-size=%" PRIu64, selection->min_bytes);
+	for (size_t i = 0; i < selection->only.count; i++)
+		add_text(options, "--only=%s", selection->only.names[i]);
+	for (size_t i = 0; i < selection->exclude.count; i++)
+		add_text(options, "--exclude=%s", selection->exclude.names[i]);
+	for (size_t i = 0; i < options->file_count; i++)
+		add_text(options, i ? "%s" : "-- %s", options->files[i]);
 }
 
 static void describe(struct defrag_options *options)
 {
-	if (options->mode == MODE_SETTLE) {
-		describe_settle(options);
-		return;
-	}
-	size_t length = (size_t)snprintf(options->text, sizeof(options->text), "%s", options->pack ? "--pack" : "");
+	const struct settle_settings *settle = &options->settle;
+	if (options->mode == MODE_SETTLE)
+		add_text(options, "--settle");
+	if (options->pack)
+		add_text(options, "--pack");
 	if (options->volume)
-		snprintf(options->text + length, sizeof(options->text) - length, "%s--volume=%u", length ? " " : "",
-		         options->volume);
+		add_text(options, "--volume=%u", options->volume);
+	if (settle->rate)
+		add_text(options, "--rate=%.6g", (double)settle->rate / 1e6);
+	if (settle->idle)
+		add_text(options, "--idle");
+	if (options->limit_seconds > 0)
+		add_text(options, "--time-limit=%.6g", options->limit_seconds);
+	if (settle->threshold)
+		add_text(options, "--threshold=%.6g", (double)settle->threshold / 1024);
+	describe_selection(options);
+}
+
+/* Behind "--" are files of the image before it; without one, images, whatever they begin with. */
+static int take_rest(int argc, char **argv, struct defrag_options *options)
+{
+	options->file_count = options->image_count ? (size_t)(argc - optind) : 0;
+	options->files = argv + optind;
+	for (size_t i = 0; i < options->file_count; i++) {
+		int exit_code =
+		        check_added(selection_add_file(&options->selection, options->files[i]), options->files[i]);
+		if (exit_code)
+			return exit_code;
+	}
+	for (; !options->file_count && optind < argc; optind++)
+		options->images[options->image_count++] = argv[optind];
+	return 0;
 }
 
 int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code)
 {
-	*options = (struct defrag_options){0};
+	*options = (struct defrag_options){.images = argv + 1};
 	if (saved_places_add(&options->saved) < 0) {
 		*exit_code = EXIT_FAILED;
 		return 1;
 	}
-	for (int option; (option = getopt_long(argc, argv, "anvqh", long_options, NULL)) != -1;) {
+	for (int option; (option = getopt_long(argc, argv, "-anvqh", long_options, NULL)) != -1;) {
 		if (option == 'h' || option == OPTION_VERSION) {
 			fputs(option == 'h' ? help_text : "zcfs-defrag " ZCFS_VERSION "\n", stdout);
 			*exit_code = EXIT_DONE;
@@ -382,8 +504,9 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 		if (*exit_code)
 			return 1;
 	}
-	options->images = argv + optind;
-	options->image_count = (size_t)(argc - optind);
+	*exit_code = take_rest(argc, argv, options);
+	if (*exit_code)
+		return 1;
 	describe(options);
 	*exit_code = check_combination(options);
 	if (options->shutdown && !options->wait) {
@@ -396,4 +519,5 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 void defrag_options_release(struct defrag_options *options)
 {
 	name_list_release(&options->saved);
+	selection_release(&options->selection);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "defrag/selection.h"
 #include "mapdb/name_list.h"
 #include "mapdb/plain.h"
 
@@ -18,7 +19,6 @@ enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAI
 struct settle_settings {
 	uint64_t threshold;   /* bytes; 0: the default */
 	uint64_t rate;	      /* bytes a second; 0: none */
-	double limit_seconds; /* 0: none */
 	bool idle;
 };
 
@@ -37,10 +37,14 @@ struct defrag_options {
 	bool wait;
 	double wait_seconds; /* 0: for as long as it takes */
 	bool shutdown;       /* a domain that has the image is asked to power off; implies wait */
+	double limit_seconds; /* for everything together; 0: none */
 	unsigned int volume; /* 0: all */
+	struct selection selection;
+	char **files; /* into argv: what selection.files are of */
+	size_t file_count;
 	struct settle_settings settle;
 	struct name_list saved; /* directories with saved domains */
-	char text[128];         /* what of this belongs in the history of runs */
+	char text[512];         /* what of this belongs in the history of runs */
 	bool all;               /* the names are of directories, whose images are meant */
 	unsigned int jobs;      /* images at a time, with all */
 	char **images;          /* into argv */

@@ -218,9 +218,10 @@ static bool busy(const struct fleet *fleet)
 
 static void work_on(struct fleet *fleet, const struct name_list *images)
 {
-	for (size_t next = 0; (next < images->count && !stop_requested()) || busy(fleet);) {
+	size_t next = 0;
+	for (bool more; (more = next < images->count && !stop_requested() && !stop_time_is_up()) || busy(fleet);) {
 		struct worker *idle = worker_of(fleet, 0);
-		if (!idle || next == images->count || stop_requested()) {
+		if (!idle || !more) {
 			wait_for_one(fleet);
 			continue;
 		}
@@ -231,8 +232,9 @@ static void work_on(struct fleet *fleet, const struct name_list *images)
 		}
 		next++;
 	}
-	if (stop_requested()) {
-		fputs("zcfs-defrag: stopped; not every image has been looked at\n", stderr);
+	if (next < images->count || stop_requested()) {
+		fprintf(stderr, "zcfs-defrag: %s; not every image has been looked at\n",
+		        stop_requested() ? "stopped" : "the time of --time-limit is up");
 		fleet->exit_code = graver_exit_code(fleet->exit_code, EXIT_FAILED);
 	}
 }

@@ -86,6 +86,8 @@ static const struct {
          "the guest's metadata takes more memory than three quarters of this machine's; nothing has been changed",
          "do it on a machine with more memory"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
+        {ANY_STEP, ETIMEDOUT, EXIT_FAILED, "the time of --time-limit is up; nothing has been changed",
+         "give it more time: the next pass begins anew"},
 
         {STEP_SETTLE, EINTR, EXIT_FAILED, "stopped; what has been moved so far stays moved",
          "the same command goes on from there"},

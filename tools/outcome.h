@@ -42,7 +42,6 @@ struct outcome {
 	bool settled; /* the report below is filled in */
 	struct settle_report settle;
 	struct history history; /* for a report */
-	double settle_deadline; /* CLOCK_MONOTONIC, seconds; 0: none */
 };
 
 /* The graver of two exit codes, in the order 5 1 3 4 0. */

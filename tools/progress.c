@@ -57,7 +57,7 @@ int progress_report(void *context, unsigned int volume, enum pass_phase phase, u
 {
 	struct progress *progress = context;
 	char where[32] = "", percent[SHARE_MAX];
-	if (stop_requested())
+	if (stop_requested() || stop_time_is_up())
 		return 1;
 	if (volume > 0)
 		snprintf(where, sizeof(where), "volume %u: ", volume);

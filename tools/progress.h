@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * progress: how far a pass has come, on a terminal's last line. The user's wish to stop (tools/stop.h) reaches the pass through it.
+ * progress: how far a pass has come, on a terminal's last line. The user's wish to stop (tools/stop.h) reaches the pass
+ * through it.
  */
 #ifndef ZCFS_PROGRESS_H
 #define ZCFS_PROGRESS_H

@@ -73,7 +73,7 @@ static bool somebody_waits(const struct stepper *stepper, double started)
 	return image && (image_wanted(image) || (!image->leased && monotonic_seconds() - started > GIVE_WAY_SECONDS));
 }
 
-static int run(struct stepper *stepper, double deadline, struct progress *progress)
+static int run(struct stepper *stepper, struct progress *progress)
 {
 	double started = monotonic_seconds();
 	struct pace pace = {0};
@@ -85,7 +85,7 @@ static int run(struct stepper *stepper, double deadline, struct progress *progre
 		        .step_ms = STEP_MS,
 		};
 		struct settle_progress step;
-		double left = deadline > 0 ? deadline - monotonic_seconds() : STEP_MS;
+		double left = stop_seconds_left();
 
 		if (stop_requested())
 			return -EINTR;
@@ -112,7 +112,7 @@ static int step_mounted(struct stepper *stepper, const struct settle_limits *lim
 	        .step_ms = limits->step_ms,
 	        .flags = limits->idle ? SETTLE_REQUEST_IDLE : 0,
 	};
-	snprintf(request.text, sizeof(request.text), "%s", stepper->options->text);
+	snprintf(request.text, sizeof(request.text), "%.*s", (int)sizeof(request.text) - 1, stepper->options->text);
 	if (ioctl(stepper->image_fd, SETTLE_IOC_STEP, &request) < 0)
 		return -errno;
 	stepper->report->plain = request.flags & SETTLE_REQUEST_PLAIN;
@@ -127,12 +127,12 @@ static int step_mounted(struct stepper *stepper, const struct settle_limits *lim
 	return 0;
 }
 
-int settle_mounted(int image_fd, const struct defrag_options *options, double deadline, struct progress *progress,
+int settle_mounted(int image_fd, const struct defrag_options *options, struct progress *progress,
                    struct settle_report *report)
 {
 	struct stepper stepper = {.step = step_mounted, .options = options, .report = report, .image_fd = image_fd};
 
-	return run(&stepper, deadline, progress);
+	return run(&stepper, progress);
 }
 
 static int step_unmounted(struct stepper *stepper, const struct settle_limits *limits, struct settle_progress *progress)
@@ -145,8 +145,8 @@ static bool user_stops(void *context)
 	return stop_requested();
 }
 
-int settle_unmounted(struct image *image, const struct defrag_options *options, double deadline,
-                     struct progress *progress, struct settle_report *report)
+int settle_unmounted(struct image *image, const struct defrag_options *options, struct progress *progress,
+                     struct settle_report *report)
 {
 	const struct settle_options settle_options = {.threshold = options->settle.threshold, .text = options->text};
 	struct stepper stepper = {.step = step_unmounted, .options = options, .report = report, .image = image};
@@ -157,7 +157,7 @@ int settle_unmounted(struct image *image, const struct defrag_options *options, 
 	int error = image_settle_new(image, &settle_options, user_stops, NULL, &stepper.settle);
 	if (error)
 		return error;
-	error = run(&stepper, deadline, progress);
+	error = run(&stepper, progress);
 	image_settle_free(stepper.settle);
 	return error;
 }

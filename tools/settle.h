@@ -19,13 +19,13 @@ struct settle_report {
 };
 
 /* Both return 0 (see report), -EINTR if the user stopped them, or why they failed: report then tells what was done until
- * then. deadline: of CLOCK_MONOTONIC, in seconds; 0: none.
+ * then. They end when the time is up (tools/stop.h).
  *
  * mounted: image_fd is the image opened through the mount. -ENOTTY: the daemon is an older one; -EPERM.
  * unmounted: image is open with IMAGE_EXCLUSIVE. -EAGAIN: somebody waits to open it; close it, and try again a little later. */
-int settle_mounted(int image_fd, const struct defrag_options *options, double deadline, struct progress *progress,
+int settle_mounted(int image_fd, const struct defrag_options *options, struct progress *progress,
 		   struct settle_report *report);
-int settle_unmounted(struct image *image, const struct defrag_options *options, double deadline,
-		     struct progress *progress, struct settle_report *report);
+int settle_unmounted(struct image *image, const struct defrag_options *options, struct progress *progress,
+		     struct settle_report *report);
 
 #endif

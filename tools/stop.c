@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "tools/stop.h"
 
+#include <math.h>
 #include <signal.h>
+#include <time.h>
 
 static volatile sig_atomic_t stop_signal;
+static double deadline = INFINITY; /* CLOCK_MONOTONIC, seconds */
 
 static void note_signal(int number)
 {
@@ -26,4 +29,26 @@ void stop_on_signals(void)
 bool stop_requested(void)
 {
 	return stop_signal != 0;
+}
+
+static double monotonic_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+void stop_after(double seconds)
+{
+	deadline = monotonic_seconds() + seconds;
+}
+
+double stop_seconds_left(void)
+{
+	return deadline - monotonic_seconds();
+}
+
+bool stop_time_is_up(void)
+{
+	return stop_seconds_left() <= 0;
 }

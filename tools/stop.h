@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * stop: the user's wish to end a command. SIGINT, SIGTERM and SIGHUP only set a flag, for the work to look at where it can end well.
- * One process-wide instance of the signal handlers.
+ * stop: the user's wish to end a command: now, or when its time is up. SIGINT, SIGTERM and SIGHUP only set a flag, for the work to
+ * look at where it can end well; so it does with the clock. One process-wide instance of each; a child has its parent's.
  */
 #ifndef ZCFS_STOP_H
 #define ZCFS_STOP_H
@@ -12,5 +12,10 @@
  * allows: their default actions would kill in mid-pass. */
 void stop_on_signals(void);
 bool stop_requested(void);
+
+/* From now on the process has so many seconds. */
+void stop_after(double seconds);
+double stop_seconds_left(void); /* INFINITY without stop_after */
+bool stop_time_is_up(void);
 
 #endif

@@ -105,6 +105,8 @@ int main(int argc, char **argv)
 		return EXIT_FAILED;
 	if (!defrag_options_parse(argc, argv, &options, &exit_code)) {
 		stop_on_signals();
+		if (options.limit_seconds > 0)
+			stop_after(options.limit_seconds);
 		exit_code = run(&options);
 	}
 	defrag_options_release(&options);

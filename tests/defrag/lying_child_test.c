@@ -250,17 +250,17 @@ static unsigned int variant;
 
 static void wrong_size(void)
 {
-	static const size_t sizes[] = {sizeof(struct progress_message), sizeof(struct volume_report),
-	                               sizeof(struct disk_message),     sizeof(struct file_message),
-	                               3 * sizeof(struct map_move),     REDO_ENTRY_HEADER_SIZE + 1,
-	                               sizeof(struct end_message),      sizeof(struct cluster_map_message),
-	                               sizeof(struct owner_message)};
+	static const size_t sizes[] = {
+	        sizeof(struct progress_message), sizeof(struct volume_report),       sizeof(struct disk_message),
+	        sizeof(struct file_message),     3 * sizeof(struct map_move),        REDO_ENTRY_HEADER_SIZE + 1,
+	        sizeof(struct end_message),      sizeof(struct cluster_map_message), sizeof(struct owner_message),
+	        sizeof(struct file_message),     sizeof(struct found_message)};
 	static uint8_t zeros[sizeof(struct volume_report) + 1];
 	tell_volume();
 	tell((enum message_type)(1 + variant / 2), zeros, sizes[variant / 2] - 1 + variant % 2 * 2);
 	tell_end();
 }
-#define WRONG_SIZES 18u
+#define WRONG_SIZES 22u
 
 static void tell_false_volume(void)
 {
@@ -572,6 +572,15 @@ static void false_cluster_map(void)
 }
 #define FALSE_CLUSTER_MAPS 10u
 
+/* Nobody asked for a file. */
+static void find_what_is_not_wanted(void)
+{
+	struct found_message m = {.file = variant ? UINT64_MAX : 0};
+	tell_volume();
+	tell(MESSAGE_FOUND, &m, sizeof(m));
+	tell_end();
+}
+
 struct lie {
 	const char *name;
 	void (*tell)(void);
@@ -608,6 +617,7 @@ static const struct lie lies[] = {
         {"sends paths without an end", false_file, 2, -ECHILD},
         {"draws what cannot be", false_cluster_map, FALSE_CLUSTER_MAPS, -ECHILD},
         {"knows whose what is that nobody asked for", false_owner, FALSE_OWNERS, -ECHILD},
+        {"finds what is not wanted", find_what_is_not_wanted, 2, -ECHILD},
         {"is in no phase", false_progress, 2, -ECHILD},
         {"hangs after the end", end_and_hang, 1, 0},
         {"refuses after all", refused_after_all, 3, 0},
@@ -703,8 +713,11 @@ static int progress(void *context, unsigned int number, enum pass_phase phase, u
 static int run(int dir_fd, struct pass_report *report, bool dry_run)
 {
 	struct owner_query owners[QUERIES] = {{.guest_off = VOLUME_OFF}};
-	struct pass_options options = {
-	        .progress = progress, .dry_run = dry_run, .cluster_maps = true, .owners = owners, .owner_count = QUERIES};
+	struct pass_options options = {.progress = progress,
+	                               .dry_run = dry_run,
+	                               .cluster_maps = true,
+	                               .owners = owners,
+	                               .owner_count = QUERIES};
 	struct image *image;
 	told = 0;
 	CHECK_IS(image_open(&io_posix, dir_fd, "disk.img", IMAGE_EXCLUSIVE, 0, 1000, &image), 0);

@@ -116,12 +116,12 @@ static void check_object(const struct volume *v, const struct plan *plan, size_t
 	const struct plan_target *target = &plan->targets[i];
 	uint32_t count;
 	const struct run *first = pieces_of(v, plan, i, &count);
-	CHECK_IS(target->reason == PLAN_OK, count == 1);
+	CHECK_IS(target->reason == PLAN_OK, count == 1 || object->kind == PLAN_UNWANTED);
 	if (object->kind == PLAN_ANCHORED)
 		CHECK_IS(first->lcn, v->runs.runs[object->first_run].lcn);
 	if (!moves(plan, i))
 		return;
-	CHECK(object->kind != PLAN_PINNED);
+	CHECK(object->kind != PLAN_PINNED && object->kind != PLAN_UNWANTED);
 	CHECK(object->kind == PLAN_ANCHORED || first->lcn <= object->max_start);
 	CHECK(count == 1 || count <= object->max_pieces);
 	if (object->run_count == 1) {
@@ -225,11 +225,13 @@ static void carry_out(const struct volume *v, const struct plan *plan, struct vo
 			CHECK_IS(run_list_push(&after->runs, pieces[k].lcn, pieces[k].length), 0);
 	}
 	volume_fill_input(after, v->input.pack);
+	after->input.in_place = v->input.in_place;
 }
 
 void check_plan(const struct volume *v, const struct plan *plan)
 {
 	struct plan_permutation permutation;
+	CHECK(!v->input.in_place || v->input.pack || !plan->anew);
 	lay_out(v, plan);
 	check_free(v, plan);
 	for (size_t i = 0; i < v->count; i++)

@@ -50,7 +50,7 @@ static void shuffle(struct run *runs, size_t count)
 
 static void add_object(struct volume *v, struct run *pieces, size_t count)
 {
-	static const uint8_t kinds[] = {PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_PINNED, PLAN_LEFT};
+	static const uint8_t kinds[] = {PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_PINNED, PLAN_LEFT, PLAN_UNWANTED};
 	const struct plan_object object = {
 	        .max_start = random_below(8) ? UINT64_MAX : random_below(v->clusters),
 	        .max_pieces = random_below(3) ? UINT16_MAX : (uint16_t)(1 + random_below(6)),
@@ -83,6 +83,7 @@ static void make_volume(struct volume *v)
 	if (v->count && random_below(3))
 		v->objects[random_below(v->count)].kind = PLAN_ANCHORED;
 	volume_fill_input(v, random_below(3) == 0);
+	v->input.in_place = random_below(3) == 0;
 }
 
 static void check_random_volumes(void)
@@ -91,8 +92,8 @@ static void check_random_volumes(void)
 	for (unsigned int round = 0; round < ROUNDS; round++) {
 		struct plan plan;
 		make_volume(&now);
-		check_context("random volume %u: %llu clusters, %zu objects%s", round, (unsigned long long)now.clusters,
-		              now.count, now.input.pack ? ", packed" : "");
+		check_context("random volume %u: %llu clusters, %zu objects%s%s", round, (unsigned long long)now.clusters,
+		              now.count, now.input.pack ? ", packed" : "", now.input.in_place ? ", in place" : "");
 		CHECK_IS(plan_make(&now.input, &plan), 0);
 		check_plan(&now, &plan);
 		if (!now.input.pack) {

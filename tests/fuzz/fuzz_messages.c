@@ -90,6 +90,7 @@ static const size_t sizes[] = {
         [MESSAGE_REDO] = 0,
         [MESSAGE_END] = sizeof(struct end_message),
         [MESSAGE_CLUSTER_MAP] = 0,
+        [MESSAGE_FOUND] = sizeof(struct found_message),
 };
 
 static void put_template(uint32_t type, uint8_t *payload)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Input: the planner's. Byte 0: 1 packs. Then the objects, 6 bytes each, as many as byte 1 says, which also tells which
- * one is anchored; then one or two bytes for each stretch of the volume: whose it is, how long it is.
+ * Input: the planner's. Byte 0: 1 packs, 2 leaves in place. Then the objects, 6 bytes each, as many as byte 1 says,
+ * which also tells which one is anchored; then one or two bytes for each stretch of the volume: whose it is, how long
+ * it is.
  *
  * Promise: what must hold for every plan (plan_check.h), and a plan does not undo what another one did.
  */
@@ -66,7 +67,7 @@ static void take_volume(struct input *input)
 	static struct stretches stretches;
 	static struct run pieces[CLUSTERS_MAX];
 	struct plan_object objects[OWNERS];
-	bool pack = take(input, 1) & 1;
+	uint64_t flags = take(input, 1);
 	size_t count = take(input, 1), anchored = count;
 	volume.count = volume.runs.count = 0;
 	if (count & 0x80)
@@ -82,7 +83,8 @@ static void take_volume(struct input *input)
 		if (found)
 			volume_add_object(&volume, objects[i], pieces, found);
 	}
-	volume_fill_input(&volume, pack);
+	volume_fill_input(&volume, flags & 1);
+	volume.input.in_place = flags & 2;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -26,6 +26,7 @@
 #define HEADER 2u /* bytes of an input before the patches */
 
 static int message_fd, table_fd;
+static struct selection selection;
 
 /* What libntfs-3g forgets of a volume that it cannot mount is gone with the child. */
 const char *__lsan_default_suppressions(void);
@@ -201,6 +202,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	work_fd = scratch_directory();
 	for (unsigned int i = 0; i < BASES; i++)
 		make_base(&bases[i]);
+	CHECK_IS(selection_add_pattern(&selection, &selection.only, "*[0-4]"), 0);
+	CHECK_IS(selection_add_file(&selection, "no such file"), 0);
 	message_fd = memfd_create("messages", MFD_CLOEXEC);
 	table_fd = memfd_create("partition-table", MFD_CLOEXEC);
 	CHECK(message_fd >= 0 && table_fd >= 0);
@@ -218,8 +221,11 @@ static void select_base(uint8_t number)
 
 static void run_child(uint8_t flags)
 {
-	const struct pass_options options = {
-	        .pack = flags & 1, .analyze = (flags & 6) == 6, .verify_data = flags & 8, .cluster_maps = flags & 16};
+	const struct pass_options options = {.pack = flags & 1,
+	                                     .analyze = (flags & 6) == 6,
+	                                     .verify_data = flags & 8,
+	                                     .cluster_maps = flags & 16,
+	                                     .selection = flags & 32 ? &selection : NULL};
 	const struct memory_image memory = {.bytes = image_bytes, .size = base->size};
 	struct image image = {.io = &memory_io, .data_fd = -1};
 	struct told told;
