@@ -150,16 +150,21 @@ static void print_map(FILE *file, struct picture_terminal terminal, const struct
 	}
 }
 
-static void print_legend(FILE *file, struct picture_terminal terminal, const struct cluster_map *map)
+static void print_legend(FILE *file, struct picture_terminal terminal, const struct cluster_map *before,
+                         const struct cluster_map *after)
 {
-	uint64_t sum[CLUSTER_USES];
-	picture_sum(map, 0, map->cells, sum);
+	uint64_t was[CLUSTER_USES], is[CLUSTER_USES];
+	picture_sum(before, 0, before->cells, was);
+	picture_sum(after, 0, after->cells, is);
 	struct pen pen = {-1, -1};
 	unsigned int column = 0;
 	for (int use = 0; use < CLUSTER_USES; use++) {
-		char text[64];
-		int length = snprintf(text, sizeof(text), " %s %.1f %%", picture_use_name((enum cluster_use)use),
-		                      100.0 * (double)sum[use] / (double)map->clusters);
+		char text[64], change[16] = "";
+		if (was[use] != is[use])
+			snprintf(change, sizeof(change), "%.1f -> ",
+			         100.0 * (double)was[use] / (double)before->clusters);
+		int length = snprintf(text, sizeof(text), " %s %s%.1f %%", picture_use_name((enum cluster_use)use),
+		                      change, 100.0 * (double)is[use] / (double)after->clusters);
 		if (column && column + (unsigned int)length + INDENT + 1 > terminal.columns) {
 			fputc('\n', file);
 			column = 0;
@@ -187,6 +192,6 @@ void picture_print(FILE *file, struct picture_terminal terminal, const struct pa
 			fprintf(file, "  %s:\n", dry_run ? "after (planned)" : "after");
 			print_map(file, terminal, picture->after);
 		}
-		print_legend(file, terminal, picture->after ? picture->after : picture->before);
+		print_legend(file, terminal, picture->before, picture->after ? picture->after : picture->before);
 	}
 }
