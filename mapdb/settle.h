@@ -14,7 +14,7 @@
  *     old places punched      whole blocks that nothing names
  *
  * No write ever waits for a sync. A step gives back what its batch has left before the next one begins, so at no time is more allocated than
- * the image, one batch, and once more what the guest writes to holes of the batch meanwhile; a crash anywhere costs at most that, as space
+ * the image, one batch, once more what the guest writes to holes of the batch meanwhile, and blocks of which other batches have parts; a crash anywhere costs at most that, as space
  * that no extent names. A step that fails before the commit leaves the image as it was.
  *
  * This part knows neither FUSE nor locks: whoever has the image provides the hooks. All calls for one pass come from one

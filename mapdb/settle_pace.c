@@ -77,13 +77,15 @@ bool settle_wait(struct settle *settle, const struct settle_limits *limits, int6
 static void leave_alone(void *context)
 {
 	struct settle *settle = context;
-	int64_t spent_ns = settle_now_ns() - settle->punching_ns;
+	int64_t now_ns = settle_now_ns(), spent_ns = now_ns - settle->punching_ns, end_ns = now_ns + spent_ns;
 
 	if (!settle->gently || spent_ns < PUNCHING_NS)
 		return;
-	if (!settle->hooks.stop(settle->hooks.context))
-		pause_a_bit(spent_ns);
-	settle->punching_ns = settle_now_ns();
+	while (now_ns < end_ns && !settle->hooks.stop(settle->hooks.context)) {
+		pause_a_bit(end_ns - now_ns);
+		now_ns = settle_now_ns();
+	}
+	settle->punching_ns = now_ns;
 }
 
 struct host_puncher settle_puncher(struct settle *settle)

@@ -7,12 +7,15 @@
  * SEED=n repeats a run; ROUNDS=n makes more.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "io_fault.h"
+#include "mapdb/host_space.h"
 #include "mapdb/image_settle.h"
 #include "scenario.h"
 #include "settle_guest.h"
@@ -162,28 +165,105 @@ static void try_undo_kept(int base_fd, int dir_fd)
 			;
 }
 
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 /* A pass takes no less time than its rate says, whatever its batches are. */
 static void try_rate(int dir_fd)
 {
 	const struct settle_limits limits = {.rate = 256 << 10};
 	struct settle_progress progress = {0};
 	struct image_settle *settle;
-	struct timespec begun, now;
+	int64_t begun_ns;
 	struct image *image;
 
 	settle_start(dir_fd);
 	CHECK_IS(image_open(&io_fast, dir_fd, NAME, IMAGE_EXCLUSIVE, 0, 2000, &image), 0);
-	clock_gettime(CLOCK_MONOTONIC, &begun);
+	begun_ns = now_ns();
 	CHECK_IS(image_settle_new(image, &settle_test_options, never, NULL, &settle), 0);
 	while (!progress.finished)
 		CHECK_IS(image_settle_step(settle, &limits, &progress), 0);
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	double seconds = (double)(now.tv_sec - begun.tv_sec) + (double)(now.tv_nsec - begun.tv_nsec) / 1e9;
+	double seconds = (double)(now_ns() - begun_ns) / 1e9;
 	/* The last piece, at most a batch here, is not waited for. */
 	CHECK((seconds + 1e-3) * (double)limits.rate >=
 	      (double)progress.bytes_moved - (double)settle_test_options.batch_bytes);
 	image_settle_free(settle);
 	image_close(image);
+}
+
+/* A host that takes its time to punch a hole. */
+static struct slow_host {
+	struct io io;
+	int64_t punching_ns; /* of all holes */
+	uint64_t longest;    /* bytes */
+} slow_host;
+
+static int punch_slowly(const struct io *io, int fd, int mode, uint64_t off, uint64_t length)
+{
+	int64_t begun_ns = now_ns();
+
+	nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+	int rc = io_fast.fallocate(&io_fast, fd, mode, off, length);
+	slow_host.punching_ns += now_ns() - begun_ns;
+	slow_host.longest = length > slow_host.longest ? length : slow_host.longest;
+	return rc;
+}
+
+/* At a rate the file is left alone for at least as long as holes are punched in it. */
+static void try_pauses(int dir_fd)
+{
+	const struct settle_limits limits = {.rate = 1 << 30};
+	struct settle_progress progress = {0};
+	struct image_settle *settle;
+	struct image *image;
+
+	settle_start(dir_fd);
+	slow_host = (struct slow_host){.io = io_fast};
+	slow_host.io.fallocate = punch_slowly;
+	CHECK_IS(image_open(&slow_host.io, dir_fd, NAME, IMAGE_EXCLUSIVE, 0, 2000, &image), 0);
+	CHECK_IS(image_settle_new(image, &settle_test_options, never, NULL, &settle), 0);
+	int64_t begun_ns = now_ns();
+	while (!progress.finished)
+		CHECK_IS(image_settle_step(settle, &limits, &progress), 0);
+	CHECK(now_ns() - begun_ns >= 2 * slow_host.punching_ns);
+	image_settle_free(settle);
+	image_close(image);
+	settle_check_seen(dir_fd);
+}
+
+static void count_pieces(void *context)
+{
+	(*(unsigned int *)context)++;
+}
+
+/* However large a hole is, the file is never locked for more than a piece of it. */
+static void try_large_hole(int dir_fd)
+{
+	struct host_puncher puncher = {.io = &slow_host.io, .between = count_pieces};
+	unsigned int pieces = 0;
+	uint8_t byte = 1, found;
+	uint64_t from = (random_below(3) << 20) + random_below(1 << 20), length = 1 + random_below(8 << 20);
+
+	empty_directory(dir_fd);
+	slow_host = (struct slow_host){.io = io_fast};
+	slow_host.io.fallocate = punch_slowly;
+	int fd = openat(dir_fd, "file", O_RDWR | O_CREAT | O_EXCL, 0600);
+	CHECK(fd >= 0);
+	puncher.data_fd = fd;
+	puncher.context = &pieces;
+	const uint64_t places[] = {from, from + length / 2, from + length - 1, from + length};
+	for (size_t i = 0; i < 4; i++)
+		CHECK_IS(pwrite(fd, &byte, 1, (off_t)places[i]), 1);
+	CHECK_IS(host_space_punch(&puncher, from, length), 0);
+	CHECK(slow_host.longest <= 1 << 20 && pieces >= length >> 20);
+	for (size_t i = 0; i < 4; i++)
+		CHECK(pread(fd, &found, 1, (off_t)places[i]) == 1 && found == (i == 3));
+	close(fd);
 }
 
 /* However little a rate allows, it allows no more: here one piece, which is free, and nothing for hours. */
@@ -223,6 +303,8 @@ int main(void)
 		try_offline(dir_fd);
 		try_rate(dir_fd);
 		try_slow(dir_fd);
+		try_pauses(dir_fd);
+		try_large_hole(dir_fd);
 		for (int j = 0; j < 60; j++)
 			try_life(dir_fd);
 		try_faults(base_fd, dir_fd);
