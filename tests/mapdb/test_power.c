@@ -6,15 +6,14 @@
  * it cannot repair; also if power fails again during recovery, or if the process was killed first.
  *
  * And that this test would notice if it were not so: of every sync of every change it is tried what happens if the disk
- * does not do it. Those that can be missing without harm are listed here, with the reason why they are there all the
- * same.
+ * does not do it. Those that can be missing without harm are listed in spare_sync.c, with the reason why they are there
+ * all the same.
  *
  * POWER=brief explores fewer states, POWER=deep many more. SEED=n repeats the random choices. VERBOSE=1 tells of every
  * sync.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,18 +25,20 @@
 #include "mapdb/check.h"
 #include "power.h"
 #include "scenario.h"
+#include "spare_sync.h"
 
 #define STEPS_MAX 64
 #define WORKERS   4
 
 static const struct level {
 	const char *name;
-	unsigned int random;        /* choices at each sync */
-	unsigned int nested_every;  /* of how many states the recovery is tried */
-	unsigned int killed_every;  /* of how many operations it is tried to kill the process there */
-	unsigned int checked_every; /* of how many stores after recovery zcfs-check looks at one */
-	unsigned int looked_at_one; /* of how many states */
-} levels[] = {{"brief", 0, 400, 29, 4, 8}, {"default", 24, 100, 5, 4, 1}, {"deep", 400, 10, 1, 1, 1}};
+	unsigned int random;           /* choices at each sync */
+	unsigned int random_forgotten; /* and of a disk that does not do a sync */
+	unsigned int nested_every;     /* of how many states the recovery is tried */
+	unsigned int killed_every;     /* of how many operations it is tried to kill the process there */
+	unsigned int checked_every;    /* of how many stores after recovery zcfs-check looks at one */
+	unsigned int looked_at_one;    /* of how many states */
+} levels[] = {{"brief", 0, 0, 400, 29, 4, 8}, {"default", 24, 24, 100, 5, 4, 1}, {"deep", 1000, 100, 3, 1, 2, 1}};
 
 static const struct level *level;
 static int dir_fd, live_fd; /* where disks are made real; where things are recorded */
@@ -313,89 +314,6 @@ static bool is_noticed(const struct io_record *of, const struct power_options *o
 	return !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-enum where { ANYWHERE, IN_STAGING, IN_LAST_TRANSACTION };
-
-/* Syncs that the disk may leave out without harm to anybody: what, after which operation (fnmatch), and why it is
- * there. */
-static const struct spare {
-	enum where where;
-	const char *what, *after, *why;
-} spares[] = {
-        {IN_STAGING, "*", "*",
-         "the bundle does not have its name yet. SQLite does not know; what counts is synced once more before the "
-         "exchange"},
-        {IN_LAST_TRANSACTION, "fsync map.db*", "*",
-         "what it writes, each page by itself, does no harm: redo is forgotten (done twice it is the same), history "
-         "ends"},
-        {IN_LAST_TRANSACTION, "fsync [ab].img", "*", "the same"},
-        {ANYWHERE, "fsync [ab].img", "[!f]*",
-         "redo and whoever opens the image ask again, for the case that the process was killed: of the three one will "
-         "do"},
-        {ANYWHERE, "fsync [ab].img", "f*sync [!m]*", "the same"},
-        {ANYWHERE, "fsync the store", "fsync .*",
-         "before an exchange earlier changes of names end: missed only where there were any"},
-        {ANYWHERE, "fsync the store", "link .*", "the same"},
-        {ANYWHERE, "fsync the store", "rename * to .*.zcfs-replace-*", "the same"},
-        {ANYWHERE, "fsync the store", "rename .*.zcfs-replace-* to *",
-         "a replacement that is found under its hidden name is carried out"},
-        {ANYWHERE, "fsync the store", "unlink .*.zcfs-plain-*",
-         "only to be tidy early: see the sync before an exchange"},
-        {ANYWHERE, "fdatasync .*", "fsync *.img", "redo was empty"},
-        {ANYWHERE, "fsync .*", "fsync *.img", "the size was right: nothing was changed"},
-};
-
-/* Whether a file or directory, or the directory that it is in, has a hidden name. */
-static bool in_staging(size_t index)
-{
-	uint32_t node = io_record_get(record, index)->node;
-	struct disk disk;
-	bool staging = false;
-
-	power_disk(record, index, POWER_KEPT, &disk);
-	for (size_t i = 0; i < disk.entry_count; i++) {
-		if (disk.entries[i].node != node)
-			continue;
-		for (size_t j = 0; j < disk.entry_count; j++) {
-			const struct disk_entry *entry = &disk.entries[j];
-
-			if (entry->name[0] == '.' && disk.entries[i].directory == entry->node)
-				staging = true;
-		}
-		staging = staging || (disk.entries[i].name[0] == '.' && !strstr(disk.entries[i].name, "zcfs-plain-"));
-	}
-	disk_release(&disk);
-	return staging;
-}
-
-static bool in_last_transaction(size_t step, size_t index)
-{
-	for (size_t i = index; i < marks[step + 1]; i++) {
-		const struct io_operation *operation = io_record_get(record, i);
-
-		if (operation->kind == IO_CREATE && !strcmp(operation->name, "map.db-journal"))
-			return false;
-	}
-	return true;
-}
-
-static const struct spare *find_spare(size_t step, size_t index)
-{
-	char what[256], after[256];
-
-	snprintf(what, sizeof what, "%s", io_record_describe(record, index));
-	snprintf(after, sizeof after, "%s", index > 0 ? io_record_describe(record, index - 1) : "the start");
-	for (size_t i = 0; i < sizeof spares / sizeof spares[0]; i++) {
-		const struct spare *spare = &spares[i];
-
-		if (fnmatch(spare->what, what, 0) != 0 || fnmatch(spare->after, after, 0) != 0 ||
-		    (spare->where == IN_STAGING && !in_staging(index)) ||
-		    (spare->where == IN_LAST_TRANSACTION && !in_last_transaction(step, index)))
-			continue;
-		return spare;
-	}
-	return NULL;
-}
-
 struct tally {
 	size_t states, stores;
 	unsigned long recoveries;
@@ -417,19 +335,19 @@ static void forget_each_sync(size_t step, struct tally *tally)
 
 	for (size_t i = marks[step]; i < marks[step + 1]; i++) {
 		struct power_options options = {
-		        .from = i + 1, .to = harm_end(i), .forgotten = i, .random = level->random, .seed = 1};
+		        .from = i + 1, .to = harm_end(i), .forgotten = i, .random = level->random_forgotten, .seed = 1};
 
 		if (!is_sync(io_record_get(record, i)))
 			continue;
 		bool noticed = is_noticed(record, &options, visit_forgotten, NULL, why, sizeof why);
-		const struct spare *spare = find_spare(step, i);
+		const char *spare = spare_sync(record, i, marks[step + 1]);
 		if (!noticed && !spare) { /* harder, before it is called a fault of this test */
-			options.random = level->random * 20;
+			options.random = level->random_forgotten * 20;
 			noticed = is_noticed(record, &options, visit_forgotten, NULL, why, sizeof why);
 		}
 		tally->syncs++;
 		tally->noticed += noticed;
-		tell(scenario_name(step), i, record, noticed ? why : spare ? spare->why : "not missed");
+		tell(scenario_name(step), i, record, noticed ? why : spare ? spare : "not missed");
 		check_context("%s: operation %zu, %s", scenario_name(step), i, io_record_describe(record, i));
 		CHECK(noticed || spare || level->looked_at_one > 1);
 	}
