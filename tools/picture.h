@@ -37,8 +37,8 @@ void picture_draw_clusters(struct canvas *canvas, const struct cluster_map *map,
 void picture_draw_plot(struct canvas *canvas, const struct map_plot *plot, unsigned int left, unsigned int top,
                        unsigned int scale);
 
-/* A page with all that there is of one image: volumes, legend, image map; title is printable. draw may be called for a
- * canvas of any size that picture_page_size() gave. 0 or -ENOMEM. */
+/* A page with all that there is of one image: volumes, legend, image map; title is printable. It refers to the report.
+ * init: 0 or -ENOMEM; the canvas to draw on has the size that is told. */
 struct picture_page {
 	const char *title;
 	const struct pass_report *report;
