@@ -105,6 +105,7 @@ static void run_child(struct pass *p, int write_fd, pid_t parent)
 	if (getppid() != parent)
 		_exit(CHILD_FAILED);
 	signal(SIGINT, SIG_IGN); /* the parent decides */
+	signal(SIGUSR1, SIG_IGN);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_DFL);
 	signal(SIGXCPU, SIG_DFL);

@@ -98,7 +98,7 @@ static int undo(struct image *image, const struct defrag_options *options, struc
 
 static int make_plain(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
-	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	struct plain_options plain = {.method = options->plain, .progress = progress_plain, .context = &progress};
 
 	outcome->was_plain = image->bundle_fd < 0;
@@ -133,10 +133,7 @@ static void explain_missing(const char *file, struct outcome *outcome)
 
 static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
 {
-	struct progress progress = {
-	        .image = outcome->image,
-	        .show = !options->quiet && progress_possible(),
-	};
+	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	struct pass_options pass = {
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .dry_run = options->mode == MODE_DRY_RUN,
@@ -200,7 +197,7 @@ static void cleanup_image(struct image **image)
 static int settle(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
                   enum step *step)
 {
-	struct progress progress = {.image = outcome->image, .show = !options->quiet && progress_possible()};
+	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
 	cleanup_fd int mounted = locate_through_mount(location);
 	int error = mounted < 0 ? mounted : 0;
@@ -305,11 +302,13 @@ static void process_located(const struct location *location, const struct defrag
 	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
 	bool asked = false, leaving = false;
 	unsigned int stale = 0;
+	struct progress waiting = progress_start(outcome->image, options->quiet, options->verbose);
 	enum step step;
 	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
 	for (;;) {
 		int error = attempt(location, options, outcome, &step);
+		progress_erase(&waiting);
 		if (error && stop_requested())
 			error = -EINTR;
 		if (error ==
@@ -334,10 +333,12 @@ static void process_located(const struct location *location, const struct defrag
 		file_list_release(&outcome->files);
 		if (options->shutdown && !asked)
 			asked = ask_to_shut_down(location, outcome, options->quiet);
-		if (options->wait)
+		if (options->wait) {
+			progress_show(&waiting, "waiting until nobody uses it", 0, 0, false);
 			wait_for_users(location, endless ? 0 : left);
-		else
+		} else {
 			nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+		}
 	}
 	if (stale > 0) /* its owner may have been about to die */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);

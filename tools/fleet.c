@@ -17,6 +17,7 @@
 #include "tools/defrag_image.h"
 #include "tools/directory.h"
 #include "tools/locate.h"
+#include "tools/progress.h"
 #include "tools/stop.h"
 #include "tools/text.h"
 
@@ -126,6 +127,7 @@ static int start(struct worker *worker, const char *path, const struct defrag_op
 		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent || dup2(output, STDOUT_FILENO) < 0 ||
 		    dup2(problems, STDERR_FILENO) < 0)
 			_exit(EXIT_FAILED);
+		progress_on_signal(false);
 		_exit(work(worker, options));
 	}
 	worker->pid = pid;
@@ -196,7 +198,7 @@ static struct worker *worker_of(const struct fleet *fleet, pid_t pid)
 static void wait_for_one(struct fleet *fleet)
 {
 	int status;
-	pid_t pid = waitpid(-1, &status, 0);
+	pid_t pid = waitpid(-1, &status, 0); /* SIGUSR1 ends it, too */
 	struct worker *worker = pid > 0 ? worker_of(fleet, pid) : NULL;
 
 	if (worker)
@@ -223,6 +225,8 @@ static void work_on(struct fleet *fleet, const struct name_list *images)
 		struct worker *idle = worker_of(fleet, 0);
 		if (!idle || !more) {
 			wait_for_one(fleet);
+			if (progress_line_wanted())
+				fprintf(stderr, "zcfs-defrag: begun with %zu of %zu files\n", next, images->count);
 			continue;
 		}
 		int error = start(idle, images->names[next], fleet->options, fleet->drawing);

@@ -9,7 +9,6 @@
 
 #include "mapdb/image_settle.h"
 #include "mapdb/settle_ioctl.h"
-#include "tools/text.h"
 
 #define STEP_MS          4000 /* how long the daemon is left alone with a step */
 #define GIVE_WAY_SECONDS 10.0 /* where there are no leases nobody can be seen who waits */
@@ -31,32 +30,6 @@ struct stepper {
 	struct image_settle *settle;
 };
 
-/* How fast it goes. */
-struct pace {
-	double start;         /* end of the first step */
-	uint64_t moved, left; /* then */
-};
-
-static void show(struct progress *progress, const struct settle_progress *step, struct pace *pace)
-{
-	char bytes[TEXT_NUMBER_MAX];
-	double now = monotonic_seconds();
-	uint64_t done = step->bytes_planned - step->bytes_left;
-	unsigned int percent =
-	        step->bytes_planned ? (unsigned int)((double)done * 100 / (double)step->bytes_planned) : 100;
-
-	if (pace->start <= 0 || step->bytes_left > pace->left)
-		*pace = (struct pace){.start = now, .moved = step->bytes_moved, .left = step->bytes_left};
-	double seconds = now - pace->start;
-	if (seconds < 0.1 || step->bytes_left == pace->left) {
-		progress_line(progress, "settling %u%%", percent);
-		return;
-	}
-	text_bytes(bytes, (uint64_t)((double)(step->bytes_moved - pace->moved) / seconds));
-	double left = (double)step->bytes_left * seconds / (double)(pace->left - step->bytes_left);
-	progress_line(progress, "settling %u%%, %s/s, %.0f s left", percent, bytes, left);
-}
-
 static void note(struct settle_report *report, const struct settle_progress *step)
 {
 	report->extents_before = step->extents_before;
@@ -76,8 +49,8 @@ static bool somebody_waits(const struct stepper *stepper, double started)
 static int run(struct stepper *stepper, struct progress *progress)
 {
 	double started = monotonic_seconds();
-	struct pace pace = {0};
 
+	progress_show(progress, "settling", 0, 0, true); /* how much, the first step says */
 	while (!stepper->report->finished && !stepper->report->plain) {
 		struct settle_limits limits = {
 		        .rate = stepper->options->settle.rate,
@@ -94,10 +67,14 @@ static int run(struct stepper *stepper, struct progress *progress)
 		if (left * 1000 < STEP_MS)
 			limits.step_ms = (unsigned int)(left * 1000) + 1;
 		int error = stepper->step(stepper, &limits, &step);
+		if (error == -EINTR && !stop_requested()) { /* somebody asks how far it is */
+			progress_tick(progress);
+			continue;
+		}
 		if (error)
 			return error;
 		note(stepper->report, &step);
-		show(progress, &step, &pace);
+		progress_show(progress, "settling", step.bytes_planned - step.bytes_left, step.bytes_planned, true);
 		if (!step.finished && somebody_waits(stepper, started))
 			return -EAGAIN;
 	}
@@ -142,6 +119,7 @@ static int step_unmounted(struct stepper *stepper, const struct settle_limits *l
 
 static bool user_stops(void *context)
 {
+	progress_tick(context);
 	return stop_requested();
 }
 
@@ -154,7 +132,7 @@ int settle_unmounted(struct image *image, const struct defrag_options *options, 
 	report->plain = image->bundle_fd < 0;
 	if (report->plain)
 		return 0;
-	int error = image_settle_new(image, &settle_options, user_stops, NULL, &stepper.settle);
+	int error = image_settle_new(image, &settle_options, user_stops, progress, &stepper.settle);
 	if (error)
 		return error;
 	error = run(&stepper, progress);

@@ -10,6 +10,7 @@
 #include "tools/defrag_image.h"
 #include "tools/drawing.h"
 #include "tools/fleet.h"
+#include "tools/progress.h"
 #include "tools/stop.h"
 #include "tools/text.h"
 
@@ -107,6 +108,7 @@ int main(int argc, char **argv)
 		stop_on_signals();
 		if (options.limit_seconds > 0)
 			stop_after(options.limit_seconds);
+		progress_on_signal(options.all);
 		exit_code = run(&options);
 	}
 	defrag_options_release(&options);

@@ -2,9 +2,7 @@
 """zcfs-defrag as its users meet it: options, messages, exit statuses, JSON."""
 import json
 import os
-import pty
 import re
-import select
 import subprocess
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, USAGE, ZCFS_DEFRAG, defrag, defrag_report, scattered_volume, \
@@ -150,35 +148,6 @@ def hostile_label(cases, store):
         holds('\033' not in out and '\u202e' not in out and 'bad\\x1b[2J\\u202elabel' in out, repr(out))
 
 
-def run_on_terminal(*arguments):
-    """What a user sees, terminal escapes included."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ['TERM'] = 'xterm'
-        os.execv(ZCFS_DEFRAG, [ZCFS_DEFRAG, *arguments])
-    seen = b''
-    while select.select([terminal], [], [], 60)[0]:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            break  # the other end is closed
-        if not piece:
-            break
-        seen += piece
-    os.close(terminal)
-    return seen.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def progress(cases, image):
-    with cases.case('on a terminal: progress, erased at the end'):
-        seen, status = run_on_terminal('-n', image)
-        equal(status, DONE, 'the exit status')
-        holds('volume 1: ' in seen.split('would be')[0] and '\r\033[K' in seen, repr(seen))
-        holds('\033[K' in seen[:seen.index('would be')].rsplit('\r', 1)[-1], repr(seen))
-    with cases.case('on a terminal with --quiet: nothing'):
-        equal(run_on_terminal('-nq', image), ('', DONE), 'what is seen')
-
-
 def main():
     unmount_on_termination()
     cases = Cases()
@@ -190,7 +159,6 @@ def main():
         text_output(cases, image)
         json_output(cases, image)
         hostile_label(cases, store)
-        progress(cases, image)
         with open(image, 'rb'):
             fails(cases, 'an image in use', [image], IN_USE, 'in use by ', f'(process {os.getpid()})', '--wait')
         run(ZCFS_DEFRAG, image)
