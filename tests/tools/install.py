@@ -9,12 +9,15 @@ import tempfile
 from guest import run
 from tap import Cases, Skip, equal, holds
 
+COMMANDS = 'zcfs', 'zcfs-check', 'zcfs-defrag', 'zcfs-map'
 WANTED = {'bin/zcfs', 'bin/zcfs-check', 'bin/zcfs-defrag', 'bin/zcfs-map', 'share/man/man8/zcfs.8', 'share/man/man8/zcfs-check.8',
           'share/man/man8/zcfs-defrag.8', 'share/man/man8/zcfs-map.8', 'share/man/man7/zcfs-ntfs.7', 'share/man/man7/zcfs.7',
           'share/man/man5/zcfs-store.5',
           'share/zcfs/zcfs-defrag.schema.json',
           'share/doc/zcfs/LICENSE', 'share/doc/zcfs/README.md', 'share/doc/zcfs/SECURITY.md', 'share/doc/zcfs/examples/srv-images.mount',
-          'lib/systemd/system/zcfs-defrag@.service', 'lib/systemd/system/zcfs-defrag@.timer'}
+          'lib/systemd/system/zcfs-defrag@.service', 'lib/systemd/system/zcfs-defrag@.timer', 'share/zsh/site-functions/_zcfs',
+          *('share/bash-completion/completions/' + command for command in COMMANDS),
+          *(f'share/fish/vendor_completions.d/{command}.fish' for command in COMMANDS)}
 
 
 def units_are_sound(cases, root, prefix):
