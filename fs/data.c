@@ -9,9 +9,8 @@
  *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
  *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
- *     when that is done (fs/transfer.h); the kernel does it in threads of its own. As soon as anything would have to
- *     wait, or has failed, a worker starts it again from the beginning. (One wait is left: a read of what is cached may
- *     have the kernel read ahead, also for who does not want to wait, and that takes a free place in the disk's queue.)
+ *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
+ *     again from the beginning. (What waiting is left is told below.)
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -50,8 +49,14 @@
  * flight. What it does not order are a cached and a direct write that meet in one page: the gate does. (It cannot for
  * a shared mapping of a passed-through image by one who writes it with O_DIRECT; it is the same with a raw file.)
  *
- * Without threads of the kernel's a ring's thread would wait, in starting it, for a place in the queue of a disk that
- * hangs (tested), and with it all whose bytes are in memory.
+ * Direct I/O is not quite started without waiting by who asks for that: iomap, by which ext4, XFS and btrfs do it, does
+ * not tell the block layer, where a thread then waits for a place in the disk's queue; if the disk hangs, as long as it
+ * does (tested), and with a ring's thread all whose bytes are in memory. So a ring's thread starts only what is alone:
+ * while no direct I/O of its ring is under way and no worker is at work. The rest it leaves to threads of the
+ * kernel's, which costs a change of thread. What a ring's thread may still wait for, without anything of this daemon's
+ * waiting already, is a place in a queue that others have filled, among them the kernel writing out what is dirty or,
+ * with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is the disk then,
+ * never another request.
  *
  * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
  * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.

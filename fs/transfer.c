@@ -8,6 +8,7 @@
 
 #include "fs/data.h"
 #include "fs/map_walk.h"
+#include "fs/workers.h"
 
 /* A request over more pieces than that is for a thread that waits: it also puts them in the order of the host. */
 #define PIECES_MAX 32
@@ -17,6 +18,9 @@ struct piece {
 	struct transfer *transfer;
 	unsigned int length; /* bytes */
 };
+
+/* Pieces that this thread has begun and not ended. */
+static _Thread_local unsigned int pieces_under_way;
 
 /* All of it belongs to the ring's thread. */
 struct transfer {
@@ -48,6 +52,7 @@ static void piece_done(struct fuse_uring_io *io, int result)
 {
 	struct piece *piece = (struct piece *)io;
 
+	pieces_under_way--;
 	piece->transfer->failed |= result != (int)piece->length;
 	end_one(piece->transfer);
 }
@@ -63,15 +68,26 @@ static size_t count_pieces(struct map_walk walk)
 	return count;
 }
 
+/* A piece that is alone under way is started by this thread itself, which takes one change of thread less. The kernel
+ * may then have it wait for a place in the disk's queue, so not while anything else that the daemon has begun is
+ * waiting: if the disk hangs, that is what fills its queue. */
+static bool may_start_here(void)
+{
+	return pieces_under_way == 0 && !workers_at_work();
+}
+
 static void start_piece(struct transfer *transfer, struct piece *piece, int fd, uint8_t *buffer, size_t length,
                         uint64_t host_off)
 {
+	int flags = (transfer->write ? FUSE_URING_IO_WRITE : 0) | (may_start_here() ? 0 : FUSE_URING_IO_ASYNC);
+
 	*piece = (struct piece){.io.done = piece_done, .transfer = transfer, .length = (unsigned int)length};
-	if (fuse_req_uring_io(transfer->request->req, &piece->io, transfer->write, fd, buffer, piece->length,
-	                      (off_t)host_off) < 0)
+	if (fuse_req_uring_io(transfer->request->req, &piece->io, flags, fd, buffer, piece->length, (off_t)host_off)) {
 		transfer->failed = true;
-	else
-		transfer->under_way++;
+		return;
+	}
+	pieces_under_way++;
+	transfer->under_way++;
 }
 
 /* The caller ends it, too. NULL: nothing was begun. */

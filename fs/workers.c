@@ -132,6 +132,16 @@ bool workers_run(struct job *job)
 	return taken;
 }
 
+bool workers_at_work(void)
+{
+	bool at_work;
+
+	pthread_mutex_lock(&lock);
+	at_work = threads - idle > on_quick_jobs;
+	pthread_mutex_unlock(&lock);
+	return at_work;
+}
+
 void workers_stop(void)
 {
 	pthread_mutex_lock(&lock);

@@ -24,6 +24,10 @@ void workers_start(unsigned int count);
  * is still the caller's. */
 bool workers_run(struct job *job);
 
+/* Whether jobs are under way that may be waiting for something: the quick ones only after a while. Any thread; by the
+ * time it is answered it may be otherwise. */
+bool workers_at_work(void);
+
 /* Waits until all jobs that were taken are done; takes no more. */
 void workers_stop(void);
 
