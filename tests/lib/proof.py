@@ -106,8 +106,11 @@ def done_volumes(report):
     return [volume for volume in report['volumes'] if volume['result'] == 'done']
 
 
-def without_times(report):
-    return {name: value for name, value in report.items() if name not in TIMES + ('changed',)}
+def what_was_done(report):
+    """Without what a pass and its dry run differ in: times, and the worst files, of which a pass does not tell."""
+    done = {name: value for name, value in report.items() if name not in TIMES + ('changed',)}
+    done['volumes'] = [{name: value for name, value in volume.items() if name != 'worst'} for volume in report['volumes']]
+    return done
 
 
 def prove_mapping(before, after):
@@ -134,7 +137,7 @@ def prove_pass(cases, name, image, scratch, options=()):
     report = None
     with cases.case(f'{name}: the pass succeeds and does what the dry run said'):
         report = defrag_report(*options, image)
-        equal(without_times(report), without_times(prediction), 'the report')
+        equal(what_was_done(report), what_was_done(prediction), 'the report')
         equal(report['data_bytes_copied'], 0, 'file data copied')
     if report is None:
         return
