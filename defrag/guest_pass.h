@@ -109,13 +109,13 @@ struct pass_report {
 	struct volume_report *volumes; /* malloc'ed, freed by pass_report_free */
 	char cause[REPORT_TEXT_MAX]; /* about the image as a whole (dynamic disk, damaged partition table), or empty */
 	char remedy[REPORT_TEXT_MAX];
-	enum volume_result result;  /* the gravest of all volumes and of the image as a whole */
-	size_t missing_file; /* index of the first of the selection's files that no volume has; or REPORT_NO_FILE */
-	bool changed;               /* a change was committed */
-	bool redo_pending;          /* committed, but the last step could not be done: the next open does it */
-	uint64_t extents_before;    /* of the image map */
-	uint64_t extents_after;     /* also filled by a dry run */
-	uint64_t metadata_bytes;    /* bytes of guest metadata changed (to be changed, for a dry run) */
+	enum volume_result result; /* the gravest of all volumes and of the image as a whole */
+	size_t missing_file;     /* index of the first of the selection's files that no volume has; or REPORT_NO_FILE */
+	bool changed;            /* a change was committed */
+	bool redo_pending;       /* committed, but the last step could not be done: the next open does it */
+	uint64_t extents_before; /* of the image map */
+	uint64_t extents_after;  /* also filled by a dry run */
+	uint64_t metadata_bytes; /* bytes of guest metadata changed (to be changed, for a dry run) */
 	uint64_t data_bytes_copied; /* always 0: it is reported because it is the point */
 	uint64_t child_peak_kib;    /* peak resident memory of the child */
 	double phase_seconds[PHASE_COUNT];
@@ -138,10 +138,11 @@ enum owner_kind {
 struct owner_query {
 	uint64_t guest_off; /* in: bytes */
 	enum owner_kind kind;
-	unsigned int volume;  /* unless UNKNOWN */
-	uint64_t record, vcn; /* STREAM: base MFT record; which cluster of the attribute's */
+	unsigned int volume;   /* unless UNKNOWN */
+	uint64_t record, vcn;  /* STREAM: base MFT record; which cluster of the attribute's */
 	const char *attribute; /* STREAM: "$DATA" ... */
-	char *path, *stream;  /* STREAM: UTF-8 as the guest has it; the stream's name is mostly empty. malloc'ed, the caller's */
+	char *path, *stream;   /* STREAM: UTF-8 as the guest has it; the stream's name is mostly empty. malloc'ed, the
+	                          caller's */
 };
 
 /* An attribute in more than one piece. Texts are UTF-8, the guest's, and valid during the call. */
@@ -157,16 +158,21 @@ struct fragmented {
 	const char *reason; /* why that is more than one, if anything is known; else empty */
 };
 
+/* Of the files, when a volume is packed; system files and directories lie before them in any case. */
+enum pack_order { ORDER_MFT, ORDER_PATH, ORDER_SIZE, ORDER_CREATED, ORDER_MODIFIED, ORDER_ACCESSED };
+
 struct pass_options {
-	bool analyze;        /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
-	bool dry_run;        /* plan, rewrite and verify as for real, commit nothing */
-	bool pack;           /* lay everything out anew: directories and metadata first, one free extent at the end */
-	bool verify_data;    /* read and compare the ends of every moved stream, not only of a few hundred */
-	bool cluster_maps;   /* fill in the pictures */
-	unsigned int volume; /* 0: all */
+	bool analyze;          /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
+	bool dry_run;          /* plan, rewrite and verify as for real, commit nothing */
+	bool pack;             /* lay everything out anew: directories and metadata first, one free extent at the end */
+	enum pack_order order; /* with pack */
+	bool descending;       /* the last of that order first */
+	bool verify_data;      /* read and compare the ends of every moved stream, not only of a few hundred */
+	bool cluster_maps;     /* fill in the pictures */
+	unsigned int volume;   /* 0: all */
 	const struct selection *selection; /* what to make contiguous; the rest stays as it is. NULL: everything */
-	const char *options_text; /* for the history; may be NULL */
-	struct owner_query *owners; /* with analyze: what else is asked; may be NULL */
+	const char *options_text;          /* for the history; may be NULL */
+	struct owner_query *owners;        /* with analyze: what else is asked; may be NULL */
 	size_t owner_count;
 	/* Called from the calling thread, often; done and total in units of the phase. NULL: none.
 	 * Returning non-zero stops the pass: nothing changed, -ECANCELED. */
@@ -184,7 +190,8 @@ struct pass_options {
  * read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died
  * or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or time
  * (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
- * changed); -ENOENT: one of the selected files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
+ * changed); -ENOENT: one of the selected files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what
+ * image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "defrag/choose.h"
+#include "defrag/order.h"
 #include "mapdb/cleanup.h"
 
 #define PIECE_BYTES_MAX                                                                                                \
@@ -154,8 +155,11 @@ static int collect_objects(const struct scan *s, struct layout *l)
 
 int layout_make(const struct scan *s, const struct pass_options *options, uint8_t *found, struct layout *l)
 {
+	cleanup_free uint32_t *order = NULL;
 	*l = (struct layout){0};
 	int r = collect_objects(s, l);
+	if (r == 0 && options->pack && options->order != ORDER_MFT)
+		r = order_objects(s, l, options->order, options->descending, &order);
 	if (r == 0 && options->selection)
 		r = choose_objects(s, options->selection, l, found);
 	l->input = (struct plan_input){
@@ -165,10 +169,12 @@ int layout_make(const struct scan *s, const struct pass_options *options, uint8_
 	        .runs = l->runs.runs,
 	        .free = &s->free,
 	        .pack = options->pack,
+	        .order = order,
 	        .in_place = options->selection != NULL,
 	};
 	if (r == 0)
 		r = plan_make(&l->input, &l->plan);
+	l->input.order = NULL;
 	if (r == 0)
 		r = plan_permute(&l->input, &l->plan, &l->permutation);
 	if (r < 0)

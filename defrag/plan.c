@@ -262,6 +262,7 @@ static int place(struct attempt *a, size_t index)
 struct order {
 	const struct plan_input *input;
 	bool by_length;
+	const uint32_t *wanted; /* see plan_input; NULL: none */
 };
 
 static int compare_order(const void *a, const void *b, void *context)
@@ -275,13 +276,16 @@ static int compare_order(const void *a, const void *b, void *context)
 		return x->rank < y->rank ? -1 : 1;
 	if (order->by_length && x->length != y->length)
 		return x->length > y->length ? -1 : 1;
+	if (order->wanted && order->wanted[i] != order->wanted[k])
+		return order->wanted[i] < order->wanted[k] ? -1 : 1;
 	return i < k ? -1 : i > k;
 }
 
 static int place_all(struct attempt *a)
 {
 	size_t count = 0;
-	struct order order = {.input = a->input, .by_length = a->mode != MODE_PACK};
+	bool pack = a->mode == MODE_PACK;
+	struct order order = {.input = a->input, .by_length = !pack, .wanted = pack ? a->input->order : NULL};
 	cleanup_free uint32_t *queue = malloc((a->input->object_count + 1) * sizeof(*queue));
 	if (!queue)
 		return -ENOMEM;

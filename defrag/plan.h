@@ -44,6 +44,7 @@ struct plan_input {
 	const struct run *runs;      /* pieces of all objects */
 	const struct run_list *free; /* sorted, merged. What is neither free nor an object's is nobody's to move. */
 	bool pack;                   /* lay everything out anew, by rank and order of the objects */
+	const uint32_t *order;       /* with pack: what place each object has in that order; NULL: as they are given */
 	bool in_place;               /* never lay everything out anew, even if something fits nowhere */
 };
 

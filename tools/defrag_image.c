@@ -138,6 +138,8 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .pack = options->pack,
+	        .order = options->order,
+	        .descending = options->descending,
 	        .verify_data = options->verify_data,
 	        .cluster_maps = options->picture || options->picture_file || options->report_file,
 	        .volume = options->volume,

@@ -25,7 +25,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FIL
                                 "  -a, --analyze         only count fragments; works on an image in use, too\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
                                 "      --only=GLOB       only these; --exclude, --min-size, --min-fragments\n"
-                                "      --pack            lay everything out anew, free space in one piece\n"
+                                "      --pack            lay everything out anew; --order=path, size ... too\n"
                                 "      --undo            bring back what the guest saw before the last pass\n"
                                 "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
                                 "      --settle          make the image map sequential again; see zcfs-defrag(8)\n"
@@ -48,6 +48,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FIL
 
 enum {
 	OPTION_PACK = 256,
+	OPTION_ORDER,
 	OPTION_PLAIN,
 	OPTION_UNDO,
 	OPTION_SETTLE,
@@ -78,6 +79,7 @@ static const struct option long_options[] = {
         {"analyse", no_argument, NULL, 'a'},
         {"dry-run", no_argument, NULL, 'n'},
         {"pack", no_argument, NULL, OPTION_PACK},
+        {"order", required_argument, NULL, OPTION_ORDER},
         {"plain", optional_argument, NULL, OPTION_PLAIN},
         {"undo", no_argument, NULL, OPTION_UNDO},
         {"settle", no_argument, NULL, OPTION_SETTLE},
@@ -230,6 +232,21 @@ static int take_selection_option(int option, struct selection *selection)
 	}
 }
 
+static const char *const order_names[] = {"", "path", "size", "created", "modified", "accessed"};
+
+/* With "-" before it descending. */
+static bool parse_order(const char *text, struct defrag_options *options)
+{
+	options->descending = *text == '-';
+	text += options->descending;
+	for (size_t i = ORDER_PATH; i <= ORDER_ACCESSED; i++) {
+		options->order = (enum pack_order)i;
+		if (strcmp(text, order_names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 static bool parse_plain(const char *text, enum plain_method *method)
 {
 	static const char *const names[] = {"auto", "exchange", "reflink", "settle", "copy"};
@@ -286,6 +303,10 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_PACK:
 		options->pack = true;
 		return 0;
+	case OPTION_ORDER:
+		return parse_order(optarg, options)
+		               ? 0
+		               : wrong_usage("--order knows path, size, created, modified and accessed: %s", optarg);
 	case 'v':
 		options->verbose = true;
 		return 0;
@@ -396,6 +417,8 @@ static int check_combination(const struct defrag_options *options)
 {
 	const struct settle_settings *settle = &options->settle;
 	bool passes = options->mode == MODE_DEFRAG || options->mode == MODE_DRY_RUN;
+	if (options->order != ORDER_MFT && !options->pack)
+		return wrong_usage("--order is for --pack");
 	if (options->pack && !passes)
 		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->verify_data && !passes)
@@ -458,6 +481,8 @@ static void describe(struct defrag_options *options)
 		add_text(options, "--settle");
 	if (options->pack)
 		add_text(options, "--pack");
+	if (options->order != ORDER_MFT)
+		add_text(options, "--order=%s%s", options->descending ? "-" : "", order_names[options->order]);
 	if (options->volume)
 		add_text(options, "--volume=%u", options->volume);
 	if (settle->rate)

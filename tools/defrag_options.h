@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "defrag/selection.h"
+#include "defrag/guest_pass.h"
 #include "mapdb/name_list.h"
 #include "mapdb/plain.h"
 
@@ -26,6 +26,8 @@ struct defrag_options {
 	enum defrag_mode mode;
 	enum plain_method plain; /* MODE_PLAIN: how */
 	bool pack;
+	enum pack_order order; /* with pack */
+	bool descending;
 	bool verify_data; /* the ends of every moved stream, not only of a few hundred */
 	bool quiet;
 	bool verbose;

@@ -50,7 +50,8 @@ static void shuffle(struct run *runs, size_t count)
 
 static void add_object(struct volume *v, struct run *pieces, size_t count)
 {
-	static const uint8_t kinds[] = {PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_PINNED, PLAN_LEFT, PLAN_UNWANTED};
+	static const uint8_t kinds[] = {PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE, PLAN_MOVABLE,
+	                                PLAN_PINNED,  PLAN_LEFT,    PLAN_UNWANTED};
 	const struct plan_object object = {
 	        .max_start = random_below(8) ? UINT64_MAX : random_below(v->clusters),
 	        .max_pieces = random_below(3) ? UINT16_MAX : (uint16_t)(1 + random_below(6)),
@@ -92,8 +93,9 @@ static void check_random_volumes(void)
 	for (unsigned int round = 0; round < ROUNDS; round++) {
 		struct plan plan;
 		make_volume(&now);
-		check_context("random volume %u: %llu clusters, %zu objects%s%s", round, (unsigned long long)now.clusters,
-		              now.count, now.input.pack ? ", packed" : "", now.input.in_place ? ", in place" : "");
+		check_context("random volume %u: %llu clusters, %zu objects%s%s", round,
+		              (unsigned long long)now.clusters, now.count, now.input.pack ? ", packed" : "",
+		              now.input.in_place ? ", in place" : "");
 		CHECK_IS(plan_make(&now.input, &plan), 0);
 		check_plan(&now, &plan);
 		if (!now.input.pack) {
@@ -125,6 +127,41 @@ static void check_contradictions(void)
 	CHECK_IS(plan_make(&input, &plan), -EINVAL);
 	runs[2].lcn = 6;
 	CHECK_IS(plan_make(&input, &plan), 0);
+	plan_free(&plan);
+}
+
+/* Packed, objects of a rank lie in the order that was asked for. */
+static void check_order(void)
+{
+	static const uint32_t order[] = {3, 0, 4, 1, 2};
+	struct run runs[10];
+	struct plan_object objects[5];
+	struct run free_runs[] = {{.lcn = 30, .length = 10}};
+	struct run_list free_list = {.runs = free_runs, .count = 1};
+	struct plan plan;
+	for (uint32_t i = 0; i < 5; i++) {
+		runs[2 * i] = (struct run){.lcn = 3ul * i, .length = 3};
+		runs[2 * i + 1] = (struct run){.lcn = 15 + 3ul * i, .length = 3};
+		objects[i] = (struct plan_object){.length = 6,
+		                                  .max_start = UINT64_MAX,
+		                                  .first_run = 2 * i,
+		                                  .run_count = 2,
+		                                  .max_pieces = 9,
+		                                  .rank = i == 1};
+	}
+	struct plan_input input = {.clusters = 40,
+	                           .objects = objects,
+	                           .object_count = 5,
+	                           .runs = runs,
+	                           .free = &free_list,
+	                           .pack = true,
+	                           .order = order};
+	CHECK_IS(plan_make(&input, &plan), 0);
+	for (uint32_t i = 0; i < 5; i++)
+		for (uint32_t k = 0; k < 5; k++)
+			if (objects[i].rank == objects[k].rank && order[i] < order[k])
+				CHECK(plan.pieces.runs[plan.targets[i].first_piece].lcn <
+				      plan.pieces.runs[plan.targets[k].first_piece].lcn);
 	plan_free(&plan);
 }
 
@@ -222,6 +259,7 @@ int main(void)
 {
 	random_start();
 	check_contradictions();
+	check_order();
 	check_scaling();
 	check_random_volumes();
 	run_list_free(&now.runs);
