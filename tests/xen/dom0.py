@@ -5,8 +5,10 @@
       print(dom0.run('xl list'))
 
 Shell scripts run in dom0, side by side if need be; @share, a directory of the host, is /lab there; disks are /dev/vdb and so on.
-fetch-xen fetches what is booted, dom0-init is what runs jobs there. Nothing that dom0 writes elsewhere outlives it."""
+fetch-xen fetches what is booted, dom0-init makes it ready for systemd, dom0-jobs is what runs jobs there. Nothing that dom0 writes
+elsewhere outlives it."""
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +27,8 @@ QEMU = 'qemu-system-x86_64'
 PROCESSOR = 'max,-smap,-cx16,-xsave,-xsaveopt,-xsavec,-avx,-avx2,-fma,-f16c,-pku,-mpx'
 MEMORY_MIB, DOM0_MIB = 2048, 1024
 XEN_LINE = f'console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1 spec-ctrl=no xpti=no ucode=no'
-LINUX_LINE = 'console=hvc0 loglevel=4 panic=-1 mitigations=off nokaslr cryptomgr.notests'
+LINUX_LINE = 'console=hvc0 loglevel=4 panic=-1 mitigations=off nokaslr cryptomgr.notests ' \
+    'systemd.show_status=yes systemd.status_unit_format=name'
 BOOT_SECONDS = 600
 JOB_SECONDS = 300  # generous: other tests may run beside
 
@@ -62,13 +65,17 @@ class Job:
 
 
 class Dom0:
-    def __init__(self, suite, share, disks=()):
-        """@suite: of Debian. @share: a directory of the host, must not be in use by another one. @disks: paths of raw images."""
+    def __init__(self, suite, share, disks=(), boot=''):
+        """@suite: of Debian. @share: a directory of the host, must not be in use by another one. @disks: paths of raw images.
+        @boot: a shell script that runs before everything else."""
         self.share, self.statuses, self.jobs = share, {}, 0
         self.changed = threading.Condition()
         self.console_path = os.path.join(share, 'console')
         os.mkdir(os.path.join(share, 'jobs'))
-        shutil.copy(os.path.join(HERE, 'dom0-init'), share)
+        for script in ('dom0-init', 'dom0-jobs'):
+            shutil.copy(os.path.join(HERE, script), share)
+        with open(os.path.join(share, 'boot'), 'w', encoding='utf-8') as file:
+            file.write(boot)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(os.path.join(share, 'port'))
             listener.listen()
@@ -109,8 +116,9 @@ class Dom0:
                 raise Dom0Error(f'{what}: not there after {seconds} s, or dom0 is gone; its console:\n{self.console()[-3000:]}')
 
     def console(self):
+        """What it has printed there, without what colours it."""
         with open(self.console_path, encoding='utf-8', errors='replace') as file:
-            return file.read().replace('\r', '')
+            return re.sub('\x1b\\[[0-9;]*[mK]|\r', '', file.read())
 
     def job_path(self, number):
         return os.path.join(self.share, 'jobs', number)
@@ -131,6 +139,14 @@ class Dom0:
     def wait_until(self, script, seconds=JOB_SECONDS):
         """Until the script succeeds, which is tried again and again in dom0."""
         self.run(f'until {{ {script}\n}} >/dev/null 2>&1; do usleep 200000; done', seconds)
+
+    def power_off(self, seconds=JOB_SECONDS):
+        """As an administrator would, and its end."""
+        self.start('systemctl poweroff')
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Dom0Error(f'dom0: does not power off; its console:\n{self.console()[-3000:]}') from None
 
 
 def missing(suite):

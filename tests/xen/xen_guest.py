@@ -13,7 +13,7 @@ extra = "console=hvc0 loglevel=3 panic=-1 mitigations=off nokaslr cryptomgr.note
 memory = {memory}
 vcpus = 1
 tsc_mode = "native"
-disk = [{disks}]
+disk = [ {disks} ]
 on_poweroff = "destroy"
 on_reboot = "restart"
 on_crash = "destroy"
@@ -28,19 +28,25 @@ def write_initrd(share):
         out.write(common.read() + archive({'init': (0o755, init.read())}, ['sbin']))
 
 
+def write_config(share, name, *disks):
+    """Of a domain: /lab/NAME.cfg. @disks: lines for it."""
+    with open(os.path.join(share, f'{name}.cfg'), 'w', encoding='utf-8') as file:
+        file.write(CONFIG.format(name=name, memory=MEMORY_MIB, disks=', '.join(f"'{disk}'" for disk in disks)))
+
+
 class Guest:
-    """A domain by the name @name; @disks: lines for its configuration."""
+    """A domain by the name @name, which has a configuration."""
 
-    def __init__(self, dom0, name, *disks):
+    def __init__(self, dom0, name):
         self.dom0, self.name, self.commands = dom0, name, 0
-        self.config = f'/lab/{name}.cfg'
         self.log = f'/var/log/xen/console/guest-{name}.log'
-        with open(os.path.join(dom0.share, f'{name}.cfg'), 'w', encoding='utf-8') as file:
-            file.write(CONFIG.format(name=name, memory=MEMORY_MIB, disks=', '.join(f"'{disk}'" for disk in disks)))
 
-    def start_creating(self, *options):
-        """The job; wait_until_up() is due when it has ended, if no option says otherwise."""
-        return self.dom0.start(f'rm -f {self.log}; xl create {" ".join(options)} {self.config}')
+    def start_by(self, command):
+        """The job of a command that starts the domain; wait_until_up() is due when it has ended."""
+        return self.dom0.start(f'rm -f {self.log}; {command}')
+
+    def start_creating(self):
+        return self.start_by(f'xl create /lab/{self.name}.cfg')
 
     def create(self):
         self.start_creating().succeed()
