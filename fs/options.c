@@ -159,8 +159,8 @@ void options_print_help(void)
 {
 	printf("usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]\n"
 	       "\n"
-	       "Serves the disk images in DIR, those with an image map among them, as ordinary files:\n"
-	       "over DIR itself, or at MOUNTPOINT. Unmount with umount or fusermount3 -u.\n"
+	       "Serves the disk images in DIR, those with an image map among them, as ordinary\n"
+	       "files: over DIR itself, or at MOUNTPOINT. Unmount with umount or fusermount3 -u.\n"
 	       "\n"
 	       "    -f                     stay in the foreground, messages to standard error\n"
 	       "    -d, -o debug           foreground, with every request (much output)\n"
@@ -172,11 +172,15 @@ void options_print_help(void)
 	       "    -o no_allow_other      root's mount is for root only\n"
 	       "    -o max_threads=N       requests served at a time (%d)\n"
 	       "    -o max_idle_threads=N  threads kept while there is nothing to do (%d)\n"
-	       "    -o io_uring=auto       FUSE over io_uring if the kernel offers it; also yes, no\n"
+	       "    -o io_uring=auto       FUSE over io_uring if the kernel has it; or yes, no\n"
 	       "    -o io_uring_depth=N    requests in each processor's ring\n"
-	       "    -o passthrough=auto    the kernel reads and writes plain images itself; also on, off\n"
+	       "    -o passthrough=auto    the kernel serves plain images itself; or on, off\n"
 	       "    -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "    -o fsname=NAME         what df and mount show (DIR)\n"
+	       "\n"
+	       "Examples:\n"
+	       "    zcfs /srv/images\n"
+	       "    zcfs /srv/images /mnt/images -o ro\n"
 	       "\n"
 	       "libfuse's own:\n",
 	       MAX_THREADS, MAX_IDLE_THREADS);
