@@ -112,6 +112,23 @@ int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_AT
 	return 0;
 }
 
+static int compare_directories(const void *a, const void *b)
+{
+	uint32_t x = ((const struct directory_name *)a)->record, y = ((const struct directory_name *)b)->record;
+	return x < y ? -1 : x > y;
+}
+
+/* A scan meets most in order: only names in extension records are not. */
+void name_table_sort(struct name_table *table)
+{
+	for (size_t i = 1; i < table->count; i++) {
+		if (table->directories[i].record < table->directories[i - 1].record) {
+			qsort(table->directories, table->count, sizeof(*table->directories), compare_directories);
+			return;
+		}
+	}
+}
+
 static int compare_record(const void *key, const void *element)
 {
 	uint32_t record = *(const uint32_t *)key, other = ((const struct directory_name *)element)->record;

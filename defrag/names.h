@@ -2,8 +2,7 @@
  *
  * names: the directories of a volume by record number, to tell people which file is meant.
  *
- * For messages and history, and to find what the user has named. Directories are kept as the scan meets them (ascending
- * record numbers); a path is put together on demand. Names come from the guest: loops and missing parents end a path
+ * For messages and history, and to find what the user has named. A path is put together on demand. Names come from the guest: loops and missing parents end a path
  * with "?", and whatever NTFS allows may be in them, a backslash (POSIX names) and control characters included.
  */
 #ifndef ZCFS_NAMES_H
@@ -45,8 +44,10 @@ const FILE_NAME_ATTR *record_file_name(uint8_t *record);
  * become U+FFFD. Returns its length in bytes. */
 size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size);
 
-/* Adds a directory; record numbers must ascend. -ENOMEM. */
+/* Adds a directory, or anything that may be one, by its base record. -ENOMEM. */
 int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_ATTR *name);
+/* Before paths are asked for. */
+void name_table_sort(struct name_table *table);
 
 /* "\Users\x\big.vhd" of a file with that name, as Windows shows it without the drive. What does not fit is missing at
  * the front, and "?" stands for it. size: 3 at least. */

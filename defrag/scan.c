@@ -337,18 +337,30 @@ static uint32_t file_attributes(uint8_t *record)
 	return 0;
 }
 
-static int note_names(struct scan *s, uint64_t number, uint8_t *record)
+/* Any of a file's names may be the one that somebody knows it by, and may be in any of its records. */
+static void note_name(struct scan *s, uint64_t base, const FILE_NAME_ATTR *name, uint32_t attributes)
 {
-	const FILE_NAME_ATTR *name = record_file_name(record);
-	if (!name)
-		return 0;
-	if (s->kind[number] & RECORD_DIRECTORY)
-		return name_table_add(&s->names, (uint32_t)number, name);
-	if (number >= RESERVED_RECORDS && is_boot_file(name, file_attributes(record)))
-		s->kind[number] |= RECORD_BOOT_FILE;
+	if (base >= RESERVED_RECORDS && is_boot_file(name, attributes))
+		s->kind[base] |= RECORD_BOOT_FILE;
 	if (is_shadow_file(name))
-		s->kind[number] |= RECORD_SHADOWS;
-	return 0;
+		s->kind[base] |= RECORD_SHADOWS;
+}
+
+/* Whether an extension record is a directory's may not be known yet. */
+static int note_names(struct scan *s, uint64_t number, uint64_t base, uint8_t *record)
+{
+	const FILE_NAME_ATTR *shown = record_file_name(record);
+	uint32_t attributes = number == base ? file_attributes(record) : 0;
+	bool directory = s->kind[base] & RECORD_DIRECTORY;
+	if (!shown)
+		return 0;
+	record_for_each(attr, record)
+	{
+		const FILE_NAME_ATTR *name = attr_file_name(attr);
+		if (name && !directory)
+			note_name(s, base, name, number == base ? attributes : le32_to_cpu(name->file_attributes));
+	}
+	return directory || number != base ? name_table_add(&s->names, (uint32_t)base, shown) : 0;
 }
 
 /* Since NTFS 3.1 a record says which one it is, where Windows 2000 has the update sequence. */
@@ -383,7 +395,8 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 	s->records_used++;
 	if (!reference) {
 		if (m->flags & MFT_RECORD_IS_DIRECTORY)
-			s->kind[number] |= RECORD_DIRECTORY;
+			s->kind[number] =
+			        (s->kind[number] & (uint8_t) ~(RECORD_BOOT_FILE | RECORD_SHADOWS)) | RECORD_DIRECTORY;
 		struct {
 			uint64_t lsn;
 			uint16_t sequence, links, flags, zero;
@@ -391,7 +404,7 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 		s->fingerprint[number] += XXH3_64bits(&canon, sizeof(canon));
 		s->files++;
 	}
-	int r = reference ? 0 : note_names(s, number, raw);
+	int r = note_names(s, number, base, raw);
 	if (r == 0)
 		r = scan_attributes(s, number, base, raw);
 	if (r == -EUCLEAN)
@@ -444,6 +457,7 @@ int scan_volume(struct view *view, const struct geometry *geometry, struct volum
 	}
 	if (r == 0)
 		r = scan_records(s, report, progress, context);
+	name_table_sort(&s->names);
 	if (r == 0)
 		r = streams_sort(s);
 	if (r == 0)

@@ -23,6 +23,7 @@ CATALOG = '{3808876b-c176-4e48-b7ae-04046e6cc752}'
 STORE = '{%s}%s' % (uuid.UUID(int=7), CATALOG.upper())
 STAY = ['bootmgr', 'blocks.lst', f'System Volume Information/{CATALOG}', f'System Volume Information/{STORE}']
 MOVE = ['pagefile.sys', 'ordinary', 'ntldr']  # the last one because it is in pieces
+MANY_NAMES = ['grldr', f'System Volume Information/{{a}}{CATALOG}']  # the last of their names, and not in their first record
 RUNS, SIZE = 5, 20000
 
 
@@ -39,6 +40,7 @@ def make_volume(path):
                 file.write(os.path.basename(name).encode() * SIZE)
         for name in ('blocks.lst', 'pagefile.sys'):
             os.setxattr(os.path.join(root, name), 'system.ntfs_attrib_be', HIDDEN_SYSTEM)
+        numbers = {name: make_many_names(root, name) for name in MANY_NAMES}
     with ntfs.Volume(path) as volume:
         builder = ntfs_build.Builder(volume)
         records = {name: next(r.number for r in volume.base_records() if name_of(r) == os.path.basename(name))
@@ -48,7 +50,20 @@ def make_volume(path):
         windows.bad_clusters(builder)
         builder.take(RUNS, longest=1)  # marked, and nobody's
         builder.close()
-    return records
+        for number in numbers.values():
+            holds(volume.record(number).find(ntfs.LIST), f'record {number} has all its names')
+    return records | numbers
+
+
+def make_many_names(root, name):
+    """Returns the number of the file's record. What is linked first has the first record."""
+    first = os.path.join(root, os.path.basename(name) + '-0')
+    with open(first, 'xb') as file:
+        file.write(b'many names' * SIZE)
+    for number in range(1, 12):
+        os.link(first, os.path.join(root, f'{os.path.basename(name)}-{number}-{"x" * 100}'))
+    os.link(first, os.path.join(root, name))
+    return os.stat(first).st_ino
 
 
 def name_of(record):
@@ -106,7 +121,7 @@ def prove_places(cases, image, records, directory, options):
         equal(after.data(8, '$Bad'), before.data(8, '$Bad'), 'bad clusters')
         holds(len(before.lost) > 1, 'there are no lost clusters')
         equal(after.lost, before.lost, 'lost clusters')
-    for name in STAY:
+    for name in STAY + MANY_NAMES:
         with cases.case(f'{what}: {name} stays'):
             equal(after.data(records[name]), before.data(records[name]), 'its runs')
     with cases.case(f'{what}: a boot loader in pieces does not stay so'):
