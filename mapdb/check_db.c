@@ -91,7 +91,7 @@ static int copy_member(const struct check *check, const struct copy *copy, const
 static bool cannot_look(int rc)
 {
 	return rc == -EBUSY || rc == -ENOMEM || rc == -EIO || rc == -EACCES || rc == -EPERM || rc == -ENOSPC ||
-	       rc == -EMFILE || rc == -ENFILE;
+	       rc == -EMFILE || rc == -ENFILE || rc == -ENOLCK || rc == -EDQUOT;
 }
 
 /* The copy's file system has to be writable as well. */

@@ -134,13 +134,13 @@ static int make_map(struct map_db *db, const char *table, uint64_t size, struct 
 	cleanup_statement sqlite3_stmt *select = NULL;
 	struct image_map_builder *builder;
 	char sql[120];
-	int rc = image_map_builder_new(64, &builder);
+	int result = SQLITE_ROW, rc = image_map_builder_new(64, &builder);
 
 	if (rc < 0)
 		return rc;
 	snprintf(sql, sizeof sql, "SELECT guest_off, length, host_off FROM %s NOT INDEXED ORDER BY guest_off", table);
 	rc = db_prepare(db, sql, &select);
-	while (rc == 0 && sqlite3_step(select) == SQLITE_ROW) {
+	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
 		struct extent extent;
 
 		db_column_u64(select, 0, &extent.guest_off);
@@ -148,6 +148,8 @@ static int make_map(struct map_db *db, const char *table, uint64_t size, struct 
 		db_column_u64(select, 2, &extent.host_off);
 		rc = image_map_builder_add(builder, &extent);
 	}
+	if (rc == 0)
+		rc = db_translate(db, result);
 	if (rc < 0) {
 		image_map_builder_drop(builder);
 		return rc;

@@ -263,16 +263,18 @@ int image_exchange_checked(const struct image *image, const char *hidden, const 
 {
 	const struct io *io = image->io;
 	struct stat status;
+	int rc = name_stat(image->parent_fd, image->name, &status);
 
-	if (fstatat(image->parent_fd, image->name, &status, AT_SYMLINK_NOFOLLOW) < 0 || !same_inode(&status, expected))
-		return -ESTALE;
-	int rc = io->rename(io, image->parent_fd, hidden, image->parent_fd, image->name, RENAME_EXCHANGE);
+	if (rc < 0 || !same_inode(&status, expected))
+		return rc < 0 && rc != -ENOENT ? rc : -ESTALE;
+	rc = io->rename(io, image->parent_fd, hidden, image->parent_fd, image->name, RENAME_EXCHANGE);
 	if (rc < 0)
 		return rc == -EINVAL ? -EOPNOTSUPP : rc;
-	if (fstatat(image->parent_fd, hidden, &status, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&status, expected))
+	rc = name_stat(image->parent_fd, hidden, &status);
+	if (rc == 0 && same_inode(&status, expected))
 		return 0;
 	io->rename(io, image->parent_fd, hidden, image->parent_fd, image->name, RENAME_EXCHANGE);
-	return -ESTALE;
+	return rc < 0 && rc != -ENOENT ? rc : -ESTALE;
 }
 
 /* Puts the staging bundle into place. -EINPROGRESS: it is there, but redo must wait. */
