@@ -353,22 +353,19 @@ static int take_owner(struct pass *p, const uint8_t *payload, size_t size)
 	if (size < sizeof(m))
 		return -EBADMSG;
 	memcpy(&m, payload, sizeof(m));
-	if (size != sizeof(m) + m.path_length + m.stream_length || m.path_length > FILE_TEXT_MAX ||
-	    m.stream_length > FILE_TEXT_MAX || m.query >= p->options->owner_count || m.kind > OWNER_STREAM ||
+	if (size - sizeof(m) > 2 * FILE_TEXT_MAX || m.query >= p->options->owner_count || m.kind > OWNER_STREAM ||
 	    m.volume < 1 || m.volume > p->report->volume_count)
 		return -EBADMSG;
 	struct owner_query *query = &p->options->owners[m.query];
 	if (query->kind != OWNER_UNKNOWN || query->path) /* told already */
 		return -EBADMSG;
-	const char *text = (const char *)payload + sizeof(m);
-	query->path = strndup(text, m.path_length);
-	query->stream = strndup(text + m.path_length, m.stream_length);
+	query->path = strndup((const char *)payload + sizeof(m), size - sizeof(m));
 	query->kind = (enum owner_kind)m.kind;
 	query->volume = m.volume;
 	query->record = m.record;
 	query->vcn = m.vcn;
 	query->attribute = attr_type_name(m.type);
-	return query->path && query->stream ? 0 : -ENOMEM;
+	return query->path ? 0 : -ENOMEM;
 }
 
 /* True if [off, off + length) lies in one of the volumes that may be changed. */

@@ -141,8 +141,7 @@ struct owner_query {
 	unsigned int volume;   /* unless UNKNOWN */
 	uint64_t record, vcn;  /* STREAM: base MFT record; which cluster of the attribute's */
 	const char *attribute; /* STREAM: "$DATA" ... */
-	char *path, *stream;   /* STREAM: UTF-8 as the guest has it; the stream's name is mostly empty. malloc'ed, the
-	                          caller's */
+	char *path; /* STREAM: as Windows shows it, with the stream's name behind it; UTF-8. malloc'ed, the caller's */
 };
 
 /* An attribute in more than one piece. Texts are UTF-8, the guest's, and valid during the call. */

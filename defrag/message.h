@@ -24,7 +24,7 @@ enum message_type {
 	MESSAGE_REDO,  /* one redo blob, in host offsets */
 	MESSAGE_END,   /* struct end_message: everything was sent and proven */
 	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
-	MESSAGE_OWNER, /* struct owner_message, then path and stream without terminators */
+	MESSAGE_OWNER, /* struct owner_message, then the path without a terminator */
 	MESSAGE_FRAGMENTED, /* what is in several pieces: as MESSAGE_FILE */
 	MESSAGE_FOUND, /* struct found_message */
 };
@@ -74,8 +74,6 @@ struct owner_message {
 	uint32_t volume;
 	uint32_t type;
 	uint64_t record, vcn;
-	uint16_t path_length;
-	uint16_t stream_length;
 };
 
 struct found_message {

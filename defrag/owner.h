@@ -5,18 +5,14 @@
 #ifndef ZCFS_OWNER_H
 #define ZCFS_OWNER_H
 
-#include "defrag/guest_pass.h"
-#include "defrag/scan.h"
-
-#define OWNER_PATH_MAX   4096
-#define OWNER_STREAM_MAX (255 * 3 + 1)
+#include "defrag/stream_name.h"
 
 struct owner {
 	enum owner_kind kind;
-	uint64_t record, vcn;          /* OWNER_STREAM */
-	uint32_t type;                 /* OWNER_STREAM: of the attribute */
-	char path[OWNER_PATH_MAX];     /* OWNER_STREAM: UTF-8, may be empty */
-	char stream[OWNER_STREAM_MAX]; /* OWNER_STREAM: the attribute's name, UTF-8, mostly empty */
+	/* OWNER_STREAM */
+	uint64_t record, vcn;
+	uint32_t type; /* of the attribute */
+	struct stream_name name;
 };
 
 /* off: bytes from the volume's start. Time in proportion to the volume's runs. 0 or -errno. */

@@ -266,8 +266,8 @@ static int report_stays(const struct scan *s, const struct layout *l, struct vol
 
 static int send_owner(struct worker *w, size_t query, const struct owner *owner)
 {
-	char text[OWNER_PATH_MAX + OWNER_STREAM_MAX];
-	int length = snprintf(text, sizeof(text), "%s%s", owner->path, owner->stream);
+	char path[sizeof(owner->name.path) + sizeof(owner->name.stream)];
+	int length = snprintf(path, sizeof(path), "%s%s", owner->name.path, owner->name.stream);
 	struct owner_message m = {
 	        .query = (uint32_t)query,
 	        .kind = owner->kind,
@@ -275,10 +275,8 @@ static int send_owner(struct worker *w, size_t query, const struct owner *owner)
 	        .type = owner->type,
 	        .record = owner->record,
 	        .vcn = owner->vcn,
-	        .path_length = (uint16_t)strlen(owner->path),
-	        .stream_length = (uint16_t)strlen(owner->stream),
 	};
-	return message_send(&w->writer, MESSAGE_OWNER, &m, sizeof(m), text, (size_t)length);
+	return message_send(&w->writer, MESSAGE_OWNER, &m, sizeof(m), path, (size_t)length);
 }
 
 static int answer_queries(struct worker *w, const struct scan *s)

@@ -38,10 +38,9 @@ static json_t *owner_json(const struct owner_query *owner)
 
 	if (owner->kind != OWNER_STREAM)
 		return json_pack("{s:s, s:i}", "kind", kinds[owner->kind], "volume", (int)owner->volume);
-	return json_pack("{s:s, s:i, s:I, s:o, s:s, s:o, s:I}", "kind", kinds[owner->kind], "volume",
-	                 (int)owner->volume, "record", (json_int_t)owner->record, "path", json_text(owner->path),
-	                 "attribute", owner->attribute, "stream", json_text(owner->stream), "vcn",
-	                 (json_int_t)owner->vcn);
+	return json_pack("{s:s, s:i, s:I, s:o, s:s, s:I}", "kind", kinds[owner->kind], "volume", (int)owner->volume,
+	                 "record", (json_int_t)owner->record, "path", json_text(owner->path), "attribute",
+	                 owner->attribute, "vcn", (json_int_t)owner->vcn);
 }
 
 /* null: it has none. */

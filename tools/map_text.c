@@ -89,23 +89,10 @@ static void print_extent(const struct map_answer *answer)
 
 static void print_path(const struct owner_query *owner)
 {
-	if (!owner->path[0]) {
-		printf("MFT record %" PRIu64, owner->record);
-	} else {
-		putchar('"');
-		text_print(stdout, owner->path);
-		putchar('"');
-	}
-	printf(", %s", owner->attribute);
-	if (owner->stream[0]) {
-		fputs(" \"", stdout);
-		text_print(stdout, owner->stream);
-		putchar('"');
-	}
-	printf(", cluster %" PRIu64 " of it", owner->vcn);
-	if (owner->path[0])
-		printf("; MFT record %" PRIu64, owner->record);
-	putchar('\n');
+	putchar('"');
+	text_print(stdout, owner->path);
+	printf("\", %s, cluster %" PRIu64 " of it; MFT record %" PRIu64 "\n", owner->attribute, owner->vcn,
+	       owner->record);
 }
 
 static const struct volume_report *volume_at(const struct pass_report *report, uint64_t guest_off)

@@ -81,10 +81,8 @@ static int find_owners(struct image *image, struct map_answer *answers, size_t c
 
 static void answers_free(struct map_answer *answers, size_t count)
 {
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < count; i++)
 		free(answers[i].owner.path);
-		free(answers[i].owner.stream);
-	}
 	free(answers);
 }
 

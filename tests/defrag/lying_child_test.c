@@ -469,10 +469,11 @@ static void false_file(void)
 	tell_end();
 }
 
-static void tell_owner(uint32_t query, uint32_t kind, uint32_t number, uint16_t path_length)
+static void tell_owner(uint32_t query, uint32_t kind, uint32_t number, size_t path_length)
 {
-	struct owner_message owner = {.query = query, .kind = kind, .volume = number, .path_length = path_length};
-	message_send(&writer, MESSAGE_OWNER, &owner, sizeof(owner), "a", 1);
+	static const char path[1 << 15];
+	struct owner_message owner = {.query = query, .kind = kind, .volume = number};
+	message_send(&writer, MESSAGE_OWNER, &owner, sizeof(owner), path, path_length);
 	message_flush(&writer);
 }
 
@@ -480,10 +481,10 @@ static void false_owner(void)
 {
 	static const struct {
 		uint32_t query, kind, number;
-		uint16_t path_length;
+		size_t path_length;
 	} lies[] = {
 	        {QUERIES, OWNER_STREAM, 1, 1}, {UINT32_MAX, OWNER_STREAM, 1, 1}, {0, OWNER_STREAM + 1, 1, 1},
-	        {0, OWNER_STREAM, 0, 1},       {0, OWNER_STREAM, 2, 1},          {0, OWNER_STREAM, 1, UINT16_MAX},
+	        {0, OWNER_STREAM, 0, 1},       {0, OWNER_STREAM, 2, 1},          {0, OWNER_STREAM, 1, 1 << 15},
 	};
 	tell_volume();
 	if (variant == FALSE_OWNERS - 1) { /* the same twice */
@@ -724,10 +725,8 @@ static int run(int dir_fd, struct pass_report *report, bool dry_run)
 	int r = guest_pass_run(image, &options, report);
 	image_close(image);
 	CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
-	for (size_t i = 0; i < QUERIES; i++) {
+	for (size_t i = 0; i < QUERIES; i++)
 		free(owners[i].path);
-		free(owners[i].stream);
-	}
 	return r;
 }
 

@@ -111,8 +111,9 @@ def questions(cases, bundle, view, cluster):
             if not key:
                 holds(owner['kind'] in ('free', 'nobody', 'beyond'), f'{off}: {owner}')
             elif type_name(int(key[1], 0)):
-                equal((owner['kind'], owner['record'], owner['attribute'], owner['stream'], owner['vcn']),
-                      ('stream', key[0], type_name(int(key[1], 0)), '' if key[2] == '-' else key[2], vcn), f'the owner at {off}')
+                equal((owner['kind'], owner['record'], owner['attribute'], owner['vcn']),
+                      ('stream', key[0], type_name(int(key[1], 0)), vcn), f'the owner at {off}')
+                holds(key[2] == '-' or f':{key[2]}' in owner['path'], f'the stream at {off}: {owner}')
     with cases.case('host offsets lead back'):
         answers = document(*[f'--host={lead(off)}' for off in offs], bundle)['answers']
         for off, answer in zip(offs, answers):
@@ -121,7 +122,7 @@ def questions(cases, bundle, view, cluster):
         named = [answer['owner'] for answer in answers if answer['owner']['kind'] == 'stream' and answer['owner']['record'] >= 24]
         listed = run('fls', '-r', '-p', '-u', view)
         for owner in named[:10]:
-            holds(any(owner['path'].lstrip('\\').replace('\\', '/') in line and f'{owner["record"]}-' in line for line in listed.splitlines()), f'{owner}')
+            holds(any(owner['path'].split(':')[0].lstrip('\\').replace('\\', '/') in line and f'{owner["record"]}-' in line for line in listed.splitlines()), f'{owner}')
     with cases.case('behind the end, and unmapped'):
         end = extents[-1][0] + extents[-1][1]
         answers = document(f'--guest={end}', f'--host={1 << 40}', bundle)['answers']

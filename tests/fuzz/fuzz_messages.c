@@ -250,9 +250,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		check_unchanged();
 	pass_report_free(&report);
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < 2; i++)
 		free(owners[i].path);
-		free(owners[i].stream);
-	}
 	return 0;
 }
