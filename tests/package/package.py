@@ -15,7 +15,7 @@ from tap import Cases, Skip, holds
 TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
 OWN = run('sh', '-c', '. /etc/os-release && echo "$VERSION_CODENAME"').strip()
 SUITE = os.environ.get('SUITE', OWN)
-BUILT_TREE = '/root/zcfs'  # in the clean Debian, if it is not this machine's release
+BUILT_TREE = '/opt/zcfs'  # in the clean Debian, if it is not this machine's release
 
 
 def mirror():
@@ -28,7 +28,7 @@ def mirror():
 @contextlib.contextmanager
 def clean_debian(directory):
     """The smallest Debian that apt can install to, with what a booted one has mounted."""
-    root = os.path.join(directory, 'root')
+    root = os.path.join(directory, 'opt')
     run('debootstrap', '--variant=minbase', SUITE, root, mirror(), timeout=600)
     with contextlib.ExitStack() as stack:
         for kind, source, target in (('proc', 'proc', 'proc'), ('tmpfs', 'run', 'run'), ('sysfs', 'sys', 'sys')):
@@ -45,7 +45,7 @@ def inside(root, *command, timeout=600):
     """Runs a command there; what it prints."""
     done = subprocess.run(['chroot', root, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, timeout=timeout, check=False,
-                          env={'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'HOME': '/root', 'DEBIAN_FRONTEND': 'noninteractive'})
+                          env={'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'HOME': '/opt', 'DEBIAN_FRONTEND': 'noninteractive'})
     output = done.stdout.decode(errors='replace')
     holds(done.returncode == 0, f'{command} in {SUITE}: status {done.returncode}: {output[-3000:]}')
     return output
@@ -57,11 +57,11 @@ def build(root, directory):
         run(os.path.join(TOP, 'tools', 'build-deb'), directory, timeout=600)
         built = glob.glob(os.path.join(directory, 'zcfs_*.deb'))
         holds(len(built) == 1, f'{built}')
-        shutil.copy(built[0], os.path.join(root, 'root'))
+        shutil.copy(built[0], os.path.join(root, 'opt'))
     else:
         shutil.copytree(TOP, root + BUILT_TREE, symlinks=True, ignore=shutil.ignore_patterns('.git', 'build*-*', 'build', 'xen-*', 'guest-*'))
-        inside(root, BUILT_TREE + '/tools/build-deb', '/root', timeout=1800)
-    return '/root/' + os.path.basename(glob.glob(os.path.join(root, 'root', 'zcfs_*.deb'))[0])
+        inside(root, BUILT_TREE + '/tools/build-deb', '/opt', timeout=1800)
+    return '/opt/' + os.path.basename(glob.glob(os.path.join(root, 'opt', 'zcfs_*.deb'))[0])
 
 
 def main():
@@ -76,8 +76,8 @@ def main():
             inside(root, 'apt-get', '-q', 'update')
             inside(root, 'apt-get', '-qy', 'install', '--no-install-recommends', package, 'ntfs-3g')
         with cases.case('it works: mounted by fstab, two files defragmented, found as they were, plain again'):
-            shutil.copy(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'smoke'), os.path.join(root, 'root', 'smoke'))
-            inside(root, '/root/smoke')
+            shutil.copy(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'smoke'), os.path.join(root, 'opt', 'smoke'))
+            inside(root, '/opt/smoke')
         with cases.case('it goes away'):
             inside(root, 'apt-get', '-qy', 'purge', 'zcfs')
             holds(not glob.glob(root + '/usr/bin/zcfs*') and not glob.glob(root + '/usr/share/doc/zcfs'), 'what is left')
