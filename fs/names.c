@@ -161,7 +161,7 @@ void fs_mkdir(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t
 
 	if (ret == 0)
 		ret = caller_become(req);
-	if (ret == 0 && mkdirat(parent->fd, name, mode) < 0)
+	if (ret == 0 && TEMP_FAILURE_RETRY(mkdirat(parent->fd, name, mode)) < 0)
 		ret = -errno;
 	caller_leave();
 	reply_made(req, parent, name, ret);

@@ -188,7 +188,9 @@ static int link_name(struct node *node, struct node *parent, const char *name)
 			return -EPERM;
 	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", node->fd);
-	return linkat(AT_FDCWD, path, parent->fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+	if (TEMP_FAILURE_RETRY(linkat(AT_FDCWD, path, parent->fd, name, AT_SYMLINK_FOLLOW)) < 0)
+		return -errno;
+	return 0;
 }
 
 /* Something that is no image takes a bundle's name: there is no single call for that. */
