@@ -388,6 +388,95 @@ def test_read_only_underneath(store, its_disk):
         assert read_file(store.path(name)) == b'written' + models[name][7:]
 
 
+@on_disk(options=('-O', 'has_journal'))
+def test_read_only_by_itself(store, its_disk):
+    """a host file system that makes itself read-only while images are open for writing: EROFS or EIO for who writes or settles, the right bytes for who reads"""
+    models = make_images(store, MIB)
+    command('sync', '--file-system', its_disk.point)
+    store.start()
+    files = {name: os.open(store.path(name), os.O_RDWR) for name in NAMES}
+    refused = errno.EROFS, errno.EIO
+    command('mount', '-o', 'remount,errors=remount-ro', its_disk.point)
+    with contextlib.suppress(RuntimeError):    # the kernel may tell that it has come to this
+        command('mount', '-o', 'remount,abort', its_disk.point)
+    for name in NAMES:
+        fd = files[name]
+        with fails_with(*refused):
+            os.pwrite(fd, b'written', 0)
+            os.fsync(fd)
+        with fails_with(*refused):
+            os.ftruncate(fd, 2 * MIB)
+        with fails_with(*refused):
+            fallocate(fd, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 4096, 4096)
+        seen = os.pread(fd, MIB, 0)
+        assert seen[7:] == models[name][7:] and seen[:7] in (models[name][:7], b'written'), name
+    settled = defrag('--settle', store.path('bundle'))
+    assert settled.returncode == 1 and 'bundle' in settled.stdout, settled.stdout
+    os.kill(store.daemon, 0)
+    for fd in files.values():
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def quota(path, limit):
+    """A subvolume of a btrfs gets a limit, by its number: what has a place in the subvolume itself may be over it."""
+    number = command('btrfs', 'inspect-internal', 'rootid', path)
+    command('btrfs', 'qgroup', 'limit', str(limit), f'0/{number}', os.path.dirname(path))
+
+
+@unmounted
+def test_over_quota(outer):
+    """a store over its quota is EDQUOT, for writers, for an adoption and for a settle pass, and nothing is lost; with more of it everything goes on"""
+    with disk(outer.top, 'btrfs', 256 * MIB) as its_disk:
+        volume = os.path.join(its_disk.point, 'volume')
+        command('btrfs', 'subvolume', 'create', volume)
+        command('btrfs', 'quota', 'enable', its_disk.point)
+        with serving(volume) as store:
+            over_quota(store, volume)
+
+
+def over_quota(store, volume):
+    size, written = 48 * MIB, 4 * MIB
+    sparse_images(store, size, written)
+    adopted = noise(MIB, 6)
+    write_file(store.host('adopted'), adopted)
+    command('sync', '--file-system', volume)
+    store.start('-o', 'passthrough=off')
+    seen = read_file(store.path('bundle'))
+    store.released('bundle')
+    quota(volume, 12 * MIB)
+    for name in NAMES:
+        fd = os.open(store.path(name), os.O_RDWR)
+        write_until(fd, size, errno.EDQUOT)
+        with fails_with(errno.EDQUOT):
+            fallocate(fd, FALLOC_KEEP_SIZE, 0, size)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        store.released(name)
+    before = read_file(store.path('bundle'))
+    store.released('bundle')
+    quota(volume, MIB)
+    store.tool('scatter', 'adopted', 1, BLOCK, expect=1)
+    assert os.path.isfile(store.host('adopted')) and read_file(store.path('adopted')) == adopted
+    settled = defrag('--settle', store.path('bundle'))
+    assert settled.returncode == 1 and 'quota' in settled.stdout, settled.stdout
+    assert read_file(store.path('bundle')) == before and len(before) == len(seen)
+    quota(volume, 'none')
+    store.released('bundle')
+    assert defrag('--settle', store.path('bundle')).returncode == 0
+    assert read_file(store.path('bundle')) == before
+    for name in NAMES:
+        with open(store.path(name), 'r+b', buffering=0) as file:
+            os.pwrite(file.fileno(), noise(MIB, 7), 0)
+            os.fsync(file.fileno())
+        assert read_file(store.path(name))[:MIB] == noise(MIB, 7)
+
+
+def defrag(*arguments):
+    return subprocess.run([os.environ['ZCFS_DEFRAG'], *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS, check=False)
+
+
 def test_data_cut_underneath(store):
     """a data file that somebody has cut: what is gone is EIO, not zeros, in requests of one extent and of many, while open and after"""
     for block in (512, BLOCK, MIB):
