@@ -97,13 +97,13 @@ int names_make_stale(int parent_fd, const char *name, const char *kind, char **o
 			random[i] = letters[noise[i] % (sizeof letters - 1)];
 		if (asprintf(out, ".%s" HIDDEN_MARK "%s%s", name, kind, random) < 0)
 			return -ENOMEM;
-		if (strlen(*out) <= NAME_LENGTH_MAX && name_stat(parent_fd, *out, &status) == -ENOENT)
+		int rc = strlen(*out) > NAME_LENGTH_MAX ? -ENAMETOOLONG : name_stat(parent_fd, *out, &status);
+		if (rc == -ENOENT)
 			return 0;
-		bool too_long = strlen(*out) > NAME_LENGTH_MAX;
 		free(*out);
 		*out = NULL;
-		if (too_long)
-			return -ENAMETOOLONG;
+		if (rc < 0)
+			return rc;
 	}
 }
 
