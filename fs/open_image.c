@@ -180,11 +180,12 @@ static int open_by_name(struct node *node, struct node *parent, const char *name
 		return ret == -EWOULDBLOCK ? -EBUSY : -ESTALE;
 	if (ret < 0)
 		return ret;
-	if (fstat(image->data_fd, &status) < 0 || status.st_ino != node->ino || status.st_dev != node->dev) {
-		image_close(image);
-		return -ESTALE;
-	}
-	ret = claim_bundle(node, image);
+	if (fstat(image->data_fd, &status) < 0)
+		ret = -errno;
+	else if (status.st_ino != node->ino || status.st_dev != node->dev)
+		ret = -ESTALE;
+	else
+		ret = claim_bundle(node, image);
 	if (ret < 0) {
 		image_close(image);
 		return ret;

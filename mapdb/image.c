@@ -68,11 +68,13 @@ static int open_data(struct image *image, int dir_fd, const char *name, int flag
 }
 
 /* True if the name means that inode. */
-static bool names_inode(const struct image *image, const struct stat *status)
+/* 1: the name below the directory is that inode's; 0: it is another's or nobody's; -errno. */
+static int names_inode(int dir_fd, const char *name, const struct stat *status)
 {
 	struct stat named;
+	int rc = name_stat(dir_fd, name, &named);
 
-	return fstatat(image->parent_fd, image->name, &named, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&named, status);
+	return rc == -ENOENT ? 0 : rc < 0 ? rc : same_inode(&named, status);
 }
 
 static int open_bundle_files(struct image *image, int flags)
@@ -106,21 +108,23 @@ static int open_files(struct image *image, int flags)
 	else
 		return S_ISLNK(status.st_mode) ? -ELOOP : -EINVAL;
 	/* An adoption or its reverse, while we waited for its lease to end, looks like damage. */
-	return rc < 0 && !names_inode(image, &status) ? TRY_AGAIN : rc;
+	return rc < 0 && names_inode(image->parent_fd, image->name, &status) == 0 ? TRY_AGAIN : rc;
 }
 
-/* True if the name still means what was opened before the lock was had. */
-static bool still_named(const struct image *image)
+/* 0 if the name still means what was opened before the lock was had, else TRY_AGAIN; -errno. */
+static int check_still_named(const struct image *image)
 {
-	struct stat named, opened;
+	struct stat opened;
+	int rc = fstat(image->bundle_fd >= 0 ? image->bundle_fd : image->data_fd, &opened) < 0 ? -errno : 0;
 
-	if (fstat(image->bundle_fd >= 0 ? image->bundle_fd : image->data_fd, &opened) < 0 ||
-	    !names_inode(image, &opened))
-		return false;
-	if (image->bundle_fd < 0)
-		return true;
-	return fstatat(image->bundle_fd, BUNDLE_DATA_NAME, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
-	       fstat(image->data_fd, &opened) == 0 && same_inode(&named, &opened);
+	if (rc == 0)
+		rc = names_inode(image->parent_fd, image->name, &opened);
+	if (rc == 1 && image->bundle_fd >= 0) {
+		rc = fstat(image->data_fd, &opened) < 0 ? -errno : 0;
+		if (rc == 0)
+			rc = names_inode(image->bundle_fd, BUNDLE_DATA_NAME, &opened);
+	}
+	return rc == 1 ? 0 : rc == 0 ? TRY_AGAIN : rc;
 }
 
 static int take_lock(struct image *image, int flags)
@@ -358,8 +362,8 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 
 	if (rc == 0)
 		rc = take_lock(image, flags);
-	if (rc == 0 && !still_named(image))
-		rc = TRY_AGAIN;
+	if (rc == 0)
+		rc = check_still_named(image);
 	if (rc == 0)
 		rc = drop_stale_link(image, attempt->number);
 	if (rc == 0 && image->access == IMAGE_EXCLUSIVE) {
