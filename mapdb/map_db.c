@@ -575,7 +575,9 @@ int map_db_copy(struct map_db *db, const struct io *io, int copy_fd)
 	if (result == SQLITE_OK)
 		result = copy_all_pages(db, to);
 	sqlite3_close(to);
-	rc = vfs_last_errno(vfs) ? -vfs_last_errno(vfs) : db_translate(db, result);
+	/* What is missing where it is copied to may only be the consequence. */
+	bool own = vfs_last_errno(db->vfs) != 0;
+	rc = vfs_last_errno(vfs) && !own ? -vfs_last_errno(vfs) : db_translate(db, result);
 	vfs_free(vfs);
 	return result == SQLITE_OK ? 0 : rc;
 }
