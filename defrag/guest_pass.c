@@ -136,10 +136,12 @@ static int child_error(int status)
 }
 
 /* What a file in memory takes is in no limit of the child's. */
-static bool scratch_is_small(const struct pass *p)
+static int check_scratch(const struct pass *p)
 {
 	struct stat status;
-	return fstat(p->scratch_fd, &status) == 0 && status.st_blocks <= SCRATCH_BYTES_MAX / 512;
+	if (fstat(p->scratch_fd, &status) < 0)
+		return -errno;
+	return status.st_blocks <= SCRATCH_BYTES_MAX / 512 ? 0 : -ECHILD;
 }
 
 /* ---- history ---- */
@@ -187,13 +189,12 @@ static int listen_to_child(struct pass *p)
 	while (!p->ended) {
 		struct message_header header;
 		const uint8_t *payload;
-		int r = message_receive(p->reader, POLL_MS, &header, &payload);
-		if (r >= 0 && !scratch_is_small(p))
-			r = -ECHILD;
-		if (r == 0)
-			r = tell_progress(p, 0, PHASE_READ, 0, 0);
-		else if (r == 1)
+		int received = message_receive(p->reader, POLL_MS, &header, &payload);
+		int r = received < 0 ? received : check_scratch(p);
+		if (r == 0 && received)
 			r = take_message(p, &header, payload);
+		else if (r == 0)
+			r = tell_progress(p, 0, PHASE_READ, 0, 0);
 		if (r < 0)
 			return r == -EPIPE || r == -EBADMSG ? -ECHILD : r;
 	}

@@ -147,19 +147,22 @@ static void look_at_access(struct check *check, const struct stat *bundle, const
 		          db->st_mode & 07777);
 }
 
-/* True if the bundle has what makes one. */
-static bool look_at_members(struct check *check)
+/* 1 if the bundle has what makes one, 0 if not; -errno if the host does not tell. */
+static int look_at_members(struct check *check)
 {
 	struct stat bundle, db, data;
 	size_t errors = check_errors(check->report, false);
 
-	if (fstat(check->bundle_fd, &bundle) < 0 || name_stat(check->bundle_fd, MAP_DB_NAME, &db) < 0) {
-		check_add(check, FINDING_BUNDLE, FAULT, "its map.db cannot be examined: %s", strerror(errno));
-		return false;
-	}
-	int rc = name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &data);
+	if (fstat(check->bundle_fd, &bundle) < 0)
+		return -errno;
+	int rc = name_stat(check->bundle_fd, MAP_DB_NAME, &db);
+	if (rc < 0) /* gone meanwhile, if it is -ENOENT */
+		return rc;
+	rc = name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &data);
+	if (rc < 0 && rc != -ENOENT)
+		return rc;
 	if (rc < 0)
-		check_add(check, FINDING_BUNDLE, FAULT, "its data file is missing: %s", strerror(-rc));
+		check_add(check, FINDING_BUNDLE, FAULT, "its data file is missing");
 	else if (!S_ISREG(data.st_mode))
 		check_add(check, FINDING_BUNDLE, FAULT, "its data is not a regular file");
 	else if (data.st_nlink != 1 && !names_has_hidden_link(check->parent_fd, check->name, &data))
@@ -183,9 +186,11 @@ static bool look_at_members(struct check *check)
 static int open_data_to_look(struct check *check)
 {
 	struct stat status;
-	int fd = -EBUSY;
+	int fd = name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &status);
 
-	if (name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &status) == 0 && !lock_leased(&status))
+	if (fd == 0)
+		fd = lock_leased(&status) ? -EBUSY : 0;
+	if (fd == 0)
 		fd = data_open(&io_look, check->bundle_fd, BUNDLE_DATA_NAME, O_RDONLY);
 	if (fd == -EBUSY || fd == -EAGAIN) {
 		check->report->in_use = true;
@@ -239,7 +244,9 @@ static int look_at_bundle(struct check *check)
 {
 	int rc = look_for_foreign(check);
 
-	if (rc < 0 || !look_at_members(check))
+	if (rc == 0)
+		rc = look_at_members(check);
+	if (rc <= 0)
 		return rc;
 	rc = open_data_to_look(check);
 	if (rc == 0)
