@@ -30,9 +30,7 @@
 #define CHILD_CPU_SECONDS 3600u
 #define SCRATCH_BYTES_MAX (64 << 20)
 
-#define CHILD_FAILED    1 /* its exit statuses */
-#define CHILD_NO_MEMORY 2
-#define CHILD_NO_INPUT  3
+#define CHILD_FAILED 1 /* its exit status for what is_the_hosts() denies */
 
 const char *pass_phase_name(enum pass_phase phase)
 {
@@ -71,6 +69,12 @@ static uint64_t child_memory(void)
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Errors that are no defects. The child's exit status says which of them it was; it may lie, and gains nothing. */
+static bool is_the_hosts(int error)
+{
+	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE;
+}
+
 static void run_child(struct pass *p, int write_fd, pid_t parent)
 {
 	/* A killed parent takes its child along; the parent may be gone already. */
@@ -92,7 +96,7 @@ static void run_child(struct pass *p, int write_fd, pid_t parent)
 	int r = sandbox_enter(&sandbox);
 	if (r == 0)
 		r = worker_run(p->image, p->options, write_fd, p->scratch_fd);
-	_exit(r == 0 ? 0 : r == -ENOMEM ? CHILD_NO_MEMORY : r == -EIO ? CHILD_NO_INPUT : CHILD_FAILED);
+	_exit(r == 0 || is_the_hosts(-r) ? -r : CHILD_FAILED);
 }
 
 static int start_child(struct pass *p, pid_t *pid)
@@ -128,10 +132,8 @@ static int stop_child(pid_t pid, int *status)
 /* Why a child that has not come to an end has ended: its limits and the host's disk are no defects. */
 static int child_error(int status)
 {
-	if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_NO_MEMORY)
-		return -ENOMEM;
-	if (WIFEXITED(status) && WEXITSTATUS(status) == CHILD_NO_INPUT)
-		return -EIO;
+	if (WIFEXITED(status) && is_the_hosts(WEXITSTATUS(status)))
+		return -WEXITSTATUS(status);
 	return WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU ? -ETIME : -ECHILD;
 }
 

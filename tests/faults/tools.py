@@ -17,7 +17,6 @@ from injector import HARMLESS, KINDS, Injector, name_of
 from tap import Cases, holds
 
 MAP_IMAGE = os.environ.get('MAP_IMAGE', 'map-image')
-CALLS = ('read', 'write', 'sync', 'space', 'open', 'name', 'lock', 'memory')
 SAMPLE = 4            # of a way in which calls may fail, this many calls
 HANG_SECONDS = 60
 CORRECTED, LEFT, OPERATIONAL = 1, 4, 8  # exit statuses of zcfs-check; the first of a scenario's is that without faults
@@ -196,7 +195,7 @@ def main():
         injector, store = Injector(root), Store(root)
         for scenario in SCENARIOS:
             seen = views(store, scenario)
-            for kind in CALLS:
+            for kind in KINDS:
                 if not only or scenario.name in only or kind in only:
                     try_kind(cases, store, injector, scenario, kind, source, seen)
     cases.finish()
