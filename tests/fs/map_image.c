@@ -249,9 +249,7 @@ int main(int argc, char **argv)
 	if (ret < 0)
 		return failed(argv[3], ret);
 	ret = run(image, argc, argv);
-	if (ret < 0)
-		return failed(argv[1], ret);
 	image_close(image);
 	close(dir_fd);
-	return EXIT_SUCCESS;
+	return ret < 0 ? failed(argv[1], ret) : EXIT_SUCCESS;
 }

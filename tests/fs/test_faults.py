@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host's disk is full, broken, read-only or slow: the guest gets the error and never wrong bytes, and everybody else is served."""
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -673,6 +674,13 @@ def stalled_reads(store, server):
     models = slow_images(store)
     os.sync()
     store.start()
+    with kept_in_memory(store.host('other')), kept_in_memory(store.host('other-bundle/data')):
+        hold_reads(store, server, models)
+    for name in NAMES:
+        assert read_file(store.path(name)) == models[name]
+
+
+def hold_reads(store, server, models):
     others = {name: os.open(store.path(name), os.O_RDONLY | os.O_DIRECT) for name in ('other', 'other-bundle')}
     open_files_are_served(others, models)
     readers = []
@@ -708,8 +716,23 @@ def stalled_reads(store, server):
         assert number % 2 == 0 or output.strip() == 'True'
     for fd in others.values():
         os.close(fd)
-    for name in NAMES:
-        assert read_file(store.path(name)) == models[name]
+
+
+@contextlib.contextmanager
+def kept_in_memory(path):
+    """A kernel gives up what it has of a file whenever it likes, but for what is locked."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mlock.argtypes = libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    with open(path, 'rb') as file:
+        size = os.fstat(file.fileno()).st_size
+        memory = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    try:
+        assert libc.mlock(memory, size) == 0, os.strerror(ctypes.get_errno())
+        yield
+    finally:
+        libc.munmap(memory, size)
 
 
 def open_files_are_served(files, models):
