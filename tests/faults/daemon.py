@@ -22,7 +22,7 @@ import mount
 from commands import NTFS_POPULATE, NTFS_SCATTER, check, unmount_on_termination
 from disk import disk, drop_cache
 from guest import run
-from injector import HARMLESS, KINDS, Injector, name_of
+from injector import HARMLESS, KINDS, Injector, name_of, offsets
 from steps import BLOCK, STEPS
 from tap import Cases, equal, holds
 
@@ -213,15 +213,6 @@ class Trial:
                 session.released(name)
 
 
-def offsets(source, total):
-    """Which calls are to fail: all, or a sample with equal distances."""
-    if os.environ.get('EVERY') or total <= SAMPLE:
-        return range(total)
-    step = total / SAMPLE
-    start = source.random() * step
-    return [int(start + i * step) for i in range(SAMPLE)]
-
-
 class Enumeration:
     """All trials of a step, with a daemon that is made anew where one has been lost."""
 
@@ -274,7 +265,7 @@ class Enumeration:
         total = self.try_one(step, calls, NEVER, errno.EIO, False) or 0
         for error in errors if total else ():
             for ever in (False, True) if error not in HARMLESS else (False,):
-                for at in offsets(self.source, total):
+                for at in offsets(self.source, total, SAMPLE):
                     if self.try_one(step, calls, at, error, ever) is not None:
                         self.look_for_leak(step, calls, at, error, ever)
         return total

@@ -244,34 +244,24 @@ int fcntl64(int fd, int command, ...)
 	return PASS(CALL_NONE, -1, int, "fcntl64", (int, int, ...), (fd, command, argument));
 }
 
-#define DEFINE_OPEN(function)                                                                                          \
-	int function(const char *path, int flags, ...)                                                                 \
+/* before: the parameters before the flags; types and arguments are theirs. */
+#define UNPACK(...) __VA_ARGS__
+#define DEFINE_OPEN(function, before, types, arguments)                                                                \
+	int function(UNPACK before, int flags, ...)                                                                    \
 	{                                                                                                              \
 		va_list list;                                                                                          \
 		mode_t mode;                                                                                           \
 		va_start(list, flags);                                                                                 \
 		mode = va_arg(list, mode_t);                                                                           \
 		va_end(list);                                                                                          \
-		return PASS(CALL_DESCRIPTOR, -1, int, #function, (const char *, int, ...), (path, flags, mode));       \
+		return PASS(CALL_DESCRIPTOR, -1, int, #function, (UNPACK types, int, ...),                             \
+		            (UNPACK arguments, flags, mode));                                                          \
 	}
 
-DEFINE_OPEN(open)
-DEFINE_OPEN(open64)
-
-#define DEFINE_OPENAT(function)                                                                                        \
-	int function(int dir, const char *path, int flags, ...)                                                        \
-	{                                                                                                              \
-		va_list list;                                                                                          \
-		mode_t mode;                                                                                           \
-		va_start(list, flags);                                                                                 \
-		mode = va_arg(list, mode_t);                                                                           \
-		va_end(list);                                                                                          \
-		return PASS(CALL_DESCRIPTOR, -1, int, #function, (int, const char *, int, ...),                        \
-		            (dir, path, flags, mode));                                                                 \
-	}
-
-DEFINE_OPENAT(openat)
-DEFINE_OPENAT(openat64)
+DEFINE_OPEN(open, (const char *path), (const char *), (path))
+DEFINE_OPEN(open64, (const char *path), (const char *), (path))
+DEFINE_OPEN(openat, (int dir, const char *path), (int, const char *), (dir, path))
+DEFINE_OPEN(openat64, (int dir, const char *path), (int, const char *), (dir, path))
 
 int memfd_create(const char *name, unsigned int flags)
 {

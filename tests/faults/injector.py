@@ -36,6 +36,15 @@ def name_of(error):
     return 'short' if error == SHORT else errno.errorcode[error]
 
 
+def offsets(source, total, sample):
+    """Which calls are to fail: with EVERY in the environment all, otherwise so many with equal distances."""
+    if os.environ.get('EVERY') or total <= sample:
+        return range(total)
+    step = total / sample
+    start = source.random() * step
+    return [int(start + i * step) for i in range(sample)]
+
+
 class Injector:
     def __init__(self, directory):
         self.path = os.path.join(directory, 'faults')

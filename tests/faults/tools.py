@@ -13,7 +13,7 @@ import sys
 from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, ZCFS_CHECK, ZCFS_DEFRAG, check, defrag, unmount_on_termination, workspace
 from guest import run
 from host import digest, host_file_system, write_view
-from injector import HARMLESS, KINDS, Injector, name_of
+from injector import HARMLESS, KINDS, Injector, name_of, offsets
 from tap import Cases, holds
 
 MAP_IMAGE = os.environ.get('MAP_IMAGE', 'map-image')
@@ -142,15 +142,6 @@ class Trial:
         holds(words in self.err.lower() or 'dmesg' in self.err, f'no word about {name_of(self.error)}: {self.err!r}')
 
 
-def offsets(source, total):
-    """Which calls are to fail: all, or a sample with equal distances."""
-    if os.environ.get('EVERY') or total <= SAMPLE:
-        return range(total)
-    step = total / SAMPLE
-    start = source.random() * step
-    return [int(start + i * step) for i in range(SAMPLE)]
-
-
 def views(store, scenario):
     """The guest's view before and after."""
     scenario.prepare(store)
@@ -173,7 +164,7 @@ def try_kind(cases, store, injector, scenario, kind, source, seen):
     problems, trials = [], 0
     for error in errors:
         for ever in (False, True) if error not in HARMLESS else (False,):
-            for at in offsets(source, total):
+            for at in offsets(source, total, SAMPLE):
                 trials += 1
                 try:
                     Trial(store, injector, scenario, calls, at, error, ever).judge(store, old, new)
