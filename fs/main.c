@@ -333,6 +333,12 @@ static int start_services(void)
 	return ret;
 }
 
+/* libfuse has said what it does not understand, or that it has no memory. errno was 0 before. */
+static int exit_code_of_libfuse(void)
+{
+	return errno == ENOMEM ? EXIT_FAILURE : EXIT_USAGE;
+}
+
 static int mount_and_serve(struct options *options, const char *mount_path)
 {
 	struct fuse_session *session;
@@ -340,9 +346,10 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 
 	if (!serve_choose_transport(options))
 		return EXIT_FAILURE;
+	errno = 0;
 	session = fuse_session_new(&options->session, &operations, sizeof(operations), NULL);
 	if (!session)
-		return EXIT_USAGE; /* libfuse has said what it does not understand */
+		return exit_code_of_libfuse();
 	if (store.passthrough)
 		passthrough_allow(session, options->passing == PASSING_ON);
 	ret = serve_prepare(session, options);
@@ -419,10 +426,14 @@ int main(int argc, char **argv)
 
 	if (io_fill_standard_fds() < 0)
 		return EXIT_FAILURE;
+	errno = 0;
 	if (!options_parse(argc, argv, &options)) {
-		fprintf(stderr, "usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]; zcfs --help tells more\n");
+		ret = exit_code_of_libfuse();
+		if (ret == EXIT_USAGE)
+			fprintf(stderr,
+			        "usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]; zcfs --help tells more\n");
 		options_free(&options);
-		return EXIT_USAGE;
+		return ret;
 	}
 	if (options.help)
 		options_print_help();
