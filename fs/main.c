@@ -421,6 +421,7 @@ static int run(struct options *options)
 
 int main(int argc, char **argv)
 {
+	static const char usage[] = "usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]; zcfs --help tells more\n";
 	struct options options;
 	int ret = EXIT_SUCCESS;
 
@@ -429,9 +430,7 @@ int main(int argc, char **argv)
 	errno = 0;
 	if (!options_parse(argc, argv, &options)) {
 		ret = exit_code_of_libfuse();
-		if (ret == EXIT_USAGE)
-			fprintf(stderr,
-			        "usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-o OPTION,...]; zcfs --help tells more\n");
+		fputs(ret == EXIT_USAGE ? usage : "zcfs: not enough memory to start\n", stderr);
 		options_free(&options);
 		return ret;
 	}
