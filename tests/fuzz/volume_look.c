@@ -26,7 +26,7 @@ static void object(struct looking *l, const char *wrong)
 }
 
 /* Records may lie in several pieces, of whole sectors. */
-static bool read_record(const struct looking *l, uint64_t number, uint8_t *record)
+static bool read_record(const struct looking *l, uint64_t number, uint8_t record[static NTFS_RECORD_MAX])
 {
 	for (uint32_t done = 0; done < l->boot.record_size; done += NTFS_STRIDE) {
 		uint64_t off = number * l->boot.record_size + done, vcn = off / l->boot.cluster_size;
@@ -58,6 +58,12 @@ static void own(struct looking *l, const struct ntfs_run *run, uint64_t stream, 
 			object(l, "a cluster has two owners");
 		*owner = (struct cluster_owner){stream, run->vcn + i, base, type};
 	}
+}
+
+/* False if it is torn. No record is longer than that, but compilers cannot know. */
+static bool fix_record(const struct looking *l, uint8_t record[static NTFS_RECORD_MAX])
+{
+	return l->boot.record_size <= NTFS_RECORD_MAX && ntfs_fixup_read(record, l->boot.record_size);
 }
 
 static void take_runs(struct looking *l, uint32_t base, const uint8_t *attr, uint32_t length)
@@ -117,13 +123,13 @@ static void look_at_record(struct looking *l, uint64_t number, uint8_t *record)
 
 static void look_at_records(struct looking *l)
 {
-	_Alignas(8) uint8_t record[4096];
+	_Alignas(8) uint8_t record[NTFS_RECORD_MAX];
 	for (uint64_t i = 0; i < l->mft_bytes / l->boot.record_size; i++) {
 		if (!read_record(l, i, record))
 			return; /* it may be in a piece that is not found yet */
 		if (memcmp(record, "FILE", 4) != 0 || !(get16(record + REC_FLAGS) & RF_IN_USE))
 			continue;
-		if (ntfs_fixup_read(record, l->boot.record_size))
+		if (fix_record(l, record))
 			look_at_record(l, i, record);
 		else
 			object(l, "a record in use is torn");
@@ -139,11 +145,11 @@ static void find_mft(struct looking *l)
 		object(l, "$MFT lies outside the volume");
 		return;
 	}
-	_Alignas(8) uint8_t record[4096];
+	_Alignas(8) uint8_t record[NTFS_RECORD_MAX];
 	l->mft_count = 1;
 	read_record(l, 0, record);
 	l->mft_count = 0;
-	if (memcmp(record, "FILE", 4) != 0 || !ntfs_fixup_read(record, l->boot.record_size)) {
+	if (memcmp(record, "FILE", 4) != 0 || !fix_record(l, record)) {
 		object(l, "the first record is none");
 		return;
 	}

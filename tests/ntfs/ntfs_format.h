@@ -148,6 +148,9 @@ struct ntfs_run {
 	uint64_t len;
 };
 
+/* Of an MFT record, in bytes. */
+#define NTFS_RECORD_MAX 4096
+
 struct ntfs_boot {
 	uint32_t sector_size, cluster_size, record_size, index_size;
 	uint64_t total_sectors, nr_clusters, mft_lcn, mirr_lcn;
@@ -266,7 +269,7 @@ static inline const char *ntfs_boot_parse(const uint8_t *b, struct ntfs_boot *bo
 		return "$MFT or $MFTMirr outside the volume";
 	boot->record_size = ntfs_record_bytes((int8_t)b[64], boot->cluster_size);
 	boot->index_size = ntfs_record_bytes((int8_t)b[68], boot->cluster_size);
-	if (!boot->record_size || boot->record_size > 4096)
+	if (!boot->record_size || boot->record_size > NTFS_RECORD_MAX)
 		return "impossible record size";
 	if (!boot->index_size)
 		return "impossible index block size";
