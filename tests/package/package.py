@@ -51,15 +51,21 @@ def inside(root, *command, timeout=600):
     return output
 
 
+def without_what_was_built(directory, names):
+    """Of the source tree, for copytree: not the builds that lie in it, nor what other tests boot."""
+    return [name for name in names if name == '.git' or name.startswith(('xen-', 'guest-')) or
+            (directory == TOP and name.startswith('build'))]
+
+
 def build(root, directory):
-    """The package, in the clean Debian's /root."""
+    """The package, in the clean Debian's /opt."""
     if SUITE == OWN:
         run(os.path.join(TOP, 'tools', 'build-deb'), directory, timeout=600)
         built = glob.glob(os.path.join(directory, 'zcfs_*.deb'))
         holds(len(built) == 1, f'{built}')
         shutil.copy(built[0], os.path.join(root, 'opt'))
     else:
-        shutil.copytree(TOP, root + BUILT_TREE, symlinks=True, ignore=shutil.ignore_patterns('.git', 'build*-*', 'build', 'xen-*', 'guest-*'))
+        shutil.copytree(TOP, root + BUILT_TREE, symlinks=True, ignore=without_what_was_built)
         inside(root, BUILT_TREE + '/tools/build-deb', '/opt', timeout=1800)
     return '/opt/' + os.path.basename(glob.glob(os.path.join(root, 'opt', 'zcfs_*.deb'))[0])
 
