@@ -24,12 +24,18 @@ static uint64_t pieces_after(const struct layout *l, size_t object)
 	return layout_moves(l, object) ? l->plan.targets[object].piece_count : l->objects[object].run_count;
 }
 
+/* In pieces, and the pass is for it. */
+static bool is_meant(const struct plan_object *object)
+{
+	return object->run_count > 1 && object->kind != PLAN_UNWANTED;
+}
+
 static struct rank *rank_objects(const struct layout *l, size_t *count)
 {
 	struct rank *ranks = malloc((l->count + 1) * sizeof(*ranks));
 	*count = 0;
 	for (size_t i = 0; ranks && i < l->count; i++)
-		if (l->objects[i].run_count > 1)
+		if (is_meant(&l->objects[i]))
 			ranks[(*count)++] = (struct rank){.pieces = l->objects[i].run_count, .object = (uint32_t)i};
 	if (ranks)
 		qsort(ranks, *count, sizeof(*ranks), compare_ranks);
@@ -59,15 +65,22 @@ int fragmented_list(const struct scan *s, const struct layout *l, uint64_t max, 
 void fragmented_count(const struct scan *s, const struct layout *l, struct volume_report *report)
 {
 	report->files_mended = report->attributes_mended = 0;
+	report->selected_files = report->selected_attributes = report->selected_excess = 0;
 	for (size_t i = 0, end; i < l->count; i = end) {
 		uint32_t base = s->attrs[l->first_attr[i]].base;
-		bool was = false, is = false;
+		bool was = false, is = false, meant = false;
 		for (end = i; end < l->count && s->attrs[l->first_attr[end]].base == base; end++) {
 			bool fragmented = l->objects[end].run_count > 1, stays = pieces_after(l, end) > 1;
 			report->attributes_mended += fragmented && !stays;
+			if (is_meant(&l->objects[end])) {
+				meant = true;
+				report->selected_attributes++;
+				report->selected_excess += l->objects[end].run_count - 1;
+			}
 			was |= fragmented;
 			is |= stays;
 		}
 		report->files_mended += was && !is;
+		report->selected_files += meant;
 	}
 }

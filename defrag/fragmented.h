@@ -12,12 +12,14 @@
 typedef int (*fragmented_found)(void *context, const struct attr *head, const struct stream_name *name,
                                 const struct plan_object *object, uint64_t after, const char *reason);
 
-/* Calls found for at most max of the layout's objects, those in most pieces first. 0, -errno, or what found returned.
+/* Calls found for at most max of the layout's objects that are wanted, those in most pieces first. 0, -errno, or what
+ * found returned.
  */
 int fragmented_list(const struct scan *scan, const struct layout *layout, uint64_t max, fragmented_found found,
                     void *context);
 
-/* How many files and streams the plan puts into one piece: the figures of the report that need no new scan. */
+/* How many files and streams are wanted in one piece, and how many the plan puts there: the figures of the report that
+ * need no new scan. */
 void fragmented_count(const struct scan *scan, const struct layout *layout, struct volume_report *report);
 
 #endif

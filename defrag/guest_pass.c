@@ -248,7 +248,7 @@ static int commit(struct pass *p)
 	if (r < 0)
 		return r == -EINVAL ? -ECHILD : r;
 	p->report->extents_after = image_map_count(map);
-	if (!p->options->dry_run) {
+	if (!pass_only_looks(p)) {
 		struct run_record run = run_record_of(p);
 		r = flush_redo(p);
 		if (r == 0)
@@ -263,7 +263,7 @@ static int commit(struct pass *p)
 		p->report->changed = !p->begun;
 		p->report->redo_pending = r == -EINPROGRESS;
 	}
-	if (p->options->cluster_maps)
+	if (p->options->cluster_maps && !p->options->analyze)
 		p->report->map_after = image_map_ref(map);
 	image_map_unref(map);
 	p->report->phase_seconds[PHASE_COMMIT] += seconds_since(&commit_started);
@@ -297,13 +297,15 @@ static int run_pass(struct pass *p)
 	else if (r == -ECHILD)
 		r = child_error(status);
 	gather_result(p->report);
-	if (r == 0 && p->report->result == VOLUME_DONE && !p->options->analyze)
+	if (r == 0 && p->report->result == VOLUME_DONE)
 		r = look_for_missing(p);
 	/* Moves without changes of run lists, and changes without moves, make no sense. */
 	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count && p->report->metadata_bytes)
 		r = commit(p);
 	else if (r == 0 && p->report->result == VOLUME_DONE && (p->move_count || p->report->metadata_bytes))
 		r = -ECHILD;
+	p->report->cost_known =
+	        r == 0 && p->report->result == VOLUME_DONE && (!p->options->analyze || p->options->cost);
 	return r;
 }
 

@@ -70,6 +70,9 @@ struct volume_report {
 	uint64_t excess_after;
 	uint64_t fragmented_files_before; /* files with an attribute in more than one piece */
 	uint64_t fragmented_files_after;
+	uint64_t selected_attributes; /* of the fragmented ones before, those that the selection is for */
+	uint64_t selected_files;
+	uint64_t selected_excess;
 	uint64_t clusters_mapped;  /* of all attributes */
 	uint64_t free_runs_before; /* pieces of free space */
 	uint64_t free_runs_after;
@@ -114,8 +117,11 @@ struct pass_report {
 	bool changed;            /* a change was committed */
 	bool redo_pending;       /* committed, but the last step could not be done: the next open does it */
 	uint64_t extents_before; /* of the image map */
-	uint64_t extents_after;  /* also filled by a dry run */
-	uint64_t metadata_bytes; /* bytes of guest metadata changed (to be changed, for a dry run) */
+	bool cost_known;         /* the next three are what the pass has taken, or will take if nothing changes before
+	                            it; false: an analysis that did not ask, or of what would be refused */
+	uint64_t extents_after;
+	uint64_t metadata_bytes;    /* of the guest that change */
+	uint64_t redo_bytes;        /* the same as redo, in the map database until it was applied */
 	uint64_t data_bytes_copied; /* always 0: it is reported because it is the point */
 	uint64_t child_peak_kib;    /* peak resident memory of the child */
 	double phase_seconds[PHASE_COUNT];
@@ -161,9 +167,10 @@ struct fragmented {
 enum pack_order { ORDER_MFT, ORDER_PATH, ORDER_SIZE, ORDER_CREATED, ORDER_MODIFIED, ORDER_ACCESSED };
 
 struct pass_options {
-	bool analyze;          /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
-	bool dry_run;          /* plan, rewrite and verify as for real, commit nothing */
-	bool pack;             /* lay everything out anew: directories and metadata first, one free extent at the end */
+	bool analyze; /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
+	bool cost;    /* with analyze, of an image that nobody writes to: rewrite too, for what that will take */
+	bool dry_run; /* plan, rewrite and verify as for real, commit nothing */
+	bool pack;    /* lay everything out anew: directories and metadata first, one free extent at the end */
 	enum pack_order order; /* with pack */
 	bool descending;       /* the last of that order first */
 	bool verify_data;      /* read and compare the ends of every moved stream, not only of a few hundred */

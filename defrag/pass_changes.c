@@ -13,7 +13,7 @@
 
 int pass_begin(struct pass *p)
 {
-	if (p->begun || p->options->dry_run)
+	if (p->begun || pass_only_looks(p))
 		return 0;
 	int r = image_begin(p->image);
 	if (r < 0)
@@ -136,10 +136,12 @@ int take_redo(struct pass *p, const uint8_t *payload, size_t size)
 		p->report->metadata_bytes += entry.length;
 		if (r == 0 && p->report->metadata_bytes > image_map_size(p->image->map))
 			r = -EBADMSG;
-		for (uint32_t done = 0; r == 0 && !p->options->dry_run && done < entry.length;) {
+		for (uint32_t done = 0; r == 0 && done < entry.length;) {
 			uint32_t here = entry.length - done < UNDO_PIECE ? entry.length - done : UNDO_PIECE;
-			r = put_change(p, entry.host_off + done, entry.bytes ? entry.bytes + done : NULL,
-			               (uint8_t)entry.fill, here);
+			p->report->redo_bytes += REDO_ENTRY_HEADER_SIZE + (entry.bytes ? here : 0);
+			if (!pass_only_looks(p))
+				r = put_change(p, entry.host_off + done, entry.bytes ? entry.bytes + done : NULL,
+				               (uint8_t)entry.fill, here);
 			done += here;
 		}
 	}

@@ -35,6 +35,12 @@ struct pass {
 	uint8_t *found; /* of each of the selection's files: a volume has it */
 };
 
+/* Whatever comes of it, nothing is changed. */
+static inline bool pass_only_looks(const struct pass *pass)
+{
+	return pass->options->analyze || pass->options->dry_run;
+}
+
 double seconds_since(const struct timespec *start);
 struct run_record run_record_of(const struct pass *pass);
 /* Files that the selection names. */

@@ -132,7 +132,7 @@ static int take_file(struct pass *p, const uint8_t *payload, size_t size)
 	/* An attribute that moves has at least one unit of the image. */
 	if (++p->attributes_moved > image_map_size(p->image->map) / IMAGE_MAP_UNIT)
 		return -EBADMSG;
-	if (p->options->dry_run)
+	if (pass_only_looks(p))
 		return 0;
 	snprintf(path, sizeof(path), "%.*s%s%.*s", m.path_length, text, m.stream_length ? ":" : "", m.stream_length,
 	         text + m.path_length);

@@ -339,7 +339,8 @@ static uint64_t clusters_in(const struct plan_permutation *p)
 }
 
 /* Everything is sent before it is proven: the parent takes it in meanwhile, and commits only what MESSAGE_END follows.
- * The layout and the moves are consumed: they make room for the second scan. */
+ * An analysis wants to know only what it takes. The layout and the moves are consumed: they make room for the second
+ * scan. */
 static int send_and_prove(struct worker *w, const struct scan *s, struct layout *l, const struct changes *changes,
                           uint64_t records_freed)
 {
@@ -360,9 +361,10 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 		r = send_changes(w, changes);
 	if (r == 0)
 		r = message_flush(&w->writer);
+	if (r < 0 || w->options->analyze)
+		return r;
 	enter_phase(w, PHASE_VERIFY);
-	if (r == 0)
-		r = image_map_permute(w->image->map, moves, count, &new_map);
+	r = image_map_permute(w->image->map, moves, count, &new_map);
 	free(steal_pointer(&moves));
 	if (r == 0)
 		r = verify_volume(s, new_map, changes, &expected, w->current, send_progress, w, &after);
@@ -387,20 +389,6 @@ static int report_plan(struct worker *w, const struct scan *s, const struct layo
 	return r;
 }
 
-static int analyze_volume(struct worker *w, const struct scan *s)
-{
-	struct layout l;
-	enter_phase(w, PHASE_PLAN);
-	int r = layout_make(s, w->options, NULL, &l);
-	if (r < 0)
-		return r;
-	r = report_plan(w, s, &l);
-	for (size_t i = 0; i < l.count; i++)
-		w->current->attributes_moved += layout_moves(&l, i);
-	layout_free(&l);
-	return r;
-}
-
 static int make_layout(struct worker *w, const struct scan *s, struct layout *l)
 {
 	size_t files = w->options->selection ? w->options->selection->files.count : 0;
@@ -416,7 +404,16 @@ static int make_layout(struct worker *w, const struct scan *s, struct layout *l)
 	return r;
 }
 
-static int change_volume(struct worker *w, const struct scan *s)
+static uint64_t count_moved(const struct layout *l)
+{
+	uint64_t moved = 0;
+	for (size_t i = 0; i < l->count; i++)
+		moved += layout_moves(l, i);
+	return moved;
+}
+
+/* rewrite: else only plan. */
+static int change_volume(struct worker *w, const struct scan *s, bool rewrite)
 {
 	struct layout l;
 	struct rewrite_result result = {0};
@@ -428,7 +425,9 @@ static int change_volume(struct worker *w, const struct scan *s)
 	if (r < 0)
 		return r;
 	r = report_plan(w, s, &l);
-	if (r == 0 && l.permutation.count) {
+	if (r == 0 && !rewrite)
+		w->current->attributes_moved = count_moved(&l);
+	if (r == 0 && rewrite && l.permutation.count) {
 		enter_phase(w, PHASE_REWRITE);
 		r = rewrite_volume(s, &l, changes, send_progress, send_moved, w, &result);
 		w->current->records_freed = result.records_freed;
@@ -456,10 +455,8 @@ static int work_on_volume(struct worker *w, size_t index)
 	}
 	if (r == 0)
 		r = answer_queries(w, s);
-	if (r == 0 && w->options->analyze)
-		r = analyze_volume(w, s);
-	else if (r == 0 && state == VOLUME_DONE)
-		r = change_volume(w, s);
+	if (r == 0 && (w->options->analyze || state == VOLUME_DONE))
+		r = change_volume(w, s, state == VOLUME_DONE && (!w->options->analyze || w->options->cost));
 	scan_free(s);
 	r = unless_unread(&view, r);
 	/* An analysis says both what was counted and what would forbid a pass; what the scan has found goes before. */

@@ -136,6 +136,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	struct pass_options pass = {
 	        .analyze = options->mode == MODE_ANALYZE,
+	        .cost = image->access == IMAGE_EXCLUSIVE && !outcome->in_use,
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .pack = options->pack,
 	        .order = options->order,
@@ -149,7 +150,9 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .progress_context = &progress,
 	        .fragmented = options->csv || options->report_file || tells_of_worst(options) ? file_list_add : NULL,
 	        .fragmented_context = &outcome->files,
-	        .fragmented_max = options->csv ? UINT64_MAX : options->report_file ? REPORT_FILES : WORST_FILES,
+	        .fragmented_max = options->csv           ? UINT64_MAX
+	                          : options->report_file ? REPORT_FILES
+	                                                 : WORST_FILES,
 	};
 	int error = guest_pass_run(image, &pass, &outcome->report);
 	progress_erase(&progress);

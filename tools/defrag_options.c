@@ -22,7 +22,7 @@
 static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FILE...] | --all DIRECTORY...\n"
                                 "Defragments the NTFS volumes inside disk images (raw or bundles) without moving\n"
                                 "data. Guests must be shut down, not saved, not hibernated; but for -a, --settle.\n"
-                                "  -a, --analyze         only count fragments; works on an image in use, too\n"
+                                "  -a, --analyze         how bad is it, what would a pass do? also of one in use\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
                                 "      --only=GLOB       only these; --exclude, --min-size, --min-fragments\n"
                                 "      --pack            lay everything out anew; --order=path, size ... too\n"
@@ -402,7 +402,7 @@ static int check_selection(const struct defrag_options *options, bool passes)
 {
 	if (!selection_selects(&options->selection))
 		return 0;
-	if (!passes)
+	if (!passes && options->mode != MODE_ANALYZE)
 		return wrong_usage("--%s is for everything: no files can be chosen", defrag_mode_name(options->mode));
 	if (options->pack)
 		return wrong_usage("--pack lays everything out anew: no files can be chosen");

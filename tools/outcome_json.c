@@ -95,6 +95,15 @@ static json_t *worst_json(const struct file_list *files, unsigned int volume)
 	return list;
 }
 
+static json_t *selected_json(const struct volume_report *volume)
+{
+	struct object selected = object_new();
+	put(&selected, "files", json_count(volume->selected_files));
+	put(&selected, "attributes", json_count(volume->selected_attributes));
+	put(&selected, "excess_fragments", json_count(volume->selected_excess));
+	return object_finish(&selected);
+}
+
 static void put_volume_figures(struct object *object, const struct volume_report *volume, bool with_after)
 {
 	uint64_t clusters = volume->clusters_mapped;
@@ -114,6 +123,7 @@ static void put_volume_figures(struct object *object, const struct volume_report
 	put_pair(object, "fragmented_attributes", volume->fragmented_before, volume->fragmented_after, with_after);
 	put_pair(object, "free_runs", volume->free_runs_before, volume->free_runs_after, with_after);
 	put_pair(object, "largest_free_clusters", volume->largest_free_before, volume->largest_free_after, with_after);
+	put(object, "selected", selected_json(volume));
 	put(object, "files_mended", json_count(volume->files_mended));
 	put(object, "attributes_mended", json_count(volume->attributes_mended));
 	put(object, "attributes_moved", json_count(volume->attributes_moved));
@@ -150,8 +160,10 @@ static void put_report(struct object *object, const struct outcome *outcome, enu
 	put(object, "result", json_string(result_name(report->result)));
 	put(object, "changed", json_boolean(report->changed));
 	put(object, "redo_pending", json_boolean(report->redo_pending));
-	put_pair(object, "extents", report->extents_before, report->extents_after, mode != MODE_ANALYZE);
+	put_pair(object, "extents", report->extents_before, report->extents_after,
+	         report->cost_known || mode != MODE_ANALYZE);
 	put(object, "metadata_bytes", json_count(report->metadata_bytes));
+	put(object, "redo_bytes", json_count(report->redo_bytes));
 	put(object, "data_bytes_copied", json_count(report->data_bytes_copied));
 	put(object, "child_peak_kib", json_count(report->child_peak_kib));
 	struct object phases = object_new();

@@ -70,12 +70,12 @@ static void print_others(const struct outcome *outcome, const struct volume_repo
 	putchar('\n');
 }
 
-static void print_map(const struct outcome *outcome, enum defrag_mode mode)
+static void print_cost(const struct outcome *outcome)
 {
 	const struct pass_report *report = &outcome->report;
 	char number[TEXT_NUMBER_MAX];
 	printf("  extents of the image map: %s", text_number(number, report->extents_before));
-	if (mode == MODE_ANALYZE) {
+	if (!report->cost_known) {
 		printf("; %.2f s\n", outcome->seconds);
 		return;
 	}
@@ -111,7 +111,7 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		}
 	}
 	if (volumes_done > 0)
-		print_map(outcome, options->mode);
+		print_cost(outcome);
 	else if (outcome->exit_code == EXIT_DONE)
 		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
 	if (options->verbose) {

@@ -373,11 +373,11 @@ static void put_history(FILE *file, const struct history *history)
 	table_end(file);
 }
 
-static void put_image_figures(FILE *file, const struct outcome *outcome, enum defrag_mode mode)
+static void put_image_figures(FILE *file, const struct outcome *outcome)
 {
 	const struct pass_report *report = &outcome->report;
 	fputs("<dl class=\"tiles\">\n", file);
-	if (mode != MODE_ANALYZE) {
+	if (report->cost_known) {
 		tile(file, "File data copied", put_bytes, report->data_bytes_copied, report->data_bytes_copied);
 		tile(file, report->changed ? "Metadata written" : "Metadata to write", put_bytes,
 		     report->metadata_bytes, report->metadata_bytes);
@@ -396,7 +396,7 @@ int report_html_image(FILE *file, const struct outcome *outcome, enum defrag_mod
 	fputs("</header>\n", file);
 	put_problems(file, outcome);
 	if (outcome->reported && outcome->report.pictures) {
-		put_image_figures(file, outcome, mode);
+		put_image_figures(file, outcome);
 		for (size_t i = 0; !error && i < outcome->report.volume_count; i++)
 			error = put_volume(file, outcome, i, mode);
 		if (!error)

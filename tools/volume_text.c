@@ -110,7 +110,14 @@ static void print_stays(const struct volume_report *volume, bool all)
 
 /* ---- what follows ---- */
 
-static void print_conclusion(const struct volume_report *volume, enum defrag_mode mode)
+static void print_in_pieces(uint64_t files, const char *what, uint64_t excess)
+{
+	char number[TEXT_NUMBER_MAX];
+	printf("  %s %s in ", text_number(number, files), what);
+	printf("%s extra %s;", text_number(number, excess), excess == 1 ? "piece" : "pieces");
+}
+
+static void print_conclusion(const struct volume_report *volume, enum defrag_mode mode, bool selects)
 {
 	char number[TEXT_NUMBER_MAX];
 	uint64_t files = volume->fragmented_files_before, mended = volume->files_mended;
@@ -119,10 +126,12 @@ static void print_conclusion(const struct volume_report *volume, enum defrag_mod
 		puts("  no file is in more than one piece");
 		return;
 	}
-	printf("  %s %s in ", text_number(number, files),
-	       files == 1 ? (done ? "file was" : "file") : (done ? "files were" : "files"));
-	printf("%s extra %s;", text_number(number, volume->excess_before),
-	       volume->excess_before == 1 ? "piece" : "pieces");
+	print_in_pieces(files, files == 1 ? (done ? "file was" : "file") : (done ? "files were" : "files"),
+	                volume->excess_before);
+	if (selects) {
+		putchar('\n');
+		print_in_pieces(volume->selected_files, "of them selected,", volume->selected_excess);
+	}
 	if (done && mended > 0)
 		printf("\n  %s of them %s contiguous now", text_number(number, mended), mended == 1 ? "is" : "are");
 	else if (done)
@@ -164,5 +173,5 @@ void volume_print(const struct outcome *outcome, const struct volume_report *vol
 	if (options->mode != MODE_DEFRAG) /* they may be known for another file's sake */
 		print_worst(outcome, volume, options->verbose);
 	print_stays(volume, options->verbose);
-	print_conclusion(volume, options->mode);
+	print_conclusion(volume, options->mode, selection_selects(&options->selection));
 }

@@ -19,7 +19,7 @@ def usage(cases, image):
              ['--analyze', '--wait', image], ['-q', '-v', image], ['--volume'], ['--settle', '--pack', image],
              ['--settle', '--volume=1', image], ['--settle', '--undo', image], ['--rate=5', image], ['--settle', '--rate=-1', image],
              ['--settle', '--time-limit=x', image], ['--time-limit=-1', image], ['--undo', '--time-limit=5', image],
-             ['--pack', '--only=x', image], ['--order=path', image], ['--pack', '--order=shape', image], ['--only=', image], ['--only=C:\\x', image], ['--analyze', '--only=x', image],
+             ['--pack', '--only=x', image], ['--order=path', image], ['--pack', '--order=shape', image], ['--only=', image], ['--only=C:\\x', image], ['--settle', '--only=x', image],
              ['--undo', '--min-fragments=2', image], ['--min-fragments=0', image], ['--min-size=5X', image], ['--min-size=-1', image],
              ['--min-size', '0', image], [image, image, '--', 'x'], [image, '--', 'C:\\x'], ['--all', '.', '--', 'x'],
              ['--idle', image], ['--shutdown', '--analyze', image],

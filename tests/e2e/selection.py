@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A pass for chosen files makes these contiguous and leaves all others exactly where they are. The names are those that
 another reader of NTFS gives to the files, the places those that the independent checker reads."""
+import csv
 import os
 import re
 
@@ -8,7 +9,7 @@ from commands import DONE, FAILED, check_ntfs, attribute_runs, defrag, defrag_re
     workspace
 from guest import hash_files_through_driver, ntfs_mounted, run
 from host import digest, state_of, write_view
-from proof import pieces_of
+from proof import pieces_of, prove_promise
 from tap import Cases, equal, holds
 
 DATA = '0x80'
@@ -22,6 +23,7 @@ class Store:
         os.mkdir(self.directory)
         self.image = os.path.join(self.directory, 'a.img')
         self.view = os.path.join(directory, 'view')
+        self.list = os.path.join(directory, 'files.csv')
 
     def look(self):
         write_view(self.image, self.view)
@@ -52,13 +54,14 @@ def median(numbers):
     return numbers[len(numbers) // 2]
 
 
-def prove_selection(cases, store, promise, options, chosen, files=()):
+def prove_selection(cases, store, what, options, chosen, files=()):
     """chosen: of an attribute (record, type, name) and its pieces, whether the pass is for it."""
     arguments = [*options, store.image, *(['--', *files] if files else [])]
-    with cases.case(f'{promise}: what is chosen is in one piece afterwards, nothing else has moved'):
+    with cases.case(f'{what}: what is chosen is in one piece afterwards, nothing else has moved'):
         before = store.runs()
         contents = hash_files_through_driver(store.view)
         seen = digest(store.view)
+        promise = defrag_report('--analyze', f'--csv={store.list}', *arguments)
         report = defrag_report(*arguments)
         after = store.runs()
         moved = {attribute for attribute in before if after[attribute] != before[attribute]}
@@ -73,6 +76,16 @@ def prove_selection(cases, store, promise, options, chosen, files=()):
         defrag_report('--undo', store.image)
         store.look()
         equal(digest(store.view), seen, 'the view after --undo')
+    with cases.case(f'{what}: the analysis counts and lists what is chosen, and says what the pass costs'):
+        pieces = [pieces_of(before[attribute]) for attribute in wanted]
+        equal(promise['volumes'][0]['selected'], {'files': len({record for record, _, _ in wanted}), 'attributes': len(wanted),
+                                                  'excess_fragments': sum(pieces) - len(pieces)}, 'what is selected')
+        with open(store.list, encoding='utf-8', newline='') as rows:
+            listed = [(int(row['record']), int(row['fragments'])) for row in csv.DictReader(rows)]
+        equal(sorted(listed), sorted((attribute[0], pieces_of(before[attribute])) for attribute in wanted), 'the list')
+        equal([row['fragments']['before'] for row in promise['volumes'][0]['worst']], sorted(pieces, reverse=True)[:20], 'the worst')
+        holds(promise['extents']['after'] > promise['extents']['before'] and promise['redo_bytes'] > 0, promise)
+        prove_promise(promise, report)
 
 
 def selections(cases, store):
