@@ -217,7 +217,7 @@ static void use_new_map(struct settle *settle, const struct batch *batch, struct
 	cleanup_change(&(struct change){.map = settle->map, .index = settle->index});
 	settle->map = steal_pointer(&change->map);
 	settle->index = steal_pointer(&change->index);
-	give_back(settle, batch->sources, batch->source_count);
+	give_back(settle, batch->sources.extents, batch->sources.count);
 	give_back(settle, batch->rest, batch->rest_count);
 }
 

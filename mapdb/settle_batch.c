@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "mapdb/settle_internal.h"
 
@@ -87,6 +88,13 @@ static int choose_windows(struct settle *settle, struct batch *batch)
 	return rc;
 }
 
+static int by_guest_off(const void *left, const void *right)
+{
+	const struct extent *a = left, *b = right;
+
+	return a->guest_off < b->guest_off ? -1 : a->guest_off > b->guest_off;
+}
+
 static int by_host_off(const void *left, const void *right)
 {
 	const struct extent *a = left, *b = right;
@@ -94,65 +102,93 @@ static int by_host_off(const void *left, const void *right)
 	return a->host_off < b->host_off ? -1 : a->host_off > b->host_off;
 }
 
+static int append(struct extent_list *list, const struct extent *extent)
+{
+	if (list->count == list->capacity) {
+		size_t capacity = list->capacity ? list->capacity * 2 : 256;
+		struct extent *grown = reallocarray(list->extents, capacity, sizeof *grown);
+
+		if (!grown)
+			return -ENOMEM;
+		list->extents = grown;
+		list->capacity = capacity;
+	}
+	list->extents[list->count++] = *extent;
+	return 0;
+}
+
 /* Appends where the bytes [guest_off, guest_off + length) are. */
 static int add_sources(const struct settle *settle, struct batch *batch, uint64_t guest_off, uint64_t length)
 {
 	uint64_t end = guest_off + length;
+	int rc = 0;
 
-	while (guest_off < end) {
-		if (batch->source_count == batch->source_capacity) {
-			size_t capacity = batch->source_capacity ? batch->source_capacity * 2 : 256;
-			struct extent *grown = reallocarray(batch->sources, capacity, sizeof *batch->sources);
+	while (guest_off < end && rc == 0) {
+		struct extent source;
 
-			if (!grown)
-				return -ENOMEM;
-			batch->sources = grown;
-			batch->source_capacity = capacity;
-		}
-		struct extent *source = &batch->sources[batch->source_count++];
-		image_map_lookup(settle->map, guest_off, end - guest_off, source);
-		guest_off += source->length;
+		image_map_lookup(settle->map, guest_off, end - guest_off, &source);
+		rc = append(&batch->sources, &source);
+		guest_off += source.length;
 	}
-	return 0;
+	return rc;
 }
 
-/* Sources from index first on, put into host order, neighbours joined. */
-static void order_sources(struct batch *batch, size_t first)
+static void put_in_order(struct extent_list *list, int (*order)(const void *, const void *))
 {
-	size_t joined = first;
+	if (list->count > 0)
+		qsort(list->extents, list->count, sizeof *list->extents, order);
+}
 
-	if (first == batch->source_count)
-		return;
-	qsort(batch->sources + first, batch->source_count - first, sizeof *batch->sources, by_host_off);
-	for (size_t i = first; i < batch->source_count; i++) {
-		struct extent *last = joined > first ? &batch->sources[joined - 1] : NULL;
+/* Puts the sources into host order and joins neighbours. */
+static void join_sources(struct batch *batch)
+{
+	struct extent_list *sources = &batch->sources;
+	size_t joined = 0;
 
-		if (last && last->host_off + last->length == batch->sources[i].host_off)
-			last->length += batch->sources[i].length;
+	put_in_order(sources, by_host_off);
+	for (size_t i = 0; i < sources->count; i++) {
+		struct extent *last = joined > 0 ? &sources->extents[joined - 1] : NULL;
+
+		if (last && last->host_off + last->length == sources->extents[i].host_off)
+			last->length += sources->extents[i].length;
 		else
-			batch->sources[joined++] = batch->sources[i];
+			sources->extents[joined++] = sources->extents[i];
 	}
-	batch->source_count = joined;
+	sources->count = joined;
 }
 
-/* Has the host start to read sources from index first on: all at once, in its own order, instead of one small extent
- * after another. Not holes: that would fill the page cache with zeros. */
-static void start_reading(const struct settle *settle, const struct batch *batch, size_t first)
+/* Adds what of a source is data to what is to be copied. stretch: the last one that was seen. */
+static int add_data(const struct settle *settle, struct batch *batch, const struct extent *source,
+                    struct host_stretch *stretch)
 {
-	struct host_stretch stretch = {0};
+	int rc = 0;
 
-	for (size_t i = first; i < batch->source_count; i++) {
-		uint64_t pos = batch->sources[i].host_off, end = pos + batch->sources[i].length;
+	for (uint64_t done = 0; done < source->length && rc == 0;) {
+		struct extent part = {.guest_off = source->guest_off + done, .host_off = source->host_off + done};
 
-		while (pos < end) {
-			if ((pos < stretch.start || pos >= stretch.end) &&
-			    host_stretch_at(settle->data_fd, pos, &stretch) < 0)
-				return;
-			uint64_t part = MIN(end, stretch.end) - pos;
-			if (stretch.data)
-				posix_fadvise(settle->data_fd, (off_t)pos, (off_t)part, POSIX_FADV_WILLNEED);
-			pos += part;
-		}
+		if (part.host_off < stretch->start || part.host_off >= stretch->end)
+			rc = host_stretch_at(settle->data_fd, part.host_off, stretch);
+		if (rc < 0)
+			break;
+		part.length = MIN(source->length - done, stretch->end - part.host_off);
+		if (stretch->data)
+			rc = append(&batch->data, &part);
+		done += part.length;
+	}
+	return rc;
+}
+
+/* Has the host start to read the data, which is in host order: all at once, in its own order, instead of one small
+ * extent after another. */
+static void start_reading(const struct settle *settle, const struct extent *data, size_t count)
+{
+	for (size_t i = 0, next; i < count; i = next) {
+		uint64_t end = data[i].host_off + data[i].length;
+
+		for (next = i + 1; next < count && data[next].host_off == end; next++)
+			end += data[next].length;
+		posix_fadvise(settle->data_fd, (off_t)data[i].host_off, (off_t)(end - data[i].host_off),
+		              POSIX_FADV_WILLNEED);
 	}
 }
 
@@ -162,13 +198,37 @@ struct place {
 	uint64_t done;
 };
 
-/* Keeps some bytes on their way from the disk, before the place that is copied next: many, and many at once, for the
- * disk to put in order; but only a few pieces where the guest's requests are not to be stuck behind them. */
-static int read_ahead(const struct settle *settle, struct batch *batch, struct place *ahead, uint64_t piece,
+/* Finds what of the sources, which are in the way of nobody else now, is data: in host order, in which one answer of
+ * the host serves for many; and has it read. What is copied already is forgotten. */
+static int find_data(const struct settle *settle, struct batch *batch)
+{
+	struct extent_list *data = &batch->data;
+	struct host_stretch stretch = {0};
+	size_t left = data->count - batch->data_next;
+	int rc = 0;
+
+	if (left > 0)
+		memmove(data->extents, data->extents + batch->data_next, left * sizeof *data->extents);
+	data->count = left;
+	batch->data_next = 0;
+	put_in_order(&batch->sources, by_host_off);
+	for (size_t i = 0; i < batch->sources.count && rc == 0; i++)
+		rc = add_data(settle, batch, &batch->sources.extents[i], &stretch);
+	batch->sources.count = 0;
+	if (rc == 0 && data->count > left) {
+		start_reading(settle, data->extents + left, data->count - left);
+		qsort(data->extents + left, data->count - left, sizeof *data->extents, by_guest_off);
+	}
+	return rc;
+}
+
+/* Knows what is data, and keeps it on its way from the disk, before the place that is copied next: many bytes, and many
+ * at once, for the disk to put in order; but only a few pieces where the guest's requests are not to be stuck behind
+ * them. */
+static int look_ahead(const struct settle *settle, struct batch *batch, struct place *ahead, uint64_t piece,
                       bool gently)
 {
 	uint64_t goal = batch->copied + (gently ? GENTLE_AHEAD * piece : READ_AHEAD);
-	size_t first = batch->source_count;
 
 	if (batch->ahead + (gently ? piece : READ_AHEAD / 2) > goal)
 		return 0;
@@ -184,9 +244,7 @@ static int read_ahead(const struct settle *settle, struct batch *batch, struct p
 		if (ahead->done == window->length)
 			*ahead = (struct place){.window = ahead->window + 1};
 	}
-	order_sources(batch, first);
-	start_reading(settle, batch, first);
-	return 0;
+	return find_data(settle, batch);
 }
 
 int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch)
@@ -197,7 +255,8 @@ int batch_choose(struct settle *settle, uint64_t data_bytes, struct batch *batch
 
 void batch_release(struct batch *batch)
 {
-	free(batch->sources);
+	free(batch->sources.extents);
+	free(batch->data.extents);
 }
 
 int batch_prepare(struct settle *settle, const struct batch *batch)
@@ -258,19 +317,45 @@ static int punch(const struct settle *settle, uint64_t host_off, uint64_t length
 	                             length);
 }
 
-/* Copies a piece until nobody has written to it meanwhile. */
-static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length, uint64_t to_host, uint64_t *bytes)
+/* Copies of the piece that is next what was data when look_ahead() saw it. The batch was mirrored then: what the guest
+ * has put into a hole since is in the new place, too; and what it has discarded since reads as zeros. */
+static int copy_known(struct batch *batch, uint64_t guest_end, struct copying *copying)
+{
+	int rc = 0;
+
+	while (batch->data_next < batch->data.count && rc == 0) {
+		struct extent *data = &batch->data.extents[batch->data_next];
+
+		if (data->guest_off >= guest_end)
+			break;
+		uint64_t part = MIN(data->length, guest_end - data->guest_off);
+		rc = copy_data(copying, data->guest_off, data->host_off, part);
+		if (part == data->length)
+			batch->data_next++;
+		else
+			*data = (struct extent){.guest_off = data->guest_off + part,
+			                        .length = data->length - part,
+			                        .host_off = data->host_off + part};
+	}
+	return rc;
+}
+
+/* Copies the piece that is next until nobody has written to it meanwhile. */
+static int copy_piece(struct settle *settle, struct batch *batch, const struct extent *piece, uint64_t *bytes)
 {
 	int rc = 1;
 
 	for (int copies = 0; rc == 1; copies++) {
-		struct copying copying = {.settle = settle, .to_host = to_host};
+		struct copying copying = {.settle = settle, .to_host = piece->host_off - piece->guest_off};
 
-		settle->hooks.copy_begin(settle->hooks.context, guest_off, length, copies >= COPIES_SHARED);
-		/* What was punched since the last time must not stay copied. */
-		rc = copies == 0 ? 0 : punch(settle, guest_off + to_host, length);
-		if (rc == 0)
-			rc = for_each_data(settle, guest_off, length, copy_data, &copying);
+		settle->hooks.copy_begin(settle->hooks.context, piece->guest_off, piece->length,
+		                         copies >= COPIES_SHARED);
+		if (copies == 0)
+			rc = copy_known(batch, piece->guest_off + piece->length, &copying);
+		else /* what was discarded since the last time must not stay copied */
+			rc = punch(settle, piece->host_off, piece->length);
+		if (copies > 0 && rc == 0)
+			rc = for_each_data(settle, piece->guest_off, piece->length, copy_data, &copying);
 		if (rc == 0)
 			rc = copy_flush(&copying);
 		int written = settle->hooks.copy_end(settle->hooks.context);
@@ -283,7 +368,7 @@ static int copy_piece(struct settle *settle, uint64_t guest_off, uint64_t length
 static int move_piece(struct settle *settle, struct batch *batch, const struct extent *piece)
 {
 	uint64_t bytes = 0;
-	int rc = copy_piece(settle, piece->guest_off, piece->length, piece->host_off - piece->guest_off, &bytes);
+	int rc = copy_piece(settle, batch, piece, &bytes);
 
 	if (rc < 0)
 		return rc;
@@ -314,7 +399,7 @@ int batch_copy(struct settle *settle, struct batch *batch, const struct settle_l
 			            ? settle->hooks.stop(settle->hooks.context)
 			            : batch->data_bytes >= batch->data_max || settle_wait(settle, limits, end_ns))
 				return 0;
-			int rc = read_ahead(settle, batch, &ahead, piece_bytes, limits->rate > 0);
+			int rc = look_ahead(settle, batch, &ahead, piece_bytes, limits->rate > 0);
 			if (rc == 0)
 				rc = move_piece(settle, batch, &piece);
 			if (rc < 0)
@@ -331,7 +416,6 @@ int batch_cut(struct settle *settle, struct batch *batch)
 	size_t count = 0;
 	int rc = 0;
 
-	batch->source_count = 0; /* what was read ahead may be more than what was copied */
 	for (size_t i = 0; i < batch->count && rc == 0; i++) {
 		struct extent *window = &batch->windows[i];
 		uint64_t copied = MIN(window->length, left);
@@ -346,6 +430,6 @@ int batch_cut(struct settle *settle, struct batch *batch)
 		rc = add_sources(settle, batch, window->guest_off, copied);
 	}
 	batch->count = count;
-	order_sources(batch, 0);
+	join_sources(batch);
 	return rc;
 }

@@ -41,6 +41,11 @@ struct settle {
 	int64_t punching_ns; /* the last pause of that */
 };
 
+struct extent_list {
+	struct extent *extents;
+	size_t count, capacity;
+};
+
 /* Consecutive pieces of the plan. */
 struct batch {
 	struct extent windows[WINDOWS_MAX]; /* guest range, new host_off; in guest order */
@@ -48,11 +53,12 @@ struct batch {
 	struct extent rest[WINDOWS_MAX]; /* what was not copied, after batch_cut */
 	size_t rest_count;
 	uint64_t data_max;   /* bytes of data to copy */
-	uint64_t ahead;	     /* bytes of the windows, from the first on, that the host has been asked to read */
+	uint64_t ahead;	     /* bytes of the windows, from the first on, that are looked at and on their way from the disk */
+	struct extent_list data; /* of those, what is data, where it was; in guest order */
+	size_t data_next;	 /* what of it is copied next */
 	uint64_t copied;     /* bytes of the windows, from the first on */
 	uint64_t data_bytes; /* of those, data */
-	struct extent *sources; /* where bytes of the windows were: in the end of all that were copied, in host order */
-	size_t source_count, source_capacity;
+	struct extent_list sources; /* after batch_cut, where the bytes were that were copied; in host order */
 };
 
 /* The next batch of about data_bytes of data. -errno. */
