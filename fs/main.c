@@ -364,9 +364,11 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 	ret = privileges_reduce();
 	if (ret == 0)
 		ret = start_services();
+	if (ret == 0)
+		ret = serve_start(session, options);
 	if (ret < 0) {
 		fprintf(stderr, "zcfs: cannot start: %s\n", strerror(-ret));
-		fuse_session_unmount(session);
+		serve_end(session);
 		return EXIT_FAILURE;
 	}
 	tell_parent();
@@ -401,6 +403,7 @@ static int run(struct options *options)
 {
 	cleanup_free char *store_path = NULL, *mount_path = NULL;
 	const char *given_mount = options->mount_path ? options->mount_path : options->store_path;
+	int ret;
 
 	store.read_only = options->read_only;
 	store.privileged = geteuid() == 0;
@@ -416,7 +419,10 @@ static int run(struct options *options)
 		fork_daemon(mount_path);
 	raise_limits();
 	clean_store();
-	return mount_and_serve(options, mount_path);
+	ret = mount_and_serve(options, mount_path);
+	/* libfuse leaves a mount to itself whose connection has been aborted by the administrator. */
+	(void)mount_table_clear_dead(mount_path);
+	return ret;
 }
 
 int main(int argc, char **argv)

@@ -116,12 +116,17 @@ static void end(int signal_number)
 	sem_post(&ended);
 }
 
+/* Held until all channels are there, and for good if they are not: then none may begin. */
+static pthread_mutex_t incomplete = PTHREAD_MUTEX_INITIALIZER;
+
 static void *serve_channel(void *argument)
 {
 	struct fuse_session *session = argument;
 	struct fuse_buf buffer = {.mem = NULL};
 	int ret = 1;
 
+	pthread_mutex_lock(&incomplete);
+	pthread_mutex_unlock(&incomplete);
 	while (ret > 0 || ret == -EINTR) {
 		ret = fuse_session_receive_buf(session, &buffer);
 		if (ret > 0)
@@ -137,11 +142,14 @@ static int start_channels(struct fuse_session *session)
 	pthread_t thread;
 	int ret = 0;
 
+	pthread_mutex_lock(&incomplete);
 	for (int i = 0; i < CHANNEL_THREADS && ret == 0; i++) {
 		ret = pthread_create(&thread, NULL, serve_channel, session);
 		if (ret == 0)
 			pthread_detach(thread);
 	}
+	if (ret == 0)
+		pthread_mutex_unlock(&incomplete);
 	return -ret;
 }
 
@@ -162,23 +170,19 @@ static int catch_signals(void)
 	return 0;
 }
 
-static int serve_rings(struct fuse_session *session, const struct options *options)
+static int start_rings(struct fuse_session *session, const struct options *options)
 {
-	int ret;
-
 	dispatch_init(options->ring_depth);
 	workers_start(options->max_threads);
-	ret = start_channels(session);
-	if (ret < 0)
-		log_message(LOG_ERR, "cannot start a thread: %s", strerror(-ret));
-	else
-		while (sem_wait(&ended) < 0 && errno == EINTR)
-			;
-	fuse_session_unmount(session);
-	settle_stop();
-	waiting_stop();
-	workers_stop();
-	return ret;
+	return start_channels(session);
+}
+
+static int serve_rings(struct fuse_session *session)
+{
+	while (sem_wait(&ended) < 0 && errno == EINTR)
+		;
+	serve_end(session);
+	return 0;
 }
 
 /* ---- the loop for /dev/fuse ---- */
@@ -195,9 +199,7 @@ static int serve_device(struct fuse_session *session, const struct options *opti
 	fuse_loop_cfg_set_idle_threads(config, options->max_idle_threads);
 	ret = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
-	fuse_session_unmount(session);
-	settle_stop();
-	waiting_stop();
+	serve_end(session);
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);
 	return ret;
@@ -210,9 +212,22 @@ int serve_prepare(struct fuse_session *session, const struct options *options)
 	return fuse_set_signal_handlers(session) == 0 ? 0 : -EINVAL;
 }
 
+int serve_start(struct fuse_session *session, const struct options *options)
+{
+	return options->ring_depth > 0 ? start_rings(session, options) : 0;
+}
+
+void serve_end(struct fuse_session *session)
+{
+	fuse_session_unmount(session);
+	settle_stop();
+	waiting_stop();
+	workers_stop();
+}
+
 int serve(struct fuse_session *session, const struct options *options)
 {
-	int ret = options->ring_depth > 0 ? serve_rings(session, options) : serve_device(session, options);
+	int ret = options->ring_depth > 0 ? serve_rings(session) : serve_device(session, options);
 
 	/* A positive value is the signal that ended the loop. */
 	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

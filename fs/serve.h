@@ -22,8 +22,16 @@ bool serve_choose_transport(struct options *options);
 /* Catches the signals that end the daemon; before the mount is made. 0 or -errno. */
 int serve_prepare(struct fuse_session *session, const struct options *options);
 
-/* Takes requests until the mount is gone or a signal says so, and unmounts. Returns the exit status; the session must
- * not be used any more, and the process should end, as threads of libfuse may still be waiting in it. */
+/* Starts the threads that take requests from rings, so that nobody is told that he can use the mount if there are none;
+ * those for /dev/fuse are started by serve(). 0 or -errno: then serve_end(). */
+int serve_start(struct fuse_session *session, const struct options *options);
+
+/* Unmounts, and waits for what is being done. The session must not be used any more, and the process should end, as
+ * threads of libfuse may still be waiting in it. */
+void serve_end(struct fuse_session *session);
+
+/* Takes requests until the mount is gone or a signal says so, and does what serve_end() does. Returns the exit status.
+ */
 int serve(struct fuse_session *session, const struct options *options);
 
 #endif

@@ -132,6 +132,19 @@ def test_term_with_open_files(store):
         file.close()
 
 
+def test_aborted_connection(store):
+    """a daemon whose connection to the kernel is aborted by the administrator ends, and takes its mount with it"""
+    control = os.path.join(store.top, 'control')
+    os.mkdir(control)
+    subprocess.run(['mount', '-t', 'fusectl', 'zcfs-test', control], check=True, timeout=WAIT_SECONDS)
+    try:
+        write_file(f'{control}/{os.stat(store.point).st_dev & 0xff}/abort', b'1')
+    finally:
+        subprocess.run(['umount', control], check=True, timeout=WAIT_SECONDS)
+    store.wait_for_end()
+    assert mounts_at(store.point) == []
+
+
 def kill_daemon(store):
     os.kill(store.daemon, signal.SIGKILL)
     store.wait_for_end()
