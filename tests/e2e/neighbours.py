@@ -286,8 +286,8 @@ def daemon_is_killed(cases, made, directory):
     with cases.case(f'a daemon killed {ROUNDS // 2} times while guests write and tools work: every flushed byte is there, every map is in order'):
         for _ in range(ROUNDS // 2):
             daemon = subprocess.Popen([ZCFS, '-f', made.directory, mount], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            wait_for_mount(mount, daemon)
             try:
+                wait_for_mount(mount, daemon)
                 for guest in guests:
                     guest.prove()
                 # By the store's own path: the mount is about to die.
@@ -302,11 +302,11 @@ def daemon_is_killed(cases, made, directory):
             finally:
                 daemon.send_signal(signal.SIGKILL)
                 daemon.wait()
+                unmount(mount)
             for thread in [*writers, toolbox]:
                 thread.stop = True
                 thread.join(120)
             settle.communicate(timeout=120)
-            unmount(mount)
             equal(toolbox.wrong, [], 'tools that failed')
             holds(made.seen() in (made.old, made.new), 'a view that is neither the old one nor the new one')
             prove_only_leaks(made)

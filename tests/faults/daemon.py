@@ -8,7 +8,8 @@ daemon's, and /dev/fuse itself does not fail. Memory runs out only with rings: b
 answers ENOMEM itself if there is none, also to those that nobody hears the answer of, so that an image stays open. With rings it
 runs out only with EVERY=1: the daemon is known not to be right at every call then (a start that fails without a word, a descriptor kept).
 
-SEED in the environment chooses another sample; EVERY=1 lets every call fail and not only a sample. Arguments choose steps or kinds of calls."""
+SEED in the environment chooses another sample; EVERY=1 lets every call fail and not only a sample. Arguments choose steps, kinds of calls, or
+both."""
 import contextlib
 import errno
 import fcntl
@@ -237,8 +238,9 @@ class Enumeration:
             self.give_up()
 
     def give_up(self):
-        self.session.store.clean_up()
-        shutil.rmtree(self.session.top, ignore_errors=True)
+        if self.session:
+            self.session.store.clean_up()
+            shutil.rmtree(self.session.top, ignore_errors=True)
         self.session = None
 
     def try_one(self, step, calls, at, error, ever):
@@ -299,24 +301,31 @@ class Enumeration:
         return not more
 
 
+def enumerate_step(cases, enumeration, step, kinds):
+    for kind in kinds:
+        if kind == 'memory' and (mount.TRANSPORT != 'ring' or not os.environ.get('EVERY')):
+            continue
+        enumeration.problems, enumeration.trials = [], 0
+        total = enumeration.try_kind(step, kind)
+        if total or enumeration.problems:
+            with cases.case(f'{step.name}: {kind}: {enumeration.trials} faults in {total} calls'):
+                holds(not enumeration.problems, '\n'.join(enumeration.problems))
+    enumeration.problems = []
+    enumeration.end()
+    with cases.case(f'{step.name}: what is in the store afterwards'):
+        holds(not enumeration.problems, '\n'.join(enumeration.problems))
+
+
 def enumerate_calls(directory, injector, source, only):
     cases = Cases()
+    steps = [step for step in STEPS if step.name in only] or STEPS
+    kinds = [kind for kind in KINDS if kind in only] or KINDS
     enumeration = Enumeration(directory, injector, source)
-    for step in STEPS:
-        for kind in KINDS:
-            if only and step.name not in only and kind not in only:
-                continue
-            if kind == 'memory' and (mount.TRANSPORT != 'ring' or not os.environ.get('EVERY')):
-                continue
-            enumeration.problems, enumeration.trials = [], 0
-            total = enumeration.try_kind(step, kind)
-            if total or enumeration.problems:
-                with cases.case(f'{step.name}: {kind}: {enumeration.trials} faults in {total} calls'):
-                    holds(not enumeration.problems, '\n'.join(enumeration.problems))
-        enumeration.problems = []
-        enumeration.end()
-        with cases.case(f'{step.name}: what is in the store afterwards'):
-            holds(not enumeration.problems, '\n'.join(enumeration.problems))
+    try:
+        for step in steps:
+            enumerate_step(cases, enumeration, step, kinds)
+    finally:
+        enumeration.give_up()
     cases.finish()
 
 

@@ -27,6 +27,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
+from commands import unmount_on_termination  # noqa: E402
 from host import write_view  # noqa: E402
 
 ZCFS = os.path.abspath(sys.argv[1])
@@ -359,6 +360,7 @@ def run(functions, seconds=TEST_SECONDS):
     """Runs each test over its store, or elsewhere if it says so; the exit status is for main."""
     for number in (signal.SIGINT, signal.SIGHUP):  # nohup and background jobs ignore them, and daemons leave it at that
         signal.signal(number, signal.SIG_DFL)
+    unmount_on_termination()
     if TRANSPORT != 'ring':
         return run_all(functions, seconds)
     if not os.path.exists(ENABLE_URING):
