@@ -21,7 +21,7 @@ import tempfile
 import time
 
 import mount
-from commands import NTFS_POPULATE, NTFS_SCATTER, check, unmount_on_termination
+from commands import NTFS_POPULATE, NTFS_SCATTER, check, unmount_on_termination, workspace
 from disk import disk, drop_cache
 from guest import run
 from injector import HARMLESS, KINDS, Injector, name_of, offsets
@@ -336,12 +336,8 @@ def main():
         return
     seed = int(os.environ.get('SEED', 1))    # the same sample each time: not every call is right yet, see above
     print(f'# SEED={seed}', flush=True)
-    top = tempfile.mkdtemp(prefix='zcfs-test-', dir=os.environ.get('TMPDIR', '/var/tmp'))
-    try:
-        with disk(top) as host, mount.uring_enabled() if mount.TRANSPORT == 'ring' else contextlib.nullcontext():
-            enumerate_calls(host.point, Injector(top), random.Random(seed), sys.argv[3:])
-    finally:
-        shutil.rmtree(top)
+    with workspace() as top, disk(top) as host, mount.uring_enabled() if mount.TRANSPORT == 'ring' else contextlib.nullcontext():
+        enumerate_calls(host.point, Injector(top), random.Random(seed), sys.argv[3:])
 
 
 main()

@@ -27,7 +27,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'lib'))
-from commands import unmount_on_termination  # noqa: E402
+from commands import SCRATCH, unmount_on_termination  # noqa: E402
 from host import write_view  # noqa: E402
 
 ZCFS = os.path.abspath(sys.argv[1])
@@ -163,8 +163,7 @@ class Store:
     """A temporary directory to serve, and where it is mounted."""
 
     def __init__(self, over, directory=None):
-        # Not in /tmp: some keep that in memory.
-        self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-', dir=os.environ.get('TMPDIR', '/var/tmp')))
+        self.top = os.path.realpath(tempfile.mkdtemp(prefix='zcfs-test-', dir=SCRATCH))
         os.chmod(self.top, 0o755)
         self.dir = directory or os.path.join(self.top, 'store')
         self.point = self.dir if over else os.path.join(self.top, 'mnt')

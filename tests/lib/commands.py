@@ -16,6 +16,9 @@ NTFS_POPULATE = os.environ.get('NTFS_POPULATE', 'ntfs-populate')
 NTFS_SCATTER = os.environ.get('NTFS_SCATTER', 'ntfs-scatter')
 MAKERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'ntfs')  # make-corpus and make-refused
 
+# Where temporary directories are made: not in /tmp, which some keep in memory. tests/run_suites looks there for what is left.
+SCRATCH = os.environ.get('SCRATCH') or os.environ.get('TMPDIR', '/var/tmp')
+
 DONE, FAILED, USAGE, REFUSED, IN_USE, DAMAGED = range(6)  # exit statuses of zcfs-defrag
 
 
@@ -99,8 +102,8 @@ def scattered_volume(path, megabytes=48, fragments=3000, seed=1, what='data,stre
 
 
 def workspace():
-    """A temporary directory on a real file system: some keep /tmp in memory."""
-    return tempfile.TemporaryDirectory(prefix='zcfs-test-', dir=os.environ.get('TMPDIR', '/var/tmp'))
+    """A temporary directory on a real file system."""
+    return tempfile.TemporaryDirectory(prefix='zcfs-test-', dir=SCRATCH)
 
 
 def unmount_on_termination():
