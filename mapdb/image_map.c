@@ -13,7 +13,7 @@
 #include "mapdb/image_map_internal.h"
 
 struct image_map_builder {
-	size_t count, capacity; /* extents; the array has room for one more, the sentinel */
+	size_t count, capacity; /* extents; the array has room for the sentinel and whole groups of the index, too */
 	uint64_t end;           /* guest offset at which the next extent must begin */
 	int error;              /* of an earlier add */
 	struct map_entry *entries;
@@ -22,11 +22,17 @@ struct image_map_builder {
 #define CACHE_LINE 64u
 #define HUGE_PAGE  (2u << 20)
 
+/* What the array of count extents takes. */
+static size_t entries_bytes(size_t count)
+{
+	return (KEY_INDEX_ROOM(count) + 1) * sizeof(struct map_entry);
+}
+
 /* An array that is looked into at random places: a group of the index's begins with a line of the processor's cache,
  * and huge pages, where the system gives them, spare each lookup a walk through the page tables. */
 static struct map_entry *entries_new(size_t count)
 {
-	size_t bytes = count * sizeof(struct map_entry);
+	size_t bytes = entries_bytes(count);
 	void *entries;
 
 	if (posix_memalign(&entries, bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE, bytes) != 0)
@@ -42,7 +48,7 @@ static int builder_reserve(struct image_map_builder *builder, size_t capacity)
 		capacity = IMAGE_MAP_COUNT_MAX;
 	if (builder->count >= capacity)
 		return -ENOMEM;
-	struct map_entry *entries = entries_new(capacity + 1);
+	struct map_entry *entries = entries_new(capacity);
 	if (!entries)
 		return -ENOMEM;
 	if (builder->count > 0)
@@ -123,6 +129,8 @@ static int builder_make_map(struct image_map_builder *builder, uint64_t size, st
 	if (builder->end != size)
 		return -EUCLEAN;
 	builder->entries[builder->count] = (struct map_entry){.guest_off = size};
+	for (size_t i = builder->count + 1; i < KEY_INDEX_ROOM(builder->count); i++)
+		builder->entries[i] = (struct map_entry){.guest_off = UINT64_MAX};
 
 	int rc = host_order(builder->entries, builder->count, NULL);
 	if (rc < 0)
@@ -131,7 +139,7 @@ static int builder_make_map(struct image_map_builder *builder, uint64_t size, st
 	struct image_map *map = malloc(sizeof *map);
 	if (!map)
 		return -ENOMEM;
-	struct map_entry *fitted = reallocarray(builder->entries, builder->count + 1, sizeof *fitted);
+	struct map_entry *fitted = realloc(builder->entries, entries_bytes(builder->count));
 	if (fitted)
 		builder->entries = fitted;
 	*map = (struct image_map){.size = size, .count = builder->count, .entries = builder->entries};
@@ -231,13 +239,14 @@ uint64_t image_map_host_end(const struct image_map *map)
 
 size_t image_map_find(const struct image_map *map, uint64_t guest_off)
 {
-	size_t first = key_index_group(&map->index, guest_off) * KEY_INDEX_FANOUT, left = map->count - first;
-	size_t begun = 0; /* extents of the group that begin at guest_off or before */
+	size_t first = key_index_group(&map->index, guest_off) * KEY_INDEX_FANOUT;
+	const struct map_entry *group = &map->entries[first];
 
 	assert(guest_off < map->size);
-	for (size_t i = 0; i < (left < KEY_INDEX_FANOUT ? left : KEY_INDEX_FANOUT); i++)
-		begun += map->entries[first + i].guest_off <= guest_off;
-	return first + begun - 1;
+	/* Each is in a line of its own, none of which should be waited for after another. */
+	for (size_t i = 0; i < KEY_INDEX_FANOUT; i += CACHE_LINE / sizeof *group)
+		__builtin_prefetch(&group[i]);
+	return first + key_index_place(&group->guest_off, sizeof *group / sizeof group->guest_off, guest_off);
 }
 
 void image_map_lookup(const struct image_map *map, uint64_t guest_off, uint64_t max_length, struct extent *out)

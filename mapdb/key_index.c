@@ -54,13 +54,8 @@ size_t key_index_group(const struct key_index *index, uint64_t key)
 {
 	size_t group = 0;
 
-	for (unsigned int level = index->levels; level > 0; level--) {
-		const uint64_t *keys = index->keys[level - 1] + group * KEY_INDEX_FANOUT;
-		size_t not_greater = 0;
-
-		for (unsigned int i = 0; i < KEY_INDEX_FANOUT; i++)
-			not_greater += keys[i] <= key;
-		group = group * KEY_INDEX_FANOUT + not_greater - 1;
-	}
+	for (unsigned int level = index->levels; level > 0; level--)
+		group = group * KEY_INDEX_FANOUT +
+		        key_index_place(index->keys[level - 1] + group * KEY_INDEX_FANOUT, 1, key);
 	return group;
 }
