@@ -237,10 +237,12 @@ int map_db_create(const struct io *io, int bundle_fd, const struct image_map *ma
 
 bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value)
 {
-	sqlite3_int64 number = sqlite3_column_int64(statement, column);
+	/* Taken out of the row once: of a million rows that is felt. No other thread uses the connection. */
+	sqlite3_value *field = sqlite3_column_value(statement, column);
+	sqlite3_int64 number = sqlite3_value_int64(field);
 
 	*value = (uint64_t)number;
-	return number >= 0 && sqlite3_column_type(statement, column) == SQLITE_INTEGER;
+	return number >= 0 && sqlite3_value_type(field) == SQLITE_INTEGER;
 }
 
 /* A statement that must return a row. -EUCLEAN if it does not. */
