@@ -137,7 +137,8 @@ static bool open_store(const char *path)
 {
 	store.dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (store.dir_fd < 0) {
-		fprintf(stderr, "zcfs: %s: cannot be opened: %s\n", path, strerror(errno));
+		fprintf(stderr, "zcfs: %s: cannot be opened: %s%s\n", path, strerror(errno),
+		        errno == EACCES ? "; run as root, or as its owner" : "");
 		return false;
 	}
 	if (lock_store(store.dir_fd) == 0)

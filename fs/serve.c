@@ -89,7 +89,7 @@ bool serve_choose_transport(struct options *options)
 	unsetenv("FUSE_URING_ENABLE");
 	unsetenv("FUSE_URING_QUEUE_DEPTH");
 	if (why_not && options->rings == RINGS_YES) {
-		fprintf(stderr, "zcfs: FUSE over io_uring: %s\n", why_not);
+		fprintf(stderr, "zcfs: FUSE over io_uring: %s; without -o io_uring=yes it does without\n", why_not);
 		return false;
 	}
 	if (why_not && options->rings == RINGS_AUTO)

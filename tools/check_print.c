@@ -83,7 +83,7 @@ static void print_remedies(const struct check_report *report)
 		for (size_t j = 0; j < i; j++)
 			told |= !strcmp(remedy_of(&report->findings[j]), remedy);
 		if (*remedy && !told)
-			printf("  remedy: %s\n", remedy);
+			printf("  what to do: %s\n", remedy);
 	}
 }
 
@@ -117,7 +117,7 @@ void check_print(const struct check_result *result, const struct check_options *
 	text_print(stderr, result->path);
 	fprintf(stderr, ": %s\n", result->cause);
 	if (result->remedy[0])
-		fprintf(stderr, "  remedy: %s\n", result->remedy);
+		fprintf(stderr, "  what to do: %s\n", result->remedy);
 }
 
 void check_print_totals(const char *directory, const struct check_totals *totals)

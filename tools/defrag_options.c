@@ -32,8 +32,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FIL
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --all, --jobs=N   every image below a directory, N at a time\n"
-                                "      --time-limit=SECS end after that time, a pass with nothing changed\n"
-                                "      --wait[=SECONDS]  wait for an image that is in use\n"
+                                "      --wait[=SECONDS]  wait for who uses it; --time-limit=SECONDS for all of it\n"
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
                                 "      --picture[=FILE], --report=FILE  draw; into .png or .svg; a page, .html\n"
                                 "      --json, --csv=FILE   one JSON document; a list of all fragmented files\n"
@@ -41,8 +40,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FIL
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
                                 "  zcfs-defrag /srv/images/win10.img           defragment\n"
-                                "Exit status: 0 done or nothing to do, 1 failed and nothing changed, 2 usage,\n"
-                                "3 refused, 4 in use, 5 map or volume damaged; of several, first of 5 1 3 4 0.\n";
+                                "Exit status: 0 done, 1 failed, 2 usage, 3 refused, 4 in use, 5 damaged.\n";
 
 #define OPERAND 1 /* what getopt returns for one, if asked to keep the order */
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What goes wrong, in one table: the situation, the exit status of zcfs-defrag, what it says, and what it says to do. Nothing is
-changed in any of them. tests/e2e/refused.py has every state of a volume that is refused, command_line.py every wrong option."""
+"""What goes wrong, in tables: the situation, the exit status, what is said, and what it says to do; of zcfs-defrag, its wrong
+options, zcfs-check, zcfs-map and the start of zcfs. Nothing is changed in any of them. tests/e2e/refused.py has every state of a
+volume that is refused, hosts.py file systems that cannot hold a bundle, users.py everybody who may use an image."""
 import json
 import os
 import re
 import subprocess
 
-from commands import DAMAGED, FAILED, IN_USE, REFUSED, USAGE, ZCFS, ZCFS_CHECK, ZCFS_DEFRAG, defrag, scattered_volume, \
-    unmount_on_termination, workspace
+from commands import DAMAGED, DONE, FAILED, IN_USE, MAKERS, REFUSED, USAGE, ZCFS, ZCFS_CHECK, ZCFS_DEFRAG, ZCFS_MAP, Result, defrag, \
+    scattered_volume, unmount_on_termination, workspace
 from guest import make_ntfs, run
-from host import state_of
+from host import state_of, store_mounted
+from saved import save_by_libvirt, save_by_xl
 from tap import Cases, equal, holds
 
 NO_REMEDY = None
@@ -83,6 +85,45 @@ class Situations:
             image.write(b'\0' * 1024)
         return [path]
 
+    def below_a_file(self):
+        return [os.path.join(self.good, 'x.img')]
+
+    def root(self):
+        return ['/']
+
+    def circle(self):
+        path = os.path.join(self.store, 'circle.img')
+        os.symlink(path, path)
+        return [path]
+
+    def pipe(self):
+        path = os.path.join(self.store, 'pipe.img')
+        os.mkfifo(path)
+        return [path]
+
+    def hibernated(self):
+        directory = os.path.join(self.store, 'hibernated')
+        made = run(os.path.join(MAKERS, 'make-refused'), '--only', 'hibernated', directory)
+        return [made.split('\t')[1]]
+
+    def saved(self, name, save):
+        path, directory = self.copy(name + '.img'), os.path.join(self.store, name)
+        os.mkdir(directory)
+        save(os.path.join(directory, 'win7.save'), path)
+        return [f'--saved={directory}', path]
+
+    def saved_by_xl(self):
+        return self.saved('xl', save_by_xl)
+
+    def saved_by_libvirt(self):
+        return self.saved('libvirt', save_by_libvirt)
+
+    def wrong_file(self):
+        return [self.copy('files.img'), '--', 'no/such.file']
+
+    def exchange(self):
+        return ['--plain=exchange', self.bundle('exchange.img')]
+
     def nothing_to_undo(self):
         return ['--undo', self.copy('undo.img')]
 
@@ -100,6 +141,18 @@ SITUATIONS = [
     ('a volume that there is not', 'no_volume', FAILED, r'has no NTFS volume 9', r'--analyze lists its volumes'),
     ('nothing to undo', 'nothing_to_undo', FAILED, r'there is nothing to undo', NO_REMEDY),
     ('a map of a newer zcfs', 'foreign_map', FAILED, r'belongs to a newer zcfs', r'use the zcfs that made it'),
+    ('a part of the path is a file', 'below_a_file', FAILED, r'a part of its path is no directory', NO_REMEDY),
+    ('the root of a file system', 'root', FAILED, r'is the root of a file system, not an image', NO_REMEDY),
+    ('a link to itself', 'circle', FAILED, r'is a symbolic link that leads back to itself', NO_REMEDY),
+    ('a pipe', 'pipe', FAILED, r'is neither a regular file nor a bundle', NO_REMEDY),
+    ('a file that there is not', 'wrong_file', FAILED, r'has no file "no/such\.file" on its NTFS volumes; nothing has been changed',
+     r'give its path from the root of its volume on'),
+    ('a map that is more than names', 'exchange', FAILED, r'its map is not the identity', r'--plain without a method'),
+    ('hibernated', 'hibernated', REFUSED, r'volume 1: refused: .*hibernat', r'shutdown /s|powercfg /h off'),
+    ('saved by xl', 'saved_by_xl', REFUSED, r'refused: the saved domain "win7" remembers it as it is: .*/xl/win7\.save',
+     r'restore it \(xl restore, virsh start\) and shut it down'),
+    ('saved by libvirt', 'saved_by_libvirt', REFUSED, r'refused: the saved domain "win7" remembers it as it is: .*/libvirt/win7\.save',
+     r'restore it \(xl restore, virsh start\) and shut it down'),
     ('in use', 'in_use', IN_USE, r'is in use by ".*" \(process \d+\)|is in use by .*process', r'end it, or wait for that with --wait'),
     ('dirty', 'dirty', REFUSED, r'volume 1: refused: ', r'chkdsk|shut'),
     ('a damaged map', 'damaged_map', DAMAGED, r'image map is damaged', r'zcfs-check .* backup'),
@@ -109,23 +162,87 @@ SITUATIONS = [
 WRONG_USAGE = [
     ([], r'which image\?'),
     (['--all'], r'which directory\?'),
+    (['--nonsense', 'x'], r"unrecognized option '--nonsense'"),
     (['--undo', '--analyze', 'x'], r'--undo and --analyze exclude each other'),
-    (['--pack', '--undo', 'x'], r'--pack means nothing with --undo'),
-    (['--analyze', '--wait', 'x'], r'it never waits'),
     (['-q', '-v', 'x'], r'--quiet and --verbose exclude each other'),
-    (['--csv=/nowhere/x', 'x'], r'--csv wants a new file'),
+    (['--pack', '--undo', 'x'], r'--pack means nothing with --undo'),
+    (['--order=path', 'x'], r'--order is for --pack'),
+    (['--pack', '--order=shape', 'x'], r'--order knows path, size, created, modified and accessed: shape'),
+    (['--plain=magic', 'x'], r'--plain knows exchange, reflink, settle and copy: magic'),
+    (['--verify=all', 'x'], r'--verify knows only data: all'),
+    (['--undo', '--verify=data', 'x'], r'--verify means nothing with --undo'),
+    (['--volume=0', 'x'], r'--volume wants a number from 1: 0'),
+    (['--undo', '--volume=1', 'x'], r'--undo is for the whole image: it cannot be combined with --volume'),
+    (['--rate=5', 'x'], r'--rate, --idle and --threshold are for --settle'),
+    (['--settle', '--rate=x', 'x'], r'--rate wants a number of megabytes a second: x'),
+    (['--settle', '--threshold=x', 'x'], r'--threshold wants a number of KiB: x'),
+    (['--time-limit=x', 'x'], r'--time-limit wants a number of seconds: x'),
+    (['--undo', '--time-limit=5', 'x'], r'--time-limit means nothing with --undo'),
+    (['--wait=soon', 'x'], r'--wait wants a number of seconds: soon'),
+    (['--analyze', '--wait', 'x'], r'it never waits'),
+    (['--analyze', '--shutdown', 'x'], r'--analyze is no reason to shut a guest down'),
+    (['--saved=/no/such', 'x'], r'--saved wants a directory that can be read: /no/such: No such file'),
+    (['--only=C:\\x', 'x'], r'a path begins at the root of its volume, without a drive .*: C:\\x'),
+    (['--min-fragments=0', 'x'], r'--min-fragments wants a number from 1: 0'),
+    (['--min-size=5X', 'x'], r'--min-size wants a number of bytes, or of K, M, G or T: 5X'),
+    (['--settle', '--only=x', 'x'], r'--settle is for everything: no files can be chosen'),
+    (['--pack', '--only=x', 'x'], r'--pack lays everything out anew: no files can be chosen'),
+    (['x', 'y', '--', 'z'], r'the files behind -- are those of one image'),
+    (['--all', '.', '--', 'x'], r'with --all files are chosen by --only'),
+    (['--jobs=2', 'x'], r'--jobs is for --all'),
+    (['--all', '--jobs=65', '.'], r'--jobs wants a number from 1 to 64: 65'),
+    (['--all', '--undo', '.'], r'--all and --undo exclude each other'),
+    (['--all', '--wait', '.'], r'--all leaves images in use alone: it never waits'),
+    (['--all', '--volume=1', '.'], r'--all and --volume exclude each other'),
     (['--all', '--csv=x', '.'], r'--all and --csv exclude each other'),
     (['--undo', '--csv=x', 'x'], r'--csv means nothing with --undo'),
-    (['--nonsense', 'x'], r"unrecognized option '--nonsense'"),
+    (['--csv=/nowhere/x', 'x'], r'--csv wants a new file'),
+    (['--picture=x.bmp', 'x'], r'--picture wants a name that ends in \.png or \.svg: x\.bmp'),
+    (['--picture', '--json', 'x'], r'--picture draws on standard output; with --json it wants a file'),
+    (['--picture=x.png', 'x', 'y'], r'--picture draws one image into a file'),
+    (['--all', '--picture', '.'], r'--all draws no pictures, but those of --report'),
+    (['--report=x.txt', 'x'], r'--report wants a name that ends in \.html: x\.txt'),
+    (['--undo', '--report=x.html', 'x'], r'--undo looks at no volume: there is nothing to draw'),
+]
+
+CHECK_LEFT, CHECK_FAILED, CHECK_USAGE = 4, 8, 16
+
+# command, arguments (for {store}), exit status, what is said, what to do
+OTHER_COMMANDS = [
+    (ZCFS_CHECK, [], CHECK_USAGE, r'which image or directory\?', NO_REMEDY),
+    (ZCFS_CHECK, ['-q', '-v', 'x'], CHECK_USAGE, r'--quiet and --verbose exclude each other', NO_REMEDY),
+    (ZCFS_CHECK, ['{store}/missing.img'], CHECK_FAILED, r'missing\.img: no such image or directory', NO_REMEDY),
+    (ZCFS_CHECK, ['{store}/inside.img/data'], CHECK_FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
+    (ZCFS_CHECK, ['{store}/pipe.img'], CHECK_FAILED, r'is neither a file nor a directory', NO_REMEDY),
+    (ZCFS_CHECK, ['--repair', '{store}/busy.img'], CHECK_LEFT | CHECK_FAILED, r'is in use by .*; not repaired', r'shut its guest down or end what uses it'),
+    (ZCFS_MAP, [], USAGE, r'which image\?', NO_REMEDY),
+    (ZCFS_MAP, ['x', 'y'], USAGE, r'one image at a time, not also y', NO_REMEDY),
+    (ZCFS_MAP, ['--guest=x', 'x'], USAGE, r'not an offset: x', NO_REMEDY),
+    (ZCFS_MAP, ['--summary', '--guest=1', 'x'], USAGE, r'--summary, or --guest and --host', NO_REMEDY),
+    (ZCFS_MAP, ['{store}/missing.img'], FAILED, r'missing\.img: no such image', NO_REMEDY),
+    (ZCFS_MAP, ['{store}/directory'], FAILED, r'is a directory, not an image', r'name one image'),
+    (ZCFS_MAP, ['{store}/inside.img/data'], FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
+    (ZCFS_MAP, ['{store}/pipe.img'], FAILED, r'is neither a file nor a bundle', NO_REMEDY),
+    (ZCFS_MAP, ['{store}/map.img'], DAMAGED, r'its map is damaged', r'zcfs-check'),
+    (ZCFS, [], USAGE, r'no directory given', NO_REMEDY),
+    (ZCFS, ['{store}', 'y', 'z'], USAGE, r'z: one argument too many', NO_REMEDY),
+    (ZCFS, ['{store}', '-o', 'max_read=4096'], USAGE, r'-o max_read=4096 is not supported; leave it out', NO_REMEDY),
+    (ZCFS, ['{store}', '-o', 'max_threads=0'], USAGE, r'max_threads must be at least 1', NO_REMEDY),
+    (ZCFS, ['{store}', '-o', 'io_uring_depth=5000'], USAGE, r'io_uring_depth must not be more than 4096', NO_REMEDY),
+    (ZCFS, ['{store}/missing'], FAILED, r'missing: No such file or directory', NO_REMEDY),
+    (ZCFS, ['{store}/good.img'], FAILED, r'good\.img: .*Not a directory', NO_REMEDY),
+    (ZCFS, ['{store}/inside.img'], FAILED, r'is one image, not a directory of images', r'serve the directory that it is in'),
+    (ZCFS, ['{store}', '{store}/directory'], FAILED, r'cannot mount inside the directory that is served', r'mount over it, or elsewhere'),
+    (ZCFS, ['{store}', '{store}/good.img'], FAILED, r'cannot mount inside the directory', NO_REMEDY),
 ]
 
 
 def says(result, status, cause, remedy):
     equal(result.status, status, f'the exit status, with {result.err}')
     lines = result.err.splitlines()
-    holds(lines and lines[0].startswith('zcfs-defrag: ') and re.search(cause, lines[0]), result.err)
+    holds(lines and re.match(r'zcfs(-\w+)?: ', lines[0]) and re.search(cause, lines[0]), result.err)
     if remedy:
-        holds(any(line.startswith('  what to do: ') and re.search(remedy, line) for line in lines), result.err)
+        holds(any(re.match(r'  what to do: |zcfs: .*;', line) and re.search(remedy, line) for line in lines), result.err)
 
 
 def situations(cases, store):
@@ -138,8 +255,52 @@ def situations(cases, store):
             equal(state_of(store), before, 'the store')
             document = json.loads(defrag('--json', *arguments).out)
             equal(document['exit_code'], status, 'the exit code in JSON')
+    busy = open(os.path.join(made.bundle('busy.img'), 'data'), 'ab')
+    busy.write(bytes(1 << 16))  # what zcfs-check would repair
+    busy.flush()
+    made.held.append(busy)
+    with cases.case('no NTFS: exit status 0, told, and nothing changed'):
+        empty = os.path.join(store, 'empty.img')
+        with open(empty, 'xb') as file:
+            file.truncate(1 << 20)
+        before = state_of(store)
+        result = defrag(empty)
+        equal((result.status, result.out.splitlines()[-1:]), (DONE, [f'{empty}: nothing to do: no NTFS volume']), 'exit status and output')
+        equal(state_of(store), before, 'the store')
+    for command, arguments, status, cause, remedy in OTHER_COMMANDS:
+        arguments = [argument.format(store=store) for argument in arguments]
+        name = os.path.basename(command)
+        with cases.case(f'{name} {" ".join(map(os.path.basename, arguments))}: exit status {status}, told, and nothing changed'):
+            before = state_of(store)
+            says(run_any(command, *arguments), status, cause, remedy)
+            equal(state_of(store), before, 'the store')
     for file in made.held:
         file.close()
+
+
+def run_any(*command):
+    return Result(subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False))
+
+
+def mounts(cases, directory):
+    """A mount that is in the way, or dead, or read-only."""
+    store, point, other = (os.path.join(directory, name) for name in ('served', 'mount', 'other'))
+    for path in (store, point, other):
+        os.mkdir(path)
+    scattered_volume(os.path.join(store, 'a.img'), megabytes=24, fragments=400)
+    run(ZCFS_DEFRAG, '-q', os.path.join(store, 'a.img'))
+    image = os.path.join(point, 'a.img')
+    with store_mounted(ZCFS, store, point, '-o', 'ro') as daemon:
+        with cases.case('zcfs on what another one serves: exit status 1, and where to look'):
+            says(run_any(ZCFS, store, other), FAILED, r'another zcfs serves this directory already', r'use its mount, or unmount that first')
+            says(run_any(ZCFS, point, other), FAILED, r'is already served by zcfs', r'unmount it first')
+        with cases.case('--settle through a read-only mount: exit status 1, and how to mount it'):
+            says(defrag('--settle', image), FAILED, r'is served read-only', r'mount the store without -o ro')
+        daemon.kill()
+        daemon.wait()
+        for command, status in ((ZCFS_DEFRAG, FAILED), (ZCFS_CHECK, CHECK_FAILED), (ZCFS_MAP, FAILED)):
+            with cases.case(f'{os.path.basename(command)} in a mount whose zcfs is gone: exit status {status}, and how to go on'):
+                says(run_any(command, image), status, r'the zcfs that served this mount is gone', r'fusermount3 -u')
 
 
 def hosts(cases, directory):
@@ -172,11 +333,11 @@ def hosts(cases, directory):
 
 
 def help_of_all(cases):
-    for command in (ZCFS_DEFRAG, ZCFS_CHECK, ZCFS):
-        with cases.case(f'{os.path.basename(command)} --help fits a screen of 40 lines and 80 columns, and has examples'):
+    for command in (ZCFS_DEFRAG, ZCFS_CHECK, ZCFS_MAP, ZCFS):
+        with cases.case(f'{os.path.basename(command)} --help fits a screen of 24 lines and 80 columns, and has examples'):
             out = run(command, '--help')
             lines = out.splitlines()
-            holds(len(lines) <= 40 and max(map(len, lines)) <= 80, f'{len(lines)} lines, {max(map(len, lines))} columns')
+            holds(len(lines) < 24 and max(map(len, lines)) <= 80, f'{len(lines)} lines, {max(map(len, lines))} columns')
             holds('Examples:' in lines, out)
 
 
@@ -193,6 +354,7 @@ def main():
                 equal((result.status, result.out), (USAGE, ''), 'exit status and output')
                 holds(re.search(message, result.err) and '--help' in result.err, result.err)
         hosts(cases, directory)
+        mounts(cases, directory)
         help_of_all(cases)
     cases.finish()
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import struct
 import subprocess
 import time
 
@@ -12,6 +11,7 @@ from commands import DAMAGED, DONE, FAILED, IN_USE, REFUSED, ZCFS, ZCFS_DEFRAG, 
     unmount_on_termination, workspace
 from guest import run
 from host import state_of, store_mounted
+from saved import save_by_xl
 from tap import Cases, equal, holds
 
 QEMU = 'qemu-system-x86_64'
@@ -104,14 +104,6 @@ def other_daemon_hangs(cases, mount, directory):
             daemon.send_signal(signal.SIGCONT)
 
 
-def save_file(path, disk):
-    """As xl save begins it."""
-    config = json.dumps({'c_info': {'name': 'win7'}, 'disks': [{'pdev_path': disk, 'vdev': 'xvda'}]}).encode() + b'\0'
-    with open(path, 'wb') as file:
-        file.write(b'Xen saved domain, xl format\n \0 \r' + struct.pack('=IIII', 0x01020304, 3, 0, len(config) + 4)
-                   + struct.pack('=I', len(config)) + config + b'LibxlFmt' + bytes(4096))
-
-
 def saved_domains(cases, store, mount, directory):
     saved = os.path.join(directory, 'saved')
     os.mkdir(saved)
@@ -119,7 +111,7 @@ def saved_domains(cases, store, mount, directory):
     images = os.path.join(mount, 'b.img'), os.path.join(store, 'b.img')
     option = f'--saved={saved}'
     for image in images:
-        save_file(save, images[0])
+        save_by_xl(save, images[0])
         with cases.case(f'a saved domain has it: refused, nothing changed ({"mount" if image == images[0] else "store"})'):
             before = state_of(store)
             for mode in ([], ['--undo'], ['--dry-run'], ['--pack']):
@@ -130,19 +122,19 @@ def saved_domains(cases, store, mount, directory):
     with cases.case('a saved domain has it: what does not move the guest\'s metadata is not refused'):
         equal(defrag(option, '--analyze', images[0]).status, DONE, 'the exit status')
     with cases.case('a saved domain that names the image where it was before'):
-        save_file(save, '/no/such/mount/b.img')
+        save_by_xl(save, '/no/such/mount/b.img')
         result = defrag(option, images[0])
         equal(result.status, REFUSED, 'the exit status')
         holds('may remember it' in result.err, result.err)
     with cases.case('a saved domain has another image, and a file is compressed: a warning, the pass runs'):
-        save_file(save, os.path.join(mount, 'a.img'))
+        save_by_xl(save, os.path.join(mount, 'a.img'))
         with open(os.path.join(saved, 'other.gz'), 'wb') as file:
             file.write(b'\x1f\x8b\x08' + bytes(100))
         result = defrag(option, images[0])
         equal(result.status, DONE, 'the exit status')
         holds('other.gz' in result.err and 'warning' in result.err and 'w7.save' not in result.err, result.err)
     with cases.case('of a bundle, too'):
-        save_file(save, images[0])
+        save_by_xl(save, images[0])
         equal(defrag(option, '--pack', images[1]).status, REFUSED, 'the exit status')
 
 

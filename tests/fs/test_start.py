@@ -24,7 +24,7 @@ def zcfs(*arguments, user=None):
 def test_usage(store):
     """--help and --version go to standard output; nonsense gives exit status 2 and a usage line"""
     result = zcfs('--help')
-    assert result.returncode == 0 and 'usage: zcfs DIR' in result.stdout and 'allow_other' in result.stdout
+    assert result.returncode == 0 and 'Usage: zcfs DIR' in result.stdout and 'allow_other' in result.stdout
     result = zcfs('--version')
     assert result.returncode == 0 and result.stdout.startswith('zcfs 0')
     for arguments in ((), ('a', 'b', 'c'), ('--no-such-option', store.dir), ('-o', 'no_such_option', store.dir),

@@ -11,6 +11,7 @@ from guest import run
 ZCFS = os.environ.get('ZCFS', 'zcfs')
 ZCFS_CHECK = os.environ.get('ZCFS_CHECK', 'zcfs-check')
 ZCFS_DEFRAG = os.environ.get('ZCFS_DEFRAG', 'zcfs-defrag')
+ZCFS_MAP = os.environ.get('ZCFS_MAP', 'zcfs-map')
 NTFS_CHECK = os.environ.get('NTFS_CHECK', 'ntfs-check')
 NTFS_POPULATE = os.environ.get('NTFS_POPULATE', 'ntfs-populate')
 NTFS_SCATTER = os.environ.get('NTFS_SCATTER', 'ntfs-scatter')
