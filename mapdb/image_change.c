@@ -30,8 +30,7 @@
 
 #define STAGING_TRIES 10
 
-/* File systems on which names or bytes change under other hosts, or whose exchange and leases nobody has tried. */
-static bool network_file_system(int fd)
+bool image_is_on_network(const struct image *image)
 {
 	static const uint32_t magics[] = {
 	        NFS_SUPER_MAGIC,
@@ -52,7 +51,7 @@ static bool network_file_system(int fd)
 	};
 	struct statfs status;
 
-	if (fstatfs(fd, &status) < 0)
+	if (fstatfs(image->data_fd, &status) < 0)
 		return true;
 	for (size_t i = 0; i < sizeof magics / sizeof magics[0]; i++) {
 		if ((uint32_t)status.f_type == magics[i])
@@ -165,7 +164,7 @@ int image_begin(struct image *image)
 		return -errno;
 	if (status.st_nlink != 1)
 		return -EMLINK;
-	if (network_file_system(image->data_fd))
+	if (image_is_on_network(image))
 		return -EOPNOTSUPP;
 	int rc = build_staging(image);
 	if (rc < 0 && image->staging_name)

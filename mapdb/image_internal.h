@@ -94,6 +94,9 @@ int names_make_stale(int parent_fd, const char *name, const char *kind, char **o
 /* Removes a directory that is known to be a bundle (or a part of one) and what belongs into one, data first. Does not sync. */
 int names_remove_bundle(const struct io *io, int parent_fd, const char *name);
 
+/* True on file systems on which names or bytes change under other hosts, or whose exchange and leases nobody has tried. */
+bool image_is_on_network(const struct image *image);
+
 /* Before COMMIT: -ENOSPC if the host might not have the room that redo and the end of the change need after it. */
 int image_check_room(const struct image *image, const struct redo_overlay *redo);
 

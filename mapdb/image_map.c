@@ -462,3 +462,18 @@ int image_map_resize(const struct image_map *map, uint64_t size, uint64_t host_o
 	}
 	return image_map_builder_finish(builder, size, out);
 }
+
+size_t guest_range_find(const struct guest_range *ranges, size_t count, uint64_t guest_off)
+{
+	size_t low = 0, high = count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (ranges[middle].guest_off + ranges[middle].length <= guest_off)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}

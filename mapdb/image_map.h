@@ -28,6 +28,12 @@ struct extent {
 	uint64_t host_off;
 };
 
+/* A part of what the guest sees, in bytes. */
+struct guest_range {
+	uint64_t guest_off;
+	uint64_t length;
+};
+
 /* "What the guest finds at new_off is what it found at old_off", for length bytes. */
 struct map_move {
 	uint64_t new_off;
@@ -78,6 +84,9 @@ int image_map_resize(const struct image_map *map, uint64_t size, uint64_t host_o
 /* The map in which each of the places, which are in guest order and do not overlap, lies at its host_off; the rest stays.
  * -EINVAL if the places are not so or leave [0, size); -EUCLEAN if host bytes would be shared or are misaligned; -ENOMEM. */
 int image_map_relocate(const struct image_map *map, const struct extent *places, size_t count, struct image_map **out);
+
+/* Of ranges that ascend and do not overlap: the first one that ends behind guest_off; count if there is none. O(log count). */
+size_t guest_range_find(const struct guest_range *ranges, size_t count, uint64_t guest_off);
 
 /* Inverse lookup: host -> guest. The index keeps a reference to its map. */
 struct host_index;

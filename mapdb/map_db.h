@@ -35,7 +35,7 @@ struct map_state {
 
 /* What a run did, as kept in the table run. */
 struct run_record {
-	const char *operation;	   /* "defrag", "undo", "settle" */
+	const char *operation;	   /* "defrag", "undo", "settle", "discard" */
 	const char *options;	   /* as the user gave them, for the reader */
 	int64_t started_unix_s;	   /* seconds since 1970 */
 	int64_t duration_ms;	   /* until commit */
@@ -139,7 +139,7 @@ int map_db_drop_undo(struct map_db *db);
  * time. Otherwise nothing is changed. *db is open again, or NULL after -EINPROGRESS. */
 int map_db_settle(struct map_db **db, const struct image_map *old, const struct image_map *map,
 		  const struct run_record *run, struct settle_record *settle);
-/* The last run, if it is a settle pass that was not finished; else settle->run is 0. The history row's counters are read, too. */
+/* The last run but for discards, if it is a settle pass that was not finished; else settle->run is 0. The history row's counters are read, too. */
 int map_db_unfinished_settle(struct map_db *db, struct settle_record *settle, struct run_record *run);
 
 /* Calls visit for the last count runs, the newest first; the texts are valid during the call. Non-zero (-errno) ends it. */

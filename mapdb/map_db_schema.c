@@ -91,7 +91,7 @@ static const struct table {
                  "  fragments_after INTEGER NOT NULL\n"
                  ") STRICT"},
         /* A run that was a settle pass. plane_base: the host offset of the plane (mapdb/settle_plan.h) that it fills,
-         * which is where it goes on if it was interrupted: finished is 0 then, and no later run there. */
+         * which is where it goes on if it was interrupted: finished is 0 then, and no later run but discards there. */
         {"settle",
          "CREATE TABLE settle(\n"
          "  run INTEGER PRIMARY KEY REFERENCES run(id),\n"

@@ -63,10 +63,11 @@ int map_db_settle(struct map_db **db, const struct image_map *old, const struct 
 	return rc;
 }
 
+/* A discard in between leaves the map as it is. */
 static const char unfinished_sql[] =
         "SELECT settle.run, plane_base, bytes_moved, started_unix_s, duration_ms, extents_before"
         " FROM settle JOIN run ON run.id = settle.run"
-        " WHERE finished = 0 AND settle.run = (SELECT max(id) FROM run)";
+        " WHERE finished = 0 AND settle.run = (SELECT max(id) FROM run WHERE operation <> 'discard')";
 
 int map_db_unfinished_settle(struct map_db *db, struct settle_record *settle, struct run_record *run)
 {
