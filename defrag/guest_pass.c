@@ -49,6 +49,9 @@ void pass_report_free(struct pass_report *report)
 	image_map_unref(report->map_before);
 	image_map_unref(report->map_after);
 	report->map_before = report->map_after = NULL;
+	free(report->free);
+	report->free = NULL;
+	report->free_count = 0;
 	free(report->volumes);
 	report->volumes = NULL;
 	report->volume_count = 0;
@@ -282,6 +285,14 @@ static int look_for_missing(struct pass *p)
 	return 0;
 }
 
+/* Moves without changes of run lists, and changes without moves, make no sense. */
+static int conclude(struct pass *p)
+{
+	if (p->move_count && p->report->metadata_bytes)
+		return commit(p);
+	return p->move_count || p->report->metadata_bytes ? -ECHILD : 0;
+}
+
 static int run_pass(struct pass *p)
 {
 	pid_t pid = -1;
@@ -299,13 +310,10 @@ static int run_pass(struct pass *p)
 	gather_result(p->report);
 	if (r == 0 && p->report->result == VOLUME_DONE)
 		r = look_for_missing(p);
-	/* Moves without changes of run lists, and changes without moves, make no sense. */
-	if (r == 0 && p->report->result == VOLUME_DONE && p->move_count && p->report->metadata_bytes)
-		r = commit(p);
-	else if (r == 0 && p->report->result == VOLUME_DONE && (p->move_count || p->report->metadata_bytes))
-		r = -ECHILD;
-	p->report->cost_known =
-	        r == 0 && p->report->result == VOLUME_DONE && (!p->options->analyze || p->options->cost);
+	if (r == 0 && p->report->result == VOLUME_DONE)
+		r = p->options->find_free ? check_free(p) : conclude(p);
+	p->report->cost_known = r == 0 && p->report->result == VOLUME_DONE && !p->options->find_free &&
+	                        (!p->options->analyze || p->options->cost);
 	return r;
 }
 

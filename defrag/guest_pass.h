@@ -126,6 +126,10 @@ struct pass_report {
 	uint64_t child_peak_kib;    /* peak resident memory of the child */
 	double phase_seconds[PHASE_COUNT];
 
+	/* What nobody uses, if asked for and the result is VOLUME_DONE: ascending, apart, inside the volumes. */
+	struct guest_range *free;
+	size_t free_count;
+
 	/* For who draws it, if asked for; else NULL. */
 	struct volume_picture *pictures;          /* of each volume */
 	struct image_map *map_before, *map_after; /* references; after: NULL if nothing moves */
@@ -167,10 +171,11 @@ struct fragmented {
 enum pack_order { ORDER_MFT, ORDER_PATH, ORDER_SIZE, ORDER_CREATED, ORDER_MODIFIED, ORDER_ACCESSED };
 
 struct pass_options {
-	bool analyze; /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
-	bool cost;    /* with analyze, of an image that nobody writes to: rewrite too, for what that will take */
-	bool dry_run; /* plan, rewrite and verify as for real, commit nothing */
-	bool pack;    /* lay everything out anew: directories and metadata first, one free extent at the end */
+	bool analyze;   /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
+	bool cost;      /* with analyze, of an image that nobody writes to: rewrite too, for what that will take */
+	bool dry_run;   /* plan, rewrite and verify as for real, commit nothing */
+	bool find_free; /* scan, and prove what is free; nothing is planned or changed, but refused as for a change */
+	bool pack;      /* lay everything out anew: directories and metadata first, one free extent at the end */
 	enum pack_order order; /* with pack */
 	bool descending;       /* the last of that order first */
 	bool verify_data;      /* read and compare the ends of every moved stream, not only of a few hundred */
@@ -192,12 +197,11 @@ struct pass_options {
 	uint64_t fragmented_max;
 };
 
-/* One pass over an open image. For anything but analyze and dry_run the image is open IMAGE_EXCLUSIVE and not
- * read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child died
- * or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or time
- * (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing
- * changed); -ENOENT: one of the selected files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what
- * image_begin/commit return. */
+/* One pass over an open image. For anything but analyze, dry_run and find_free the image is open IMAGE_EXCLUSIVE and
+ * not read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child
+ * died or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or
+ * time (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing changed); -ENOENT: one of the selected
+ * files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 
 #endif

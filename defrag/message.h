@@ -24,9 +24,10 @@ enum message_type {
 	MESSAGE_REDO,  /* one redo blob, in host offsets */
 	MESSAGE_END,   /* struct end_message: everything was sent and proven */
 	MESSAGE_CLUSTER_MAP, /* struct cluster_map_message, then the counts of its cells; the volume was told of */
-	MESSAGE_OWNER, /* struct owner_message, then the path without a terminator */
-	MESSAGE_FRAGMENTED, /* what is in several pieces: as MESSAGE_FILE */
-	MESSAGE_FOUND, /* struct found_message */
+	MESSAGE_OWNER,       /* struct owner_message, then the path without a terminator */
+	MESSAGE_FRAGMENTED,  /* what is in several pieces: as MESSAGE_FILE */
+	MESSAGE_FOUND,       /* struct found_message */
+	MESSAGE_FREE,        /* what nobody uses: an array of struct guest_range; those of a volume ascend */
 };
 
 #define MESSAGE_SIZE_MAX (128u * 1024)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * pass_internal: the parent's side of a guest pass under way, shared by the files that it is made of: guest_pass.c has
- * the child and the commit, pass_messages.c takes what the child says, pass_changes.c what it wants changed.
+ * the child and the commit, pass_messages.c takes what the child says, pass_changes.c what it wants changed,
+ * pass_free.c what it says is free.
  */
 #ifndef ZCFS_PASS_INTERNAL_H
 #define ZCFS_PASS_INTERNAL_H
@@ -32,7 +33,9 @@ struct pass {
 	struct redo_blob redo, undo;
 	uint64_t attributes_moved;
 	uint64_t fragmented_told;
-	uint8_t *found; /* of each of the selection's files: a volume has it */
+	size_t free_capacity;
+	uint64_t bytes_free; /* of the report's ranges */
+	uint8_t *found;      /* of each of the selection's files: a volume has it */
 };
 
 /* Whatever comes of it, nothing is changed. */
@@ -57,5 +60,10 @@ int take_moves(struct pass *pass, const uint8_t *payload, size_t size);
 int take_redo(struct pass *pass, const uint8_t *payload, size_t size);
 /* Hands on what is left in redo and undo. */
 int flush_redo(struct pass *pass);
+
+/* pass_free.c: takes in what nobody uses. -EBADMSG; -ENOMEM. */
+int take_free(struct pass *pass, const uint8_t *payload, size_t size);
+/* Sorts and checks all of it, once there is no more. -ECHILD: that cannot be. */
+int check_free(struct pass *pass);
 
 #endif

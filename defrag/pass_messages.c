@@ -251,6 +251,8 @@ int take_message(struct pass *p, const struct message_header *header, const uint
 		return take_moves(p, payload, header->size);
 	case MESSAGE_REDO:
 		return take_redo(p, payload, header->size);
+	case MESSAGE_FREE:
+		return take_free(p, payload, header->size);
 	case MESSAGE_OWNER:
 		return take_owner(p, payload, header->size);
 	case MESSAGE_FOUND:

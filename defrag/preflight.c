@@ -153,6 +153,35 @@ int preflight_can_mount(struct view *view)
 	return ntfs_umount(volume, FALSE) ? -EIO : 0;
 }
 
+static int volume_are_free(ntfs_volume *volume, const struct run_list *runs)
+{
+	uint8_t bits[4096];
+	for (size_t i = 0; i < runs->count; i++) {
+		uint64_t lcn = runs->runs[i].lcn, end = lcn + runs->runs[i].length;
+		while (lcn < end) {
+			uint64_t first = lcn / 8, bytes = (end + 7) / 8 - first;
+			int64_t count = bytes < sizeof(bits) ? (int64_t)bytes : (int64_t)sizeof(bits);
+			if (ntfs_attr_pread(volume->lcnbmp_na, (int64_t)first, count, bits) != count)
+				return errno == ENOMEM ? -ENOMEM : 1;
+			for (; lcn < end && lcn / 8 < first + (uint64_t)count; lcn++)
+				if (bits[lcn / 8 - first] >> (lcn % 8) & 1)
+					return 1;
+		}
+	}
+	return 0;
+}
+
+int preflight_are_free(struct view *view, const struct run_list *runs)
+{
+	struct device device = {.view = view};
+	ntfs_volume *volume = mount_view(&device);
+	if (!volume)
+		return errno ? -errno : -EIO;
+	int r = volume_are_free(volume, runs);
+	ntfs_umount(volume, FALSE);
+	return r;
+}
+
 /* ---- what forbids a change ---- */
 
 #define REMEDY_SHUTDOWN                                                                                                \

@@ -16,6 +16,9 @@
  * Opening fails with VOLUME_DAMAGED and what libntfs-3g says of it. */
 int preflight_check(struct view *view, struct volume_report *report);
 
+/* Whether libntfs-3g finds all clusters of the runs free by $Bitmap, which it reads by itself. 1: not; 0; -errno. */
+int preflight_are_free(struct view *view, const struct run_list *runs);
+
 /* Opens and closes the volume: 0, or -errno as libntfs-3g says. */
 int preflight_can_mount(struct view *view);
 

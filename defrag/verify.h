@@ -13,12 +13,17 @@
 #include "defrag/changes.h"
 #include "defrag/scan.h"
 
+#define REMEDY_REPORT         "nothing was changed; please report this, it is a defect of zcfs"
+#define unproven(report, ...) (report_result((report), VOLUME_FAILED, REMEDY_REPORT, __VA_ARGS__), 1)
+
 /* What the pass says that it has done, and how much of the data to look at. */
 struct verify_expectation {
 	uint64_t records_freed;
 	uint64_t streams_moved;
 	bool all_data; /* the first and the last cluster of every moved stream are read and compared; else of a few
 	                  hundred */
+	const struct guest_range *gone; /* of a discard, which moves nothing: of the streams that stay as many */
+	size_t gone_count;
 };
 
 /* Returns 0 and the new scan in *out; -errno; or 1 and VOLUME_FAILED in the report, with what is not as it should be.

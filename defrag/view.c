@@ -4,6 +4,20 @@
 #include <errno.h>
 #include <string.h>
 
+/* Zeros for what of [guest_off, guest_off + length) will be gone. */
+static void blank(const struct view *view, uint8_t *bytes, uint64_t length, uint64_t guest_off)
+{
+	uint64_t end = guest_off + length;
+	for (size_t i = guest_range_find(view->gone, view->gone_count, guest_off); i < view->gone_count; i++) {
+		uint64_t from = view->gone[i].guest_off, to = from + view->gone[i].length;
+		if (from >= end)
+			break;
+		from = from > guest_off ? from : guest_off;
+		to = to < end ? to : end;
+		memset(bytes + (from - guest_off), 0, to - from);
+	}
+}
+
 int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off)
 {
 	uint8_t *to = buffer;
@@ -24,6 +38,7 @@ int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off)
 			redo_overlay_patch(view->pending, extent.host_off, to, extent.length);
 		if (view->changes)
 			redo_overlay_patch(view->changes, extent.host_off, to, extent.length);
+		blank(view, to, extent.length, view->off + off);
 		to += extent.length;
 		off += extent.length;
 		length -= extent.length;

@@ -21,10 +21,13 @@ struct view {
 	const struct image_map *map;
 	const struct redo_overlay *pending; /* committed earlier, not applied yet; may be NULL */
 	const struct redo_overlay *changes; /* what this pass would change; may be NULL */
-	uint64_t off;                       /* of the volume in the image, bytes */
-	uint64_t length;                    /* of the volume, bytes */
+	const struct guest_range *gone;     /* of the image, ascending: what a discard would make zeros; may be NULL */
+	size_t gone_count;
+	uint64_t off;    /* of the volume in the image, bytes */
+	uint64_t length; /* of the volume, bytes */
 	uint64_t bytes_read;
-	int error; /* -errno of the last read that the host has failed: nothing found through the view says anything then */
+	int error; /* -errno of the last read that the host has failed: nothing found through the view says anything
+	              then */
 };
 
 /* Reads [off, off + length) of the volume. -ERANGE if that leaves the volume; else 0 or -errno. */

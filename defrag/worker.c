@@ -11,6 +11,7 @@
 #include "defrag/boot.h"
 #include "defrag/cluster_map.h"
 #include "defrag/fragmented.h"
+#include "defrag/free_space.h"
 #include "defrag/layout.h"
 #include "defrag/message.h"
 #include "defrag/owner.h"
@@ -21,7 +22,8 @@
 #include "defrag/volumes.h"
 #include "mapdb/cleanup.h"
 
-#define MOVES_PER_MESSAGE 2048u
+#define MOVES_PER_MESSAGE  2048u
+#define RANGES_PER_MESSAGE 4096u
 
 struct worker {
 	const struct image *image;
@@ -111,6 +113,17 @@ static int send_moves(struct worker *w, const struct map_move *moves, size_t cou
 	for (size_t i = 0; i < count; i += MOVES_PER_MESSAGE) {
 		size_t here = count - i < MOVES_PER_MESSAGE ? count - i : MOVES_PER_MESSAGE;
 		int r = message_send(&w->writer, MESSAGE_MOVES, moves + i, here * sizeof(*moves), NULL, 0);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int send_free(struct worker *w, const struct guest_range *ranges, size_t count)
+{
+	for (size_t i = 0; i < count; i += RANGES_PER_MESSAGE) {
+		size_t here = count - i < RANGES_PER_MESSAGE ? count - i : RANGES_PER_MESSAGE;
+		int r = message_send(&w->writer, MESSAGE_FREE, ranges + i, here * sizeof(*ranges), NULL, 0);
 		if (r < 0)
 			return r;
 	}
@@ -440,6 +453,17 @@ static int change_volume(struct worker *w, const struct scan *s, bool rewrite)
 	return r;
 }
 
+static int find_free(struct worker *w, const struct scan *s)
+{
+	cleanup_free struct guest_range *ranges = NULL;
+	size_t count = 0;
+	int r = free_space_ranges(s, &ranges, &count);
+	enter_phase(w, PHASE_VERIFY);
+	if (r == 0)
+		r = free_space_prove(s, ranges, count, w->current, send_progress, w);
+	return r == 0 ? send_free(w, ranges, count) : r;
+}
+
 /* 0, -errno, or 1: the report says why not. */
 static int work_on_volume(struct worker *w, size_t index)
 {
@@ -455,7 +479,9 @@ static int work_on_volume(struct worker *w, size_t index)
 	}
 	if (r == 0)
 		r = answer_queries(w, s);
-	if (r == 0 && (w->options->analyze || state == VOLUME_DONE))
+	if (r == 0 && w->options->find_free)
+		r = state == VOLUME_DONE ? find_free(w, s) : 0;
+	else if (r == 0 && (w->options->analyze || state == VOLUME_DONE))
 		r = change_volume(w, s, state == VOLUME_DONE && (!w->options->analyze || w->options->cost));
 	scan_free(s);
 	r = unless_unread(&view, r);

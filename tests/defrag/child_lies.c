@@ -144,13 +144,13 @@ static void wrong_size(void)
 	        sizeof(struct progress_message), sizeof(struct volume_report),       sizeof(struct disk_message),
 	        sizeof(struct file_message),     3 * sizeof(struct map_move),        REDO_ENTRY_HEADER_SIZE + 1,
 	        sizeof(struct end_message),      sizeof(struct cluster_map_message), sizeof(struct owner_message),
-	        sizeof(struct file_message),     sizeof(struct found_message)};
+	        sizeof(struct file_message),     sizeof(struct found_message),       sizeof(struct guest_range)};
 	static uint8_t zeros[sizeof(struct volume_report) + 1];
 	tell_volume();
 	tell((enum message_type)(1 + lie_variant / 2), zeros, sizes[lie_variant / 2] - 1 + lie_variant % 2 * 2);
 	tell_end();
 }
-#define WRONG_SIZES 22u
+#define WRONG_SIZES 24u
 
 static void tell_false_volume(void)
 {

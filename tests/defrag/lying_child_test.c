@@ -110,11 +110,14 @@ static int progress(void *context, unsigned int number, enum pass_phase phase, u
 	return ++told > (current->tell == flood_of_progress ? TOLD : 3) && current->result == -ECANCELED;
 }
 
-static int run(int dir_fd, struct pass_report *report, bool dry_run)
+enum kind { PASS, DRY_RUN, FIND_FREE };
+
+static int run(int dir_fd, struct pass_report *report, enum kind kind)
 {
 	struct owner_query owners[QUERIES] = {{.guest_off = VOLUME_OFF}};
 	struct pass_options options = {.progress = progress,
-	                               .dry_run = dry_run,
+	                               .dry_run = kind == DRY_RUN,
+	                               .find_free = kind == FIND_FREE,
 	                               .cluster_maps = true,
 	                               .owners = owners,
 	                               .owner_count = QUERIES};
@@ -129,7 +132,7 @@ static int run(int dir_fd, struct pass_report *report, bool dry_run)
 	return r;
 }
 
-static void check_lie(int dir_fd, const struct lie *lie, bool dry_run)
+static void check_lie(int dir_fd, const struct lie *lie, enum kind kind)
 {
 	static struct snapshot before, after;
 	unsigned int descriptors = count_descriptors();
@@ -138,9 +141,10 @@ static void check_lie(int dir_fd, const struct lie *lie, bool dry_run)
 		struct pass_report report;
 		struct timespec start, end;
 		current = lie;
-		check_context("a child that %s (%u)%s", lie->name, lie_variant, dry_run ? ", dry run" : "");
+		static const char *const kinds[] = {"", ", dry run", ", asked what is free"};
+		check_context("a child that %s (%u)%s", lie->name, lie_variant, kinds[kind]);
 		clock_gettime(CLOCK_MONOTONIC, &start);
-		CHECK_IS(run(dir_fd, &report, dry_run), lie->result);
+		CHECK_IS(run(dir_fd, &report, kind), lie->result);
 		clock_gettime(CLOCK_MONOTONIC, &end);
 		if (getenv("VERBOSE"))
 			printf("%-40s %u %ld ms\n", lie->name, lie_variant,
@@ -160,10 +164,28 @@ static void check_honest(int dir_fd)
 	struct pass_report report;
 	current = &honesty;
 	check_context("an honest child");
-	CHECK_IS(run(dir_fd, &report, false), 0);
+	CHECK_IS(run(dir_fd, &report, PASS), 0);
 	CHECK_IS(report.changed, true);
 	CHECK(report.pictures && report.pictures[0].before && !report.pictures[0].after);
 	CHECK(report.map_before && report.map_after && report.map_before != report.map_after);
+	pass_report_free(&report);
+}
+
+static void check_free(int dir_fd)
+{
+	static const struct lie honesty = {"is honest", honest_about_free, 1, 0};
+	struct pass_report report;
+	for (size_t i = 0; i < free_lie_count; i++)
+		check_lie(dir_fd, &free_lies[i], FIND_FREE);
+	current = &honesty;
+	check_context("an honest child that was asked what is free");
+	CHECK_IS(run(dir_fd, &report, FIND_FREE), 0);
+	CHECK_IS(report.free_count, 2);
+	CHECK(report.free[0].guest_off == VOLUME_OFF + 4096 && report.free[0].length == 8 * 512);
+	CHECK(report.free[1].guest_off == VOLUME_OFF + 16384 && report.free[1].length == 16 * 512);
+	pass_report_free(&report);
+	check_context("a child that tells what is free, but was not asked");
+	CHECK_IS(run(dir_fd, &report, PASS), -ECHILD);
 	pass_report_free(&report);
 }
 
@@ -184,12 +206,14 @@ int main(void)
 	int dir_fd = scratch_directory();
 	make_image(dir_fd);
 	for (size_t i = 0; i < lie_count; i++)
-		check_lie(dir_fd, &lies[i], false);
+		check_lie(dir_fd, &lies[i], PASS);
+	check_free(dir_fd);
 	check_honest(dir_fd); /* from here on the image is a bundle */
 	for (size_t i = 0; i < lie_count; i++)
-		check_lie(dir_fd, &lies[i], false);
+		check_lie(dir_fd, &lies[i], PASS);
 	check_honest(dir_fd);
+	check_free(dir_fd);
 	for (size_t i = 0; i < lie_count; i++)
-		check_lie(dir_fd, &lies[i], true);
+		check_lie(dir_fd, &lies[i], DRY_RUN);
 	return 0;
 }
