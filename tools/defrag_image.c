@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "mapdb/cleanup.h"
+#include "tools/discard.h"
 #include "tools/locate.h"
 #include "tools/lock_wait.h"
 #include "tools/progress.h"
@@ -42,6 +43,11 @@ static int check_domains(const struct location *location)
 	return error ? error : users_find_domain(&identity, &user) ? -EBUSY : 0;
 }
 
+static bool only_tries(const struct defrag_options *options)
+{
+	return options->mode == MODE_DRY_RUN || options->discard.dry_run;
+}
+
 static bool opened_elsewhere(const struct image *image)
 {
 	return image->access == IMAGE_EXCLUSIVE && !image->leased && fcntl(image->data_fd, F_SETLEASE, F_WRLCK) < 0 &&
@@ -64,7 +70,7 @@ static int open_to_analyze(const struct location *location, struct outcome *outc
 
 static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
 {
-	bool dry_run = options->mode == MODE_DRY_RUN;
+	bool dry_run = only_tries(options);
 	/* A wait comes back soon. Meanwhile whoever wants to open the image must not be kept out in vain. */
 	int error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_EXCLUSIVE,
 	                       dry_run ? IMAGE_READ_ONLY : 0, options->wait ? 0 : LEASE_PATIENCE_MS, image);
@@ -138,6 +144,7 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .cost = image->access == IMAGE_EXCLUSIVE && !outcome->in_use,
 	        .dry_run = options->mode == MODE_DRY_RUN,
+	        .find_free = options->mode == MODE_DISCARD,
 	        .pack = options->pack,
 	        .order = options->order,
 	        .descending = options->descending,
@@ -193,6 +200,27 @@ static int refuse_if_saved(const struct location *location, const struct defrag_
 	return 1;
 }
 
+/* The pass finds what is free, with all refusals. */
+static int discard(struct image *image, const struct defrag_options *options, struct outcome *outcome, enum step *step)
+{
+	bool undo_kept = false;
+	int error = image_undo_kept(image, &undo_kept);
+	if (!error && undo_kept && !options->discard.forget_undo) {
+		outcome_explain_undo(outcome);
+		return 0;
+	}
+	if (!error)
+		error = run_pass(image, options, outcome);
+	if (error || outcome->exit_code != EXIT_DONE || outcome->report.free_count == 0)
+		return error;
+	*step = STEP_DISCARD;
+	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
+	error = discard_free(image, &outcome->report, options, &progress, &outcome->discard);
+	progress_erase(&progress);
+	outcome->discarded = true;
+	return error;
+}
+
 static void cleanup_image(struct image **image)
 {
 	image_close(*image);
@@ -243,6 +271,9 @@ static int attempt(const struct location *location, const struct defrag_options 
 	case MODE_PLAIN:
 		*step = STEP_PLAIN;
 		return make_plain(image, options, outcome);
+	case MODE_DISCARD:
+		*step = STEP_PASS;
+		return discard(image, options, outcome, step);
 	default:
 		*step = STEP_PASS;
 		return run_pass(image, options, outcome);
@@ -304,7 +335,7 @@ static void process_located(const struct location *location, const struct defrag
 	                                              : time_left;
 	patience = fmin(patience, time_left);
 	double deadline = monotonic_seconds() + patience;
-	bool changes = options->mode != MODE_ANALYZE && options->mode != MODE_DRY_RUN;
+	bool changes = options->mode != MODE_ANALYZE && !only_tries(options);
 	bool asked = false, leaving = false;
 	unsigned int stale = 0;
 	struct progress waiting = progress_start(outcome->image, options->quiet, options->verbose);
@@ -317,7 +348,7 @@ static void process_located(const struct location *location, const struct defrag
 		if (error && stop_requested())
 			error = -EINTR;
 		if (error ==
-		    -EAGAIN) { /* a settle pass has given way to somebody, perhaps to a mount that can go on with it */
+		    -EAGAIN) { /* has given way to somebody, a settle pass perhaps to a mount that can go on with it */
 			deadline = monotonic_seconds() + patience;
 			error = -EBUSY;
 		}

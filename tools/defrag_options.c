@@ -29,6 +29,7 @@ static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FIL
                                 "      --undo            bring back what the guest saw before the last pass\n"
                                 "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
                                 "      --settle          make the image map sequential again; see zcfs-defrag(8)\n"
+                                "      --discard         give free clusters back to the host; -n: how much?\n"
                                 "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --volume=N        only the N-th volume of the image\n"
                                 "      --all, --jobs=N   every image below a directory, N at a time\n"
@@ -50,6 +51,7 @@ enum {
 	OPTION_PLAIN,
 	OPTION_UNDO,
 	OPTION_SETTLE,
+	OPTION_DISCARD,
 	OPTION_RATE,
 	OPTION_IDLE,
 	OPTION_TIME_LIMIT,
@@ -81,6 +83,7 @@ static const struct option long_options[] = {
         {"plain", optional_argument, NULL, OPTION_PLAIN},
         {"undo", no_argument, NULL, OPTION_UNDO},
         {"settle", no_argument, NULL, OPTION_SETTLE},
+        {"discard", optional_argument, NULL, OPTION_DISCARD},
         {"rate", required_argument, NULL, OPTION_RATE},
         {"idle", no_argument, NULL, OPTION_IDLE},
         {"time-limit", required_argument, NULL, OPTION_TIME_LIMIT},
@@ -109,12 +112,12 @@ static const struct option long_options[] = {
 
 bool defrag_changes_view(enum defrag_mode mode)
 {
-	return mode == MODE_DEFRAG || mode == MODE_DRY_RUN || mode == MODE_UNDO;
+	return mode == MODE_DEFRAG || mode == MODE_DRY_RUN || mode == MODE_UNDO || mode == MODE_DISCARD;
 }
 
 const char *defrag_mode_name(enum defrag_mode mode)
 {
-	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo", "plain", "settle"};
+	static const char *const names[] = {"defrag", "dry-run", "analyze", "undo", "plain", "settle", "discard"};
 	return names[mode];
 }
 
@@ -266,6 +269,19 @@ static int choose_mode(struct defrag_options *options, enum defrag_mode mode)
 	return 0;
 }
 
+/* --dry-run is a mode, but for --discard. */
+static int choose_discard(struct defrag_options *options)
+{
+	if (optarg && strcmp(optarg, "forget-undo") != 0)
+		return wrong_usage("--discard knows only forget-undo: %s", optarg);
+	options->discard.forget_undo |= optarg != NULL;
+	if (options->mode == MODE_DRY_RUN) {
+		options->discard.dry_run = true;
+		options->mode = MODE_DISCARD;
+	}
+	return choose_mode(options, MODE_DISCARD);
+}
+
 /* One option; 0 or the exit code. */
 static int take_option(int option, struct defrag_options *options)
 {
@@ -273,7 +289,10 @@ static int take_option(int option, struct defrag_options *options)
 	case 'a':
 		return choose_mode(options, MODE_ANALYZE);
 	case 'n':
-		return choose_mode(options, MODE_DRY_RUN);
+		options->discard.dry_run = options->mode == MODE_DISCARD;
+		return options->discard.dry_run ? 0 : choose_mode(options, MODE_DRY_RUN);
+	case OPTION_DISCARD:
+		return choose_discard(options);
 	case OPTION_UNDO:
 		return choose_mode(options, MODE_UNDO);
 	case OPTION_PLAIN:
@@ -367,7 +386,8 @@ static int check_fleet(const struct defrag_options *options)
 		return wrong_usage("--jobs is for --all");
 	if (!options->all)
 		return 0;
-	if (options->mode != MODE_DEFRAG && options->mode != MODE_DRY_RUN && options->mode != MODE_ANALYZE)
+	if (options->mode != MODE_DEFRAG && options->mode != MODE_DRY_RUN && options->mode != MODE_ANALYZE &&
+	    options->mode != MODE_DISCARD)
 		return wrong_usage("--all and --%s exclude each other", defrag_mode_name(options->mode));
 	if (options->wait || options->shutdown)
 		return wrong_usage("--all leaves images in use alone: it never waits");
@@ -384,8 +404,7 @@ static int check_pictures(const struct defrag_options *options)
 	if (!options->picture && !options->picture_file && !options->report_file)
 		return 0;
 	if (!looks)
-		return wrong_usage("--%s looks at no volume: there is nothing to draw",
-		                   defrag_mode_name(options->mode));
+		return wrong_usage("--%s plans nothing: there is nothing to draw", defrag_mode_name(options->mode));
 	if (options->picture && (options->quiet || options->json))
 		return wrong_usage("--picture draws on standard output; with --%s it wants a file",
 		                   options->quiet ? "quiet" : "json");
@@ -423,7 +442,7 @@ static int check_combination(const struct defrag_options *options)
 		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->csv && !passes && options->mode != MODE_ANALYZE)
 		return wrong_usage("--csv means nothing with --%s", defrag_mode_name(options->mode));
-	if (options->volume && !passes && options->mode != MODE_ANALYZE)
+	if (options->volume && !passes && options->mode != MODE_ANALYZE && options->mode != MODE_DISCARD)
 		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
 		                   defrag_mode_name(options->mode));
 	if (options->mode != MODE_SETTLE && (settle->rate || settle->idle || settle->threshold))
@@ -432,9 +451,10 @@ static int check_combination(const struct defrag_options *options)
 		return wrong_usage("--time-limit means nothing with --%s", defrag_mode_name(options->mode));
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
-	if (options->shutdown &&
-	    (options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE || options->mode == MODE_SETTLE))
-		return wrong_usage("--%s is no reason to shut a guest down", defrag_mode_name(options->mode));
+	if (options->shutdown && (options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE ||
+	                          options->mode == MODE_SETTLE || options->discard.dry_run))
+		return wrong_usage("--%s is no reason to shut a guest down",
+		                   options->discard.dry_run ? "dry-run" : defrag_mode_name(options->mode));
 	if (options->quiet && options->verbose)
 		return wrong_usage("--quiet and --verbose exclude each other");
 	if (options->image_count == 0)
@@ -477,6 +497,8 @@ static void describe(struct defrag_options *options)
 	const struct settle_settings *settle = &options->settle;
 	if (options->mode == MODE_SETTLE)
 		add_text(options, "--settle");
+	if (options->mode == MODE_DISCARD)
+		add_text(options, options->discard.forget_undo ? "--discard=forget-undo" : "--discard");
 	if (options->pack)
 		add_text(options, "--pack");
 	if (options->order != ORDER_MFT)

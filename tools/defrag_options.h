@@ -13,7 +13,13 @@
 #include "mapdb/name_list.h"
 #include "mapdb/plain.h"
 
-enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN, MODE_SETTLE };
+enum defrag_mode { MODE_DEFRAG, MODE_DRY_RUN, MODE_ANALYZE, MODE_UNDO, MODE_PLAIN, MODE_SETTLE, MODE_DISCARD };
+
+/* What only --discard knows. */
+struct discard_settings {
+	bool forget_undo; /* also if undo is possible, and is not afterwards */
+	bool dry_run;
+};
 
 /* What only --settle knows. */
 struct settle_settings {
@@ -45,6 +51,7 @@ struct defrag_options {
 	char **files; /* into argv: what selection.files are of */
 	size_t file_count;
 	struct settle_settings settle;
+	struct discard_settings discard;
 	struct name_list saved; /* directories with saved domains */
 	char text[512];         /* what of this belongs in the history of runs */
 	bool all;               /* the names are of directories, whose images are meant */
@@ -60,7 +67,7 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 void defrag_options_release(struct defrag_options *options);
 
 const char *defrag_mode_name(enum defrag_mode mode);
-/* Whether it puts something else where the guest remembers its metadata; a dry run would. */
+/* Whether it puts something else where the guest may remember its metadata, or what it has not written yet; a dry run would. */
 bool defrag_changes_view(enum defrag_mode mode);
 
 #endif

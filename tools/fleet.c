@@ -246,12 +246,16 @@ static void work_on(struct fleet *fleet, const struct name_list *images)
 /* "DIR: 7 files: 3 defragmented, 1 in use, 3 without NTFS". */
 static void print_summary(const struct fleet *fleet, const char *path, size_t image_count)
 {
-	static const char *const changed[] = {"defragmented", "would be defragmented", "fragmented"};
+	static const char *const changed[] = {[MODE_DEFRAG] = "defragmented",
+	                                      [MODE_DRY_RUN] = "would be defragmented",
+	                                      [MODE_ANALYZE] = "fragmented",
+	                                      [MODE_DISCARD] = "with space given back"};
+	bool could = fleet->options->discard.dry_run;
 	const struct {
 		size_t count;
 		const char *what;
 	} parts[] = {
-	        {fleet->by_gist[GIST_CHANGED], changed[fleet->options->mode]},
+	        {fleet->by_gist[GIST_CHANGED], could ? "with space to give back" : changed[fleet->options->mode]},
 	        {fleet->by_gist[GIST_NOTHING], "with nothing to do"},
 	        {fleet->by_exit_code[EXIT_IN_USE], "in use"},
 	        {fleet->by_exit_code[EXIT_REFUSED], "refused"},

@@ -99,7 +99,8 @@ static const struct {
         {STEP_SETTLE, ENOTTY, EXIT_FAILED, "the zcfs that serves it is older than this command",
          "unmount the store and start zcfs again"},
         {STEP_SETTLE, EFBIG, EXIT_FAILED, "the host's file system has no files long enough to move anything to",
-         "raise the limit of 'ulimit -f', if there is one, or move the store to a file system with longer files, XFS or "
+         "raise the limit of 'ulimit -f', if there is one, or move the store to a file system with longer files, XFS "
+         "or "
          "btrfs for example"},
         {STEP_SETTLE, ENOSPC, EXIT_FAILED,
          "too little space is free on the host's file system to copy even a small piece; what has been moved so far "
@@ -115,6 +116,29 @@ static const struct {
          "mount the store without -o ro, or see the system log"},
         {STEP_SETTLE, EIO, EXIT_FAILED,
          "input/output error while data was copied; what could not be copied stays where it was",
+         "look into the kernel's log (dmesg) before anything else"},
+
+        {STEP_DISCARD, EINTR, EXIT_FAILED, "stopped; what has been given back so far stays so", ""},
+        {STEP_DISCARD, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; what has been given back so far stays so",
+         "try again when it is no longer in use, or with --wait"},
+        {STEP_DISCARD, EOPNOTSUPP, EXIT_FAILED,
+         "its file system cannot give back a part of a file's space (punch a hole), or is a network file system, on "
+         "which others could use the image unseen; nothing has been given back",
+         "do it on the host that has the file system, if it is such a one; otherwise move the image to a local file "
+         "system such as ext4, XFS or btrfs"},
+        {STEP_DISCARD, ENOSPC, EXIT_FAILED,
+         "no space left on the host's file system to note in its map database what is done; what has been given back "
+         "so far stays so",
+         "make room (some KiB) and try again"},
+        {STEP_DISCARD, EDQUOT, EXIT_FAILED,
+         "the owner's disk quota is used up: its map database cannot note what is done; what has been given back so "
+         "far stays so",
+         "raise it or make room"},
+        {STEP_DISCARD, EROFS, EXIT_FAILED,
+         "its file system has become read-only; what has been given back so far stays so",
+         "see the kernel's log (dmesg)"},
+        {STEP_DISCARD, ENOMEM, EXIT_FAILED, "not enough memory; what has been given back so far stays so", ""},
+        {STEP_DISCARD, EIO, EXIT_FAILED, "input/output error; what has been given back so far stays so",
          "look into the kernel's log (dmesg) before anything else"},
 
         {ANY_STEP, EINTR, EXIT_FAILED, "stopped; nothing has been changed", ""},
@@ -207,6 +231,15 @@ void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *s
 	outcome->exit_code = EXIT_REFUSED;
 }
 
+void outcome_explain_undo(struct outcome *outcome)
+{
+	snprintf(outcome->cause, sizeof(outcome->cause),
+	         "refused: what the last pass did can still be undone, and could not afterwards");
+	snprintf(outcome->remedy, sizeof(outcome->remedy),
+	         "start the guest and see that all is well, or if you are sure use --discard=forget-undo");
+	outcome->exit_code = EXIT_REFUSED;
+}
+
 enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode)
 {
 	enum gist gist = GIST_NO_VOLUME;
@@ -215,7 +248,9 @@ enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode)
 	for (size_t i = 0; i < outcome->report.volume_count; i++) {
 		const struct volume_report *volume = &outcome->report.volumes[i];
 		bool changed = mode == MODE_ANALYZE ? volume->fragmented_before > 0
-		                                    : volume->attributes_moved || volume->clusters_moved;
+		               : mode == MODE_DISCARD
+		                       ? outcome->discard.allocated_after < outcome->discard.allocated_before
+		                       : volume->attributes_moved || volume->clusters_moved;
 		if (volume->result != VOLUME_DONE)
 			continue;
 		if (changed)

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "defrag/guest_pass.h"
+#include "mapdb/image_discard.h"
 #include "tools/defrag_options.h"
 #include "tools/file_list.h"
 #include "tools/history.h"
@@ -41,6 +42,8 @@ struct outcome {
 	struct file_list files; /* fragmented ones, as many as options say */
 	bool settled; /* the report below is filled in */
 	struct settle_report settle;
+	bool discarded; /* the report below is filled in */
+	struct discard_report discard;
 	struct history history; /* for a report */
 };
 
@@ -50,7 +53,7 @@ int graver_exit_code(int a, int b);
 int exit_code_of_report(const struct pass_report *report);
 
 /* Where something went wrong. */
-enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN, STEP_SETTLE };
+enum step { STEP_LOCATE, STEP_OPEN, STEP_PASS, STEP_UNDO, STEP_PLAIN, STEP_SETTLE, STEP_DISCARD };
 /* Fills in cause, remedy (unless there is one already) and exit code for a negative errno. */
 void outcome_explain(struct outcome *outcome, enum step step, int error);
 /* The same for an image in use whose user is known. asked: to shut down. */
@@ -58,6 +61,9 @@ void outcome_explain_user(struct outcome *outcome, bool asked);
 
 /* The same for a saved domain that has the image. */
 void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *saved);
+
+/* The same where --discard would make --undo impossible. */
+void outcome_explain_undo(struct outcome *outcome);
 
 /* What came of a pass, in a word. */
 enum gist {

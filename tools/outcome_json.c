@@ -135,6 +135,12 @@ static void put_volume_figures(struct object *object, const struct volume_report
 	put(object, "stays", stays_json(volume));
 }
 
+/* Whether there are figures of afterwards. */
+static bool plans_all(enum defrag_mode mode)
+{
+	return mode != MODE_ANALYZE && mode != MODE_DISCARD;
+}
+
 static json_t *volume_json(const struct outcome *outcome, const struct volume_report *volume, enum defrag_mode mode)
 {
 	struct object object = object_new();
@@ -148,8 +154,8 @@ static json_t *volume_json(const struct outcome *outcome, const struct volume_re
 	put(&object, "cause", json_text(volume->cause));
 	put(&object, "remedy", json_text(volume->remedy));
 	if (outcome_has_figures(volume))
-		put_volume_figures(&object, volume, mode != MODE_ANALYZE);
-	if (outcome_has_figures(volume) && mode != MODE_DEFRAG)
+		put_volume_figures(&object, volume, plans_all(mode));
+	if (outcome_has_figures(volume) && (mode == MODE_ANALYZE || mode == MODE_DRY_RUN))
 		put(&object, "worst", worst_json(&outcome->files, volume->number));
 	return object_finish(&object);
 }
@@ -161,7 +167,7 @@ static void put_report(struct object *object, const struct outcome *outcome, enu
 	put(object, "changed", json_boolean(report->changed));
 	put(object, "redo_pending", json_boolean(report->redo_pending));
 	put_pair(object, "extents", report->extents_before, report->extents_after,
-	         report->cost_known || mode != MODE_ANALYZE);
+	         report->cost_known || plans_all(mode));
 	put(object, "metadata_bytes", json_count(report->metadata_bytes));
 	put(object, "redo_bytes", json_count(report->redo_bytes));
 	put(object, "data_bytes_copied", json_count(report->data_bytes_copied));
@@ -198,6 +204,15 @@ static void put_settle(struct object *object, const struct settle_report *settle
 	put(object, "settle", object_finish(&moved));
 }
 
+static void put_discard(struct object *object, const struct discard_report *discard)
+{
+	struct object given = object_new();
+	put(&given, "free_bytes", json_count(discard->bytes_free));
+	put_pair(&given, "allocated_bytes", discard->allocated_before, discard->allocated_after, true);
+	put(&given, "finished", json_boolean(discard->finished));
+	put(object, "discard", object_finish(&given));
+}
+
 static void put_user(struct object *object, const struct image_user *user)
 {
 	struct object who = object_new();
@@ -230,5 +245,7 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 		put_report(&object, outcome, options->mode);
 	if (outcome->settled)
 		put_settle(&object, &outcome->settle);
+	if (outcome->discarded)
+		put_discard(&object, &outcome->discard);
 	return object_finish(&object);
 }

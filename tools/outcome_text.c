@@ -159,11 +159,66 @@ static void print_settled(const struct outcome *outcome)
 	printf("; %.2f s\n", outcome->seconds);
 }
 
+static uint64_t bytes_given_back(const struct discard_report *discard)
+{
+	bool less = discard->allocated_after < discard->allocated_before;
+	return less ? discard->allocated_before - discard->allocated_after : 0;
+}
+
+/* "a.img: given back: 8.1 GiB (8,697,308,160 bytes)". */
+static void print_given_back(const struct outcome *outcome, bool dry_run)
+{
+	uint64_t bytes = bytes_given_back(&outcome->discard);
+	char number[TEXT_NUMBER_MAX];
+	printf("%s: %s: ", outcome->image, dry_run ? "would be given back" : "given back");
+	printf("%s ", text_bytes(number, bytes));
+	printf("(%s bytes)%s", text_number(number, bytes), outcome->discard.finished ? "" : ", not finished");
+}
+
+static void print_free(const struct volume_report *volume)
+{
+	char free_bytes[TEXT_NUMBER_MAX], bytes[TEXT_NUMBER_MAX];
+	printf("  volume %u", volume->number);
+	if (volume->label[0]) {
+		printf(" \"");
+		text_print(stdout, volume->label);
+		putchar('"');
+	}
+	printf(": %s of %s free\n", text_bytes(free_bytes, volume->clusters_free * volume->cluster_size),
+	       text_bytes(bytes, volume->clusters * volume->cluster_size));
+}
+
+/* What is no longer there will be missed by who wanted it back. */
+static void print_discarded(const struct outcome *outcome, const struct defrag_options *options)
+{
+	const struct discard_report *discard = &outcome->discard;
+	char before[TEXT_NUMBER_MAX], after[TEXT_NUMBER_MAX];
+	print_given_back(outcome, options->discard.dry_run);
+	printf("; it takes %s on the host before, %s after; %.2f s\n", text_bytes(before, discard->allocated_before),
+	       text_bytes(after, discard->allocated_after), outcome->seconds);
+	for (size_t i = 0; i < outcome->report.volume_count; i++)
+		if (outcome->report.volumes[i].result == VOLUME_DONE)
+			print_free(&outcome->report.volumes[i]);
+	if (bytes_given_back(discard) > 0)
+		printf("  files that were deleted in the guest %s be recovered\n",
+		       options->discard.dry_run ? "could then no longer" : "can no longer");
+}
+
+static void print_no_discard(const struct outcome *outcome)
+{
+	bool found = false;
+	for (size_t i = 0; i < outcome->report.volume_count; i++)
+		found |= outcome->report.volumes[i].result == VOLUME_DONE;
+	printf("%s: nothing to do: no %s\n", outcome->image, found ? "free clusters" : "NTFS volume");
+}
+
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options)
 {
 	bool analyzed = options->mode == MODE_ANALYZE && outcome->reported;
 	if (!options->quiet && (outcome->exit_code == EXIT_DONE || analyzed)) {
-		if (outcome->reported)
+		if (options->mode == MODE_DISCARD && !outcome->discarded)
+			print_no_discard(outcome);
+		else if (options->mode != MODE_DISCARD && outcome->reported)
 			print_figures(outcome, options);
 		else if (options->mode == MODE_UNDO)
 			printf("%s: undone: the guest sees again what it saw before the last pass; %.2f s\n",
@@ -173,14 +228,22 @@ void outcome_print(const struct outcome *outcome, const struct defrag_options *o
 	}
 	if (!options->quiet && outcome->settled)
 		print_settled(outcome);
+	if (!options->quiet && outcome->discarded)
+		print_discarded(outcome, options);
 	fflush(stdout);
 	outcome_print_problems(outcome);
 }
 
-static void print_gist(const struct outcome *outcome, enum defrag_mode mode)
+static void print_gist(const struct outcome *outcome, const struct defrag_options *options)
 {
+	enum defrag_mode mode = options->mode;
 	uint64_t before = 0, after = 0;
 	char first[TEXT_NUMBER_MAX], second[TEXT_NUMBER_MAX];
+	if (mode == MODE_DISCARD) {
+		print_given_back(outcome, options->discard.dry_run);
+		printf("; %.2f s\n", outcome->seconds);
+		return;
+	}
 	for (size_t i = 0; i < outcome->report.volume_count; i++) {
 		before += outcome->report.volumes[i].fragments_before;
 		after += outcome->report.volumes[i].fragments_after;
@@ -208,7 +271,7 @@ void outcome_print_line(const struct outcome *outcome, const struct defrag_optio
 		return;
 	}
 	if (gist == GIST_CHANGED && !options->quiet)
-		print_gist(outcome, options->mode);
+		print_gist(outcome, options);
 	else if (gist == GIST_NOTHING && !options->quiet)
 		printf("%s: %s\n", outcome->image, options->mode == MODE_ANALYZE ? "not fragmented" : "nothing to do");
 	else if (gist == GIST_NO_VOLUME && options->verbose)

@@ -208,6 +208,7 @@ def other_documents(cases, documents, store, image):
         documents.get('--pack', image)
         documents.get('--undo', image)
         documents.get('--settle', image)
+        documents.get('--discard', image)
         documents.get('--plain', image)
         equal(check_ntfs(image), '', 'what ntfs-check finds')
     with cases.case('every field of the schema was seen, but for those of what is not here'):

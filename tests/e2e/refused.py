@@ -11,7 +11,7 @@ from host import read_extents, state_of, write_view
 from tap import Cases, equal, holds
 
 VSS_GUID = uuid.UUID('3808876b-c176-4e48-b7ae-04046e6cc752').bytes_le
-OPTIONS = [[], ['--dry-run'], ['--pack']]
+OPTIONS = [[], ['--dry-run'], ['--pack'], ['--discard']]
 
 
 def prove_refused(cases, name, image, status):

@@ -114,7 +114,7 @@ def saved_domains(cases, store, mount, directory):
         save_by_xl(save, images[0])
         with cases.case(f'a saved domain has it: refused, nothing changed ({"mount" if image == images[0] else "store"})'):
             before = state_of(store)
-            for mode in ([], ['--undo'], ['--dry-run'], ['--pack']):
+            for mode in ([], ['--undo'], ['--dry-run'], ['--pack'], ['--discard']):
                 result = defrag(option, *mode, image)
                 equal(result.status, REFUSED, f'the exit status with {mode}')
                 holds('"win7"' in result.err and save in result.err, result.err)
