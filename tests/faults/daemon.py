@@ -331,12 +331,11 @@ def enumerate_calls(directory, injector, source, only):
 
 def main():
     unmount_on_termination()
-    if mount.TRANSPORT == 'ring' and not os.path.exists(mount.ENABLE_URING):
-        print('1..0 # SKIP the kernel has no FUSE over io_uring')
+    if mount.transport_missing():
         return
     seed = int(os.environ.get('SEED', 1))    # the same sample each time: not every call is right yet, see above
     print(f'# SEED={seed}', flush=True)
-    with workspace() as top, disk(top) as host, mount.uring_enabled() if mount.TRANSPORT == 'ring' else contextlib.nullcontext():
+    with workspace() as top, disk(top) as host, mount.transport():
         enumerate_calls(host.point, Injector(top), random.Random(seed), sys.argv[3:])
 
 

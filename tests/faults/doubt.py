@@ -2,7 +2,8 @@
 """The host stops flushing in the middle of a settle pass's commit, and nobody can say which map is on the disk: the guest goes on, every write
 goes to both places, and whichever map is found in the end, with it the guest's bytes are what the guest wrote.
 
-SEED in the environment repeats a run."""
+    doubt.py ZCFS MAP_IMAGE      SEED in the environment repeats a run; TRANSPORT as for the tests of the daemon
+"""
 import ctypes
 import errno
 import mmap
@@ -13,13 +14,13 @@ import signal
 import threading
 import time
 
-from commands import DONE, FAILED, ZCFS, check, defrag, unmount_on_termination, workspace
+import mount
+from commands import DONE, FAILED, check, defrag, unmount_on_termination, workspace
 from guest import run
 from host import host_file_system, store_mounted, write_view
 from injector import SYNC, Injector
 from tap import Cases, equal, holds
 
-MAP_IMAGE = os.environ.get('MAP_IMAGE', 'map-image')
 SIZE = (4 << 20) + 1536
 SECTOR = 512
 KEEP_SIZE, PUNCH, ZERO = 1, 2, 16
@@ -96,7 +97,7 @@ class Store:
         os.mkdir(self.point)
         with open(self.image, 'xb') as file:
             file.write(random.Random(seed).randbytes(SIZE))
-        run(MAP_IMAGE, 'scatter', self.directory, 'a.img', str(seed), str(4096 + 512))
+        run(mount.MAP_IMAGE, 'scatter', self.directory, 'a.img', str(seed), str(4096 + 512))
         shutil.copytree(self.directory, self.kept)
         self.maps = {'old': self.keep_map('old')}
         defrag('--settle', self.image)
@@ -127,7 +128,7 @@ def settle_in_doubt(store, injector, at, rng):
     store.restore()
     contents = store.view('old')
     with injector.preloaded():
-        context = store_mounted(ZCFS, store.directory, store.point)
+        context = store_mounted(mount.ZCFS, store.directory, store.point, *mount.TRANSPORT_OPTIONS)
         daemon = context.__enter__()
     try:
         guest = Guest(mounted, contents, rng)
@@ -182,11 +183,13 @@ def judge_afterwards(store, model):
 
 def main():
     unmount_on_termination()
+    if mount.transport_missing():
+        return
     seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
     print(f'# SEED={seed}', flush=True)
     rng = random.Random(seed)
     cases, doubts = Cases(), []
-    with workspace() as directory, host_file_system('ext4', directory, 64) as root:
+    with workspace() as directory, host_file_system('ext4', directory, 64) as root, mount.transport():
         injector, store = Injector(root), Store(root, seed)
         for at in range(SYNCS_MAX):
             doubt = None

@@ -42,6 +42,7 @@ NOBODY = 65534
 SANITIZERS = [name for name in ('ASAN_OPTIONS', 'TSAN_OPTIONS', 'UBSAN_OPTIONS') if name in os.environ]
 
 TRANSPORT = os.environ.get('TRANSPORT')
+TRANSPORT_OPTIONS = ['-o', 'io_uring=' + ('yes' if TRANSPORT == 'ring' else 'no')] if TRANSPORT else []
 ENABLE_URING = '/sys/module/fuse/parameters/enable_uring'
 URING_USERS = '/run/zcfs-test-enable_uring'
 
@@ -159,6 +160,19 @@ def uring_enabled():
                 users.truncate(0)
 
 
+def transport():
+    """What TRANSPORT needs of the machine, for the time of the block."""
+    return uring_enabled() if TRANSPORT == 'ring' else contextlib.nullcontext()
+
+
+def transport_missing():
+    """Whether the kernel cannot do what TRANSPORT says; then the whole test is reported as skipped."""
+    missing = TRANSPORT == 'ring' and not os.path.exists(ENABLE_URING)
+    if missing:
+        print('1..0 # SKIP the kernel has no FUSE over io_uring')
+    return missing
+
+
 class Store:
     """A temporary directory to serve, and where it is mounted."""
 
@@ -180,8 +194,8 @@ class Store:
     def start(self, *options, expect=0):
         """Runs zcfs as a user would; the daemon's process number is in the mount's own link."""
         where = [] if self.point == self.dir else [self.point]
-        if TRANSPORT and not any('io_uring' in option for option in [*MOUNT_OPTIONS, *options]):
-            options += '-o', 'io_uring=' + ('yes' if TRANSPORT == 'ring' else 'no')
+        if not any('io_uring' in option for option in [*MOUNT_OPTIONS, *options]):
+            options += *TRANSPORT_OPTIONS,
         result = subprocess.run([ZCFS, *MOUNT_OPTIONS, *options, self.dir, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
         assert result.returncode == expect, f'exit status {result.returncode}, expected {expect}: {result.stdout}'
@@ -360,12 +374,9 @@ def run(functions, seconds=TEST_SECONDS):
     for number in (signal.SIGINT, signal.SIGHUP):  # nohup and background jobs ignore them, and daemons leave it at that
         signal.signal(number, signal.SIG_DFL)
     unmount_on_termination()
-    if TRANSPORT != 'ring':
-        return run_all(functions, seconds)
-    if not os.path.exists(ENABLE_URING):
-        print('1..0 # SKIP the kernel has no FUSE over io_uring')
+    if transport_missing():
         return 0
-    with uring_enabled():
+    with transport():
         return run_all(functions, seconds)
 
 
