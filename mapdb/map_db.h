@@ -120,7 +120,7 @@ int map_db_read_undo_map(struct map_db *db, struct image_map **out);
 /* For who has made sure that an undo is valid, and then has changed of the data file only what neither map names: it is valid again. */
 int map_db_stamp_undo(struct map_db *db, int data_fd);
 /* A put: between begin and commit, makes the transaction the one that puts back the previous map and bytes: undo becomes
- * redo. Adds a run row. -ENODATA without a valid undo. */
+ * redo. Adds a run row, with the extents afterwards. -ENODATA without a valid undo. */
 int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run);
 /* All of it: begin, put_undo, reserve_redo, commit, apply_redo. -EINPROGRESS: committed, redo is still pending. */
 int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);

@@ -294,6 +294,7 @@ int map_db_stamp_undo(struct map_db *db, int data_fd)
 
 int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run)
 {
+	struct run_record undone = *run;
 	struct image_map *map = NULL;
 	bool valid;
 	int rc = map_db_undo_valid(db, data_fd, &valid);
@@ -311,8 +312,11 @@ int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run
 	db->changing = true; /* there is no undo of undo */
 	if (rc == 0)
 		rc = map_db_read_map(db, &map); /* checks it */
+	if (rc < 0)
+		return rc;
+	undone.extents_after = image_map_count(map);
 	image_map_unref(map);
-	return rc == 0 ? map_db_put_run(db, run) : rc;
+	return map_db_put_run(db, &undone);
 }
 
 int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run)

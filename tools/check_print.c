@@ -123,7 +123,8 @@ void check_print(const struct check_result *result, const struct check_options *
 void check_print_totals(const char *directory, const struct check_totals *totals)
 {
 	text_print(stdout, directory);
-	printf(": %u bundles, %u plain images: ", totals->bundles, totals->plain);
+	printf(": %u bundle%s, %u plain image%s: ", totals->bundles, totals->bundles == 1 ? "" : "s", totals->plain,
+	       totals->plain == 1 ? "" : "s");
 	if (totals->errors == 0 && totals->repaired == 0)
 		printf("nothing wrong\n");
 	else

@@ -75,7 +75,7 @@ static void print_cost(const struct outcome *outcome)
 	const struct pass_report *report = &outcome->report;
 	char number[TEXT_NUMBER_MAX];
 	printf("  extents of the image map: %s", text_number(number, report->extents_before));
-	if (!report->cost_known) {
+	if (!report->cost_known || !report->metadata_bytes) { /* not known, or nothing */
 		printf("; %.2f s\n", outcome->seconds);
 		return;
 	}

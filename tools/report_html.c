@@ -52,6 +52,14 @@ static void cell_number(FILE *file, put_value put, uint64_t value)
 	fputs("</td>", file);
 }
 
+static void cell_known(FILE *file, put_value put, uint64_t value, bool known)
+{
+	if (known)
+		cell_number(file, put, value);
+	else
+		fputs("<td></td>", file);
+}
+
 static void cell_text(FILE *file, const char *class, const char *text, const char *more)
 {
 	fprintf(file, "<td class=\"%s\"><bdi>", class);
@@ -362,12 +370,13 @@ static void put_history(FILE *file, const struct history *history)
 		fputs("</td>", file);
 		cell_text(file, "", run->operation, "");
 		fprintf(file, "<td class=\"n\">%.2f</td>", (double)run->duration_ms / 1000);
-		cell_number(file, put_number, run->files_moved);
-		cell_number(file, put_number, run->fragments_before);
-		cell_number(file, put_number, run->fragments_after);
+		bool counted = run->fragments_before > 0; /* an undo looks at no file */
+		cell_known(file, put_number, run->files_moved, counted);
+		cell_known(file, put_number, run->fragments_before, counted);
+		cell_known(file, put_number, run->fragments_after, counted);
 		cell_number(file, put_number, run->extents_before);
 		cell_number(file, put_number, run->extents_after);
-		cell_number(file, put_bytes, run->metadata_bytes);
+		cell_known(file, put_bytes, run->metadata_bytes, counted);
 		fputs("</tr>\n", file);
 	}
 	table_end(file);

@@ -239,3 +239,5 @@ def prove_repeat_and_undo(cases, name, image, options, report, before):
             write_view(image, view)
             equal(digest(view), before.view_digest, 'the guest\'s view')
             os.unlink(view)
+            history = run('sqlite3', os.path.join(image, 'map.db'), 'SELECT operation, extents_after FROM run ORDER BY id DESC LIMIT 1')
+            equal(history, f'undo|{len(before.extents)}\n', 'the last row of the history')
