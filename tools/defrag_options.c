@@ -404,7 +404,8 @@ static int check_pictures(const struct defrag_options *options)
 	if (!options->picture && !options->picture_file && !options->report_file)
 		return 0;
 	if (!looks)
-		return wrong_usage("--%s plans nothing: there is nothing to draw", defrag_mode_name(options->mode));
+		return wrong_usage("--%s %s: there is nothing to draw", defrag_mode_name(options->mode),
+		                   options->mode == MODE_DISCARD ? "plans nothing" : "looks at no volume");
 	if (options->picture && (options->quiet || options->json))
 		return wrong_usage("--picture draws on standard output; with --%s it wants a file",
 		                   options->quiet ? "quiet" : "json");

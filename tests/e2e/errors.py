@@ -203,6 +203,13 @@ WRONG_USAGE = [
     (['--all', '--picture', '.'], r'--all draws no pictures, but those of --report'),
     (['--report=x.txt', 'x'], r'--report wants a name that ends in \.html: x\.txt'),
     (['--undo', '--report=x.html', 'x'], r'--undo looks at no volume: there is nothing to draw'),
+    (['--discard', '--report=x.html', 'x'], r'--discard plans nothing: there is nothing to draw'),
+    (['--discard=all', 'x'], r'--discard knows only forget-undo: all'),
+    (['--discard', '--settle', 'x'], r'--discard and --settle exclude each other'),
+    (['--analyze', '--discard', 'x'], r'--analyze and --discard exclude each other'),
+    (['--discard', '--pack', 'x'], r'--pack means nothing with --discard'),
+    (['--discard', '--only=x', 'x'], r'--discard is for everything: no files can be chosen'),
+    (['--discard', '--dry-run', '--shutdown', 'x'], r'--dry-run is no reason to shut a guest down'),
 ]
 
 CHECK_LEFT, CHECK_FAILED, CHECK_USAGE = 4, 8, 16
