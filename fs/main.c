@@ -258,11 +258,15 @@ static void tell_parent(void)
 	detach_from_terminal();
 }
 
+/* The child, for the parent's handler of signals. */
+static pid_t daemon_pid;
+
 static void no_answer(int signal_number)
 {
 	static const char text[] = "zcfs: mounted, but the mount does not answer\n";
 
 	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	kill(daemon_pid, SIGTERM);
 	_exit(EXIT_FAILURE);
 }
 
@@ -273,9 +277,10 @@ static bool mount_answers(const char *path)
 	return statfs(path, &status) == 0 && status.f_type == FUSE_SUPER_MAGIC;
 }
 
-/* The parent: the exit status for whoever started zcfs. */
+/* The parent: the exit status for whoever started zcfs. If it is a failure there is no daemon, and no mount. */
 static int wait_for_child(pid_t child, int pipe_fd, const char *mount_path)
 {
+	bool said_why;
 	char byte;
 	int status;
 	ssize_t n;
@@ -283,16 +288,20 @@ static int wait_for_child(pid_t child, int pipe_fd, const char *mount_path)
 	while ((n = read(pipe_fd, &byte, 1)) < 0 && errno == EINTR)
 		;
 	if (n == 1) {
+		daemon_pid = child;
 		signal(SIGALRM, no_answer);
 		alarm(FIRST_ANSWER_SECONDS);
 		if (mount_answers(mount_path))
 			return EXIT_SUCCESS;
 		fprintf(stderr, "zcfs: %s: mounted, but not answering: %s; see the system log\n", mount_path,
 		        strerror(errno));
-		return EXIT_FAILURE;
+		kill(child, SIGTERM);
 	}
-	/* The child has said why. */
-	if (waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS)
+	said_why = waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS;
+	(void)mount_table_clear_dead(mount_path); /* if it has crashed */
+	if (n == 1)
+		return EXIT_FAILURE;
+	if (said_why)
 		return WEXITSTATUS(status);
 	fprintf(stderr, "zcfs: %s: the daemon ended before the mount was ready\n", mount_path);
 	return EXIT_FAILURE;
@@ -334,10 +343,13 @@ static int start_services(void)
 	return ret;
 }
 
-/* libfuse has said what it does not understand, or that it has no memory. errno was 0 before. */
+/* libfuse has said what it does not understand, but not always that it has no memory. errno was 0 before. */
 static int exit_code_of_libfuse(void)
 {
-	return errno == ENOMEM ? EXIT_FAILURE : EXIT_USAGE;
+	if (errno != ENOMEM)
+		return EXIT_USAGE;
+	fputs("zcfs: not enough memory to start\n", stderr);
+	return EXIT_FAILURE;
 }
 
 static int mount_and_serve(struct options *options, const char *mount_path)
@@ -437,7 +449,8 @@ int main(int argc, char **argv)
 	errno = 0;
 	if (!options_parse(argc, argv, &options)) {
 		ret = exit_code_of_libfuse();
-		fputs(ret == EXIT_USAGE ? usage : "zcfs: not enough memory to start\n", stderr);
+		if (ret == EXIT_USAGE)
+			fputs(usage, stderr);
 		options_free(&options);
 		return ret;
 	}

@@ -33,6 +33,9 @@
 /* Threads that read /dev/fuse beside the rings. Only the first request, interrupts and the like come by it. */
 #define CHANNEL_THREADS 4
 
+/* For one request: its headers, and what is written. */
+#define CHANNEL_BUFFER_SIZE ((64u << 10) + REQUEST_SIZE_MAX)
+
 /* ---- which transport ---- */
 
 static unsigned int default_depth(void)
@@ -119,22 +122,35 @@ static void end(int signal_number)
 /* Held until all channels are there, and for good if they are not: then none may begin. */
 static pthread_mutex_t incomplete = PTHREAD_MUTEX_INITIALIZER;
 
+static struct channel {
+	struct fuse_session *session;
+	struct fuse_buf buffer;
+} channels[CHANNEL_THREADS];
+
 static void *serve_channel(void *argument)
 {
-	struct fuse_session *session = argument;
-	struct fuse_buf buffer = {.mem = NULL};
+	struct channel *self = argument;
 	int ret = 1;
 
 	pthread_mutex_lock(&incomplete);
 	pthread_mutex_unlock(&incomplete);
-	while (ret > 0 || ret == -EINTR) {
-		ret = fuse_session_receive_buf(session, &buffer);
+	while ((ret > 0 || ret == -EINTR) && !fuse_session_exited(self->session)) {
+		ret = fuse_session_receive_buf(self->session, &self->buffer);
 		if (ret > 0)
-			fuse_session_process_buf(session, &buffer);
+			fuse_session_process_buf(self->session, &self->buffer);
 	}
-	free(buffer.mem);
 	sem_post(&ended);
 	return NULL;
+}
+
+/* Otherwise libfuse makes it with the first request, when it is too late to give up. */
+static int make_buffer(struct fuse_buf *buffer)
+{
+	buffer->mem = malloc(CHANNEL_BUFFER_SIZE);
+#ifdef ZCFS_FUSE_RINGS /* before there were rings there was no such field */
+	buffer->mem_size = CHANNEL_BUFFER_SIZE;
+#endif
+	return buffer->mem ? 0 : -ENOMEM;
 }
 
 static int start_channels(struct fuse_session *session)
@@ -144,13 +160,16 @@ static int start_channels(struct fuse_session *session)
 
 	pthread_mutex_lock(&incomplete);
 	for (int i = 0; i < CHANNEL_THREADS && ret == 0; i++) {
-		ret = pthread_create(&thread, NULL, serve_channel, session);
+		channels[i].session = session;
+		ret = make_buffer(&channels[i].buffer);
+		if (ret == 0)
+			ret = -pthread_create(&thread, NULL, serve_channel, &channels[i]);
 		if (ret == 0)
 			pthread_detach(thread);
 	}
 	if (ret == 0)
 		pthread_mutex_unlock(&incomplete);
-	return -ret;
+	return ret;
 }
 
 static int catch_signals(void)
@@ -187,18 +206,24 @@ static int serve_rings(struct fuse_session *session)
 
 /* ---- the loop for /dev/fuse ---- */
 
-static int serve_device(struct fuse_session *session, const struct options *options)
-{
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-	int ret;
+static struct fuse_loop_config *loop_config;
 
-	if (!config)
+static int prepare_loop(const struct options *options)
+{
+	loop_config = fuse_loop_cfg_create();
+	if (!loop_config)
 		return -ENOMEM;
-	fuse_loop_cfg_set_clone_fd(config, !options->no_clone_fd);
-	fuse_loop_cfg_set_max_threads(config, options->max_threads);
-	fuse_loop_cfg_set_idle_threads(config, options->max_idle_threads);
-	ret = fuse_session_loop_mt(session, config);
-	fuse_loop_cfg_destroy(config);
+	fuse_loop_cfg_set_clone_fd(loop_config, !options->no_clone_fd);
+	fuse_loop_cfg_set_max_threads(loop_config, options->max_threads);
+	fuse_loop_cfg_set_idle_threads(loop_config, options->max_idle_threads);
+	return 0;
+}
+
+static int serve_device(struct fuse_session *session)
+{
+	int ret = fuse_session_loop_mt(session, loop_config);
+
+	fuse_loop_cfg_destroy(loop_config);
 	serve_end(session);
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);
@@ -214,7 +239,7 @@ int serve_prepare(struct fuse_session *session, const struct options *options)
 
 int serve_start(struct fuse_session *session, const struct options *options)
 {
-	return options->ring_depth > 0 ? start_rings(session, options) : 0;
+	return options->ring_depth > 0 ? start_rings(session, options) : prepare_loop(options);
 }
 
 void serve_end(struct fuse_session *session)
@@ -227,7 +252,7 @@ void serve_end(struct fuse_session *session)
 
 int serve(struct fuse_session *session, const struct options *options)
 {
-	int ret = options->ring_depth > 0 ? serve_rings(session) : serve_device(session, options);
+	int ret = options->ring_depth > 0 ? serve_rings(session) : serve_device(session);
 
 	/* A positive value is the signal that ended the loop. */
 	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

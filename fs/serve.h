@@ -22,8 +22,8 @@ bool serve_choose_transport(struct options *options);
 /* Catches the signals that end the daemon; before the mount is made. 0 or -errno. */
 int serve_prepare(struct fuse_session *session, const struct options *options);
 
-/* Starts the threads that take requests from rings, so that nobody is told that he can use the mount if there are none;
- * those for /dev/fuse are started by serve(). 0 or -errno: then serve_end(). */
+/* Whatever may fail of serving, before anybody is told that he can use the mount; but libfuse starts its own threads,
+ * for /dev/fuse, only in serve(). 0 or -errno: then serve_end(). */
 int serve_start(struct fuse_session *session, const struct options *options);
 
 /* Unmounts, and waits for what is being done. The session must not be used any more, and the process should end, as

@@ -81,6 +81,7 @@ class Session:
 
     def start(self):
         """With the injector, and without the kernel's passthrough, which would leave little to the daemon."""
+        self.most = (0, 0, 0)
         try:
             with self.injector.preloaded():
                 self.store.start('-o', 'passthrough=off')
@@ -92,7 +93,6 @@ class Session:
             self.injector.pause()    # started, but something could not be looked up
             self.store.daemon = int(os.readlink(self.path('.zcfs', 'store')).split('/')[2])
             raise
-        self.most = (0, 0, 0)
 
     def drop_cache(self, name):
         drop_cache(self.data(name))
