@@ -18,7 +18,7 @@ NO_REMEDY = None
 
 
 class Situations:
-    """Each makes what it is about in the store and returns the arguments."""
+    """Each makes what it is about in a store of its own, and returns the arguments."""
 
     def __init__(self, store):
         self.store = store
@@ -219,27 +219,27 @@ OTHER_COMMANDS = [
     (ZCFS_CHECK, [], CHECK_USAGE, r'which image or directory\?', NO_REMEDY),
     (ZCFS_CHECK, ['-q', '-v', 'x'], CHECK_USAGE, r'--quiet and --verbose exclude each other', NO_REMEDY),
     (ZCFS_CHECK, ['{store}/missing.img'], CHECK_FAILED, r'missing\.img: no such image or directory', NO_REMEDY),
-    (ZCFS_CHECK, ['{store}/inside.img/data'], CHECK_FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
-    (ZCFS_CHECK, ['{store}/pipe.img'], CHECK_FAILED, r'is neither a file nor a directory', NO_REMEDY),
-    (ZCFS_CHECK, ['--repair', '{store}/busy.img'], CHECK_LEFT | CHECK_FAILED, r'is in use by .*; not repaired', r'shut its guest down or end what uses it'),
+    (ZCFS_CHECK, ['{store}/inside/inside.img/data'], CHECK_FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
+    (ZCFS_CHECK, ['{store}/pipe/pipe.img'], CHECK_FAILED, r'is neither a file nor a directory', NO_REMEDY),
+    (ZCFS_CHECK, ['--repair', '{store}/empty/busy.img'], CHECK_LEFT | CHECK_FAILED, r'is in use by .*; not repaired', r'shut its guest down or end what uses it'),
     (ZCFS_MAP, [], USAGE, r'which image\?', NO_REMEDY),
     (ZCFS_MAP, ['x', 'y'], USAGE, r'one image at a time, not also y', NO_REMEDY),
     (ZCFS_MAP, ['--guest=x', 'x'], USAGE, r'not an offset: x', NO_REMEDY),
     (ZCFS_MAP, ['--summary', '--guest=1', 'x'], USAGE, r'--summary, or --guest and --host', NO_REMEDY),
     (ZCFS_MAP, ['{store}/missing.img'], FAILED, r'missing\.img: no such image', NO_REMEDY),
-    (ZCFS_MAP, ['{store}/directory'], FAILED, r'is a directory, not an image', r'name one image'),
-    (ZCFS_MAP, ['{store}/inside.img/data'], FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
-    (ZCFS_MAP, ['{store}/pipe.img'], FAILED, r'is neither a file nor a bundle', NO_REMEDY),
-    (ZCFS_MAP, ['{store}/map.img'], DAMAGED, r'its map is damaged', r'zcfs-check'),
+    (ZCFS_MAP, ['{store}/directory/directory'], FAILED, r'is a directory, not an image', r'name one image'),
+    (ZCFS_MAP, ['{store}/inside/inside.img/data'], FAILED, r'is a part of a bundle, not an image', r'give the bundle itself'),
+    (ZCFS_MAP, ['{store}/pipe/pipe.img'], FAILED, r'is neither a file nor a bundle', NO_REMEDY),
+    (ZCFS_MAP, ['{store}/damaged_map/map.img'], DAMAGED, r'its map is damaged', r'zcfs-check'),
     (ZCFS, [], USAGE, r'no directory given', NO_REMEDY),
     (ZCFS, ['{store}', 'y', 'z'], USAGE, r'z: one argument too many', NO_REMEDY),
     (ZCFS, ['{store}', '-o', 'max_read=4096'], USAGE, r'-o max_read=4096 is not supported; leave it out', NO_REMEDY),
     (ZCFS, ['{store}', '-o', 'max_threads=0'], USAGE, r'max_threads must be at least 1', NO_REMEDY),
     (ZCFS, ['{store}', '-o', 'io_uring_depth=5000'], USAGE, r'io_uring_depth must not be more than 4096', NO_REMEDY),
-    (ZCFS, ['{store}/missing'], FAILED, r'missing: No such file or directory', NO_REMEDY),
+    (ZCFS, ['{store}/nowhere'], FAILED, r'nowhere: No such file or directory', NO_REMEDY),
     (ZCFS, ['{store}/good.img'], FAILED, r'good\.img: .*Not a directory', NO_REMEDY),
-    (ZCFS, ['{store}/inside.img'], FAILED, r'is one image, not a directory of images', r'serve the directory that it is in'),
-    (ZCFS, ['{store}', '{store}/directory'], FAILED, r'cannot mount inside the directory that is served', r'mount over it, or elsewhere'),
+    (ZCFS, ['{store}/inside/inside.img'], FAILED, r'is one image, not a directory of images', r'serve the directory that it is in'),
+    (ZCFS, ['{store}', '{store}/directory/directory'], FAILED, r'cannot mount inside the directory that is served', r'mount over it, or elsewhere'),
     (ZCFS, ['{store}', '{store}/good.img'], FAILED, r'cannot mount inside the directory', NO_REMEDY),
 ]
 
@@ -252,35 +252,39 @@ def says(result, status, cause, remedy):
         holds(any(re.match(r'  what to do: |zcfs: .*;', line) and re.search(remedy, line) for line in lines), result.err)
 
 
-def situations(cases, store):
-    made = Situations(store)
+def situations(cases, directory):
+    made = Situations(directory)
     for what, how, status, cause, remedy in SITUATIONS:
         with cases.case(f'{what}: exit status {status}, told, and nothing changed'):
+            made.store = os.path.join(directory, how)
+            os.mkdir(made.store)
             arguments = getattr(made, how)()
-            before = state_of(store)
+            before = state_of(made.store)
             says(defrag(*arguments), status, cause, remedy)
-            equal(state_of(store), before, 'the store')
+            equal(state_of(made.store), before, 'the store')
             document = json.loads(defrag('--json', *arguments).out)
             equal(document['exit_code'], status, 'the exit code in JSON')
+    with cases.case('no NTFS: exit status 0, told, and nothing changed'):
+        made.store = os.path.join(directory, 'empty')
+        os.mkdir(made.store)
+        empty = os.path.join(made.store, 'empty.img')
+        with open(empty, 'xb') as file:
+            file.truncate(1 << 20)
+        before = state_of(made.store)
+        result = defrag(empty)
+        equal((result.status, result.out.splitlines()[-1:]), (DONE, [f'{empty}: nothing to do: no NTFS volume']), 'exit status and output')
+        equal(state_of(made.store), before, 'the store')
     busy = open(os.path.join(made.bundle('busy.img'), 'data'), 'ab')
     busy.write(bytes(1 << 16))  # what zcfs-check would repair
     busy.flush()
     made.held.append(busy)
-    with cases.case('no NTFS: exit status 0, told, and nothing changed'):
-        empty = os.path.join(store, 'empty.img')
-        with open(empty, 'xb') as file:
-            file.truncate(1 << 20)
-        before = state_of(store)
-        result = defrag(empty)
-        equal((result.status, result.out.splitlines()[-1:]), (DONE, [f'{empty}: nothing to do: no NTFS volume']), 'exit status and output')
-        equal(state_of(store), before, 'the store')
+    before = state_of(directory)
     for command, arguments, status, cause, remedy in OTHER_COMMANDS:
-        arguments = [argument.format(store=store) for argument in arguments]
-        name = os.path.basename(command)
-        with cases.case(f'{name} {" ".join(map(os.path.basename, arguments))}: exit status {status}, told, and nothing changed'):
-            before = state_of(store)
+        arguments = [argument.format(store=directory) for argument in arguments]
+        with cases.case(f'{os.path.basename(command)} {" ".join(map(os.path.basename, arguments))}: exit status {status}, told'):
             says(run_any(command, *arguments), status, cause, remedy)
-            equal(state_of(store), before, 'the store')
+    with cases.case('nothing changed by any of these'):
+        equal(state_of(directory), before, 'the store')
     for file in made.held:
         file.close()
 
