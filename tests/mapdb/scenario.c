@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "mapdb/image.h"
+#include "mapdb/image_discard.h"
 #include "mapdb/image_settle.h"
 #include "mapdb/plain.h"
 
@@ -364,6 +365,33 @@ static int discard_a(const struct io *io, int dir_fd)
 	return as_guest(io, dir_fd, "a.img", guest_discards);
 }
 
+/* For the guest that is not running: its free space. */
+static int give_back(const struct io *io, int dir_fd, const char *name)
+{
+	static const struct guest_range ranges[] = {{1536, 7168}, {9216, 512}, {12288, 12288}, {IMAGE_SIZE - 512, 512}};
+	const struct discard_options options = {.text = "--discard"};
+	struct discard_report report;
+	struct image *image;
+	int rc = image_open(io, dir_fd, name, IMAGE_EXCLUSIVE, 0, 2000, &image);
+
+	if (rc < 0)
+		return rc;
+	rc = image_discard(image, ranges, sizeof ranges / sizeof ranges[0], &options, &report);
+	CHECK(rc < 0 || report.finished);
+	image_close(image);
+	return rc;
+}
+
+static int give_back_a(const struct io *io, int dir_fd)
+{
+	return give_back(io, dir_fd, "a.img");
+}
+
+static int give_back_b(const struct io *io, int dir_fd)
+{
+	return give_back(io, dir_fd, "b.img");
+}
+
 static int unlink_a(const struct io *io, int dir_fd)
 {
 	return image_unlink_bundle(io, dir_fd, "a.img");
@@ -374,12 +402,14 @@ static const struct step {
 	int (*run)(const struct io *io, int dir_fd);
 	bool exact;
 	bool guest;
+	bool discard;
 } steps[] = {
         {"adopt", adopt_a, true},
         {"the guest writes after adoption", guest_a, false, true},
         {"change", change_a, true},
         {"undo", undo_a, true},
         {"the guest writes after undo", guest_a, false, true},
+        {"discard after undo", give_back_a, .discard = true},
         {"change again", change_a, true},
         {"the guest writes after a change", guest_a, false, true},
         {"grow", grow_a, true},
@@ -392,6 +422,7 @@ static const struct step {
         {"adopt what was a bundle", adopt_a, true},
         {"plain in a file of its own", plain_copy_a, true},
         {"the guest writes to a plain image", guest_a, false, true},
+        {"discard of a plain image", give_back_b, .discard = true},
         {"adopt the other", adopt_b, true},
         {"bundle over file", replace_a_by_b, false},
         {"new file", copy_a, false},
@@ -403,9 +434,12 @@ static const struct step {
         {"plain file", plain_file_a, true},
         {"the guest writes to the new file", guest_a, false, true},
         {"adopt a third time", adopt_a, true},
+        {"discard after a pass", give_back_a, .discard = true},
+        {"the guest writes after the discard", guest_a, false, true},
         {"settle", settle_a, false},
         {"the guest writes after settling", guest_a, false, true},
         {"the guest discards after settling", discard_a, false, true},
+        {"discard after settling", give_back_a, .discard = true},
         {"plain in place", plain_in_place_a, false},
         {"the guest writes after all came home", guest_a, false, true},
         {"adopt a fourth time", adopt_a, true},
@@ -440,27 +474,33 @@ bool scenario_by_guest(size_t step)
 	return steps[step].guest;
 }
 
+bool scenario_discards(size_t step)
+{
+	return steps[step].discard;
+}
+
 int scenario_run(const struct io *io, int dir_fd, size_t step)
 {
 	return steps[step].run(io, dir_fd);
 }
 
-static void read_image(const struct io *io, int dir_fd, const char *name, bool *exists, uint64_t *size, uint8_t *bytes)
+static void read_image(const struct io *io, int dir_fd, const char *name, struct view *view, size_t i)
 {
 	struct image *image;
 	struct stat status;
 	int rc = image_open(io, dir_fd, name, IMAGE_SHARED, 0, 0, &image);
 
-	*exists = rc != -ENOENT;
+	view->exists[i] = rc != -ENOENT;
 	if (rc == -ENOENT)
 		return;
 	CHECK_IS(rc, 0);
 	CHECK(!image->overlay && !image->state.redo_pending);
 	CHECK_IS(fstat(image->data_fd, &status), 0);
 	CHECK_IS(status.st_nlink, 1);
-	*size = image->state.size;
-	CHECK(*size <= VIEW_SIZE);
-	CHECK_IS(image_read(image, bytes, *size, 0), 0);
+	view->size[i] = image->state.size;
+	view->undo_recorded[i] = image->state.undo_recorded;
+	CHECK(view->size[i] <= VIEW_SIZE);
+	CHECK_IS(image_read(image, view->bytes[i], view->size[i], 0), 0);
 	image_close(image);
 }
 
@@ -472,7 +512,7 @@ void view_read(const struct io *io, int dir_fd, struct view *view)
 	CHECK_IS(image_clean_stale(io, dir_fd, NULL, &left), 0);
 	CHECK_IS(left, 0);
 	for (size_t i = 0; i < 2; i++)
-		read_image(io, dir_fd, image_names[i], &view->exists[i], &view->size[i], view->bytes[i]);
+		read_image(io, dir_fd, image_names[i], view, i);
 }
 
 void view_classify(const struct io *io, int dir_fd, const struct view *view)
@@ -498,6 +538,28 @@ bool view_same(const struct view *a, const struct view *b)
 			return false;
 	}
 	return true;
+}
+
+bool view_between(const struct view *found, const struct view *old, const struct view *new)
+{
+	for (size_t i = 0; i < 2; i++) {
+		if (found->exists[i] != old->exists[i] || found->size[i] != old->size[i])
+			return false;
+		for (size_t j = 0; j < found->size[i]; j++) {
+			if (found->bytes[i][j] != old->bytes[i][j] && found->bytes[i][j] != new->bytes[i][j])
+				return false;
+		}
+	}
+	return true;
+}
+
+bool view_discarded(const struct view *found, const struct view *old, const struct view *new)
+{
+	for (size_t i = 0; i < 2; i++) {
+		if (found->undo_recorded[i] && memcmp(found->bytes[i], old->bytes[i], sizeof old->bytes[i]) != 0)
+			return false;
+	}
+	return view_between(found, old, new);
 }
 
 static int fast_open(const struct io *io, int dir_fd, const char *path, int flags, mode_t mode)

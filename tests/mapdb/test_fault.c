@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Promise: whichever call to the host fails, in whichever way, guests see the old state or the new one: the new one if
- * success or -EINPROGRESS was reported, the old one after any other error of a change of the map; and no descriptor is
- * leaked.
+ * success or -EINPROGRESS was reported, the old one after any other error of a change of the map, a part of the new one
+ * after that of a discard; and no descriptor is leaked.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -60,6 +60,8 @@ static bool try_fault(int base_fd, int dir_fd, size_t step, size_t k, enum fault
 	view_classify(&io_fast, dir_fd, &found);
 	if (rc == 0 || rc == -EINPROGRESS)
 		CHECK(view_same(&found, &new));
+	else if (scenario_discards(step))
+		CHECK(view_discarded(&found, &old, &new));
 	else if (scenario_exact(step) && mode != FAULT_DEAD) /* on a dead disk even what has happened cannot be known */
 		CHECK(view_same(&found, &old));
 	else
