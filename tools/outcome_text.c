@@ -95,6 +95,13 @@ static void print_phases(const struct outcome *outcome)
 	printf(" peak memory %s\n", text_bytes(number, outcome->report.child_peak_kib * 1024));
 }
 
+static void print_details(const struct outcome *outcome)
+{
+	print_phases(outcome);
+	if (outcome->unleased)
+		printf("%s: its file system has no leases: only flock has kept others out\n", outcome->image);
+}
+
 static void print_figures(const struct outcome *outcome, const struct defrag_options *options)
 {
 	const struct pass_report *report = &outcome->report;
@@ -114,11 +121,8 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		print_cost(outcome);
 	else if (outcome->exit_code == EXIT_DONE)
 		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
-	if (options->verbose) {
-		print_phases(outcome);
-		if (outcome->unleased)
-			printf("%s: its file system has no leases: only flock has kept others out\n", outcome->image);
-	}
+	if (options->verbose)
+		print_details(outcome);
 }
 
 static void print_plain(const struct outcome *outcome)
@@ -202,6 +206,8 @@ static void print_discarded(const struct outcome *outcome, const struct defrag_o
 	if (bytes_given_back(discard) > 0)
 		printf("  files that were deleted in the guest %s be recovered\n",
 		       options->discard.dry_run ? "could then no longer" : "can no longer");
+	if (options->verbose)
+		print_details(outcome);
 }
 
 static void print_no_discard(const struct outcome *outcome)

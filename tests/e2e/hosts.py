@@ -97,7 +97,8 @@ def works(cases, what, store, mount, scratch, original):
         holds(os.path.isfile(image), 'it is still a bundle')
 
 
-def is_refused(cases, what, store, mount, original, *words):
+def is_refused(cases, what, store, mount, original, *words, discard=None):
+    """@discard: what is said of --discard, if that is refused, too."""
     image = os.path.join(store, 'a.img')
     with cases.case(f'{what}: looked at and served, a pass is refused with cause and remedy, and nothing changes'):
         before = state_of(store)
@@ -107,6 +108,10 @@ def is_refused(cases, what, store, mount, original, *words):
         result = defrag(image)
         equal(result.status, FAILED, 'the exit status')
         holds('what to do: ' in result.err and all(word in result.err for word in words), result.err)
+        if discard:
+            result = defrag('--discard', image)
+            equal(result.status, FAILED, 'the exit status of --discard')
+            holds('what to do: ' in result.err and discard in result.err, result.err)
         equal(check(store).status, 0, 'what zcfs-check finds')
         equal(state_of(store), before, 'the store')
 
@@ -134,9 +139,9 @@ def main():
         scattered_volume(os.path.join(store, 'a.img'), **VOLUME)
         original = digest(os.path.join(store, 'a.img'))
         with read_only(store, directory) as point:
-            is_refused(cases, 'a read-only mount', point, mount, original, 'read-only')
+            is_refused(cases, 'a read-only mount', point, mount, original, 'read-only', discard='read-only')
         with behind_fuse(store, directory) as point:
-            is_refused(cases, 'behind another FUSE file system', point, mount, original, 'RENAME_EXCHANGE', 'local file system')
+            is_refused(cases, 'behind another FUSE file system', point, mount, original, 'RENAME_EXCHANGE', 'local file system', discard='punch a hole')
         with no_new_names(store, directory) as point:
             is_refused(cases, 'a directory that takes no new names', point, mount, original)
         with overlay(store, directory) as point:
