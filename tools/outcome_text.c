@@ -243,7 +243,7 @@ void outcome_print(const struct outcome *outcome, const struct defrag_options *o
 static void print_gist(const struct outcome *outcome, const struct defrag_options *options)
 {
 	enum defrag_mode mode = options->mode;
-	uint64_t before = 0, after = 0;
+	uint64_t before = 0, after = 0, selected = 0;
 	char first[TEXT_NUMBER_MAX], second[TEXT_NUMBER_MAX];
 	if (mode == MODE_DISCARD) {
 		print_given_back(outcome, options->discard.dry_run);
@@ -253,10 +253,13 @@ static void print_gist(const struct outcome *outcome, const struct defrag_option
 	for (size_t i = 0; i < outcome->report.volume_count; i++) {
 		before += outcome->report.volumes[i].fragments_before;
 		after += outcome->report.volumes[i].fragments_after;
+		selected += outcome->report.volumes[i].selected_files;
 	}
 	if (mode == MODE_ANALYZE) {
-		printf("%s: fragmented: %s fragments%s\n", outcome->image, text_number(first, before),
-		       outcome->in_use ? " (in use: about)" : "");
+		printf("%s: fragmented: %s fragments", outcome->image, text_number(first, before));
+		if (selection_selects(&options->selection))
+			printf("; files selected: %s", text_number(second, selected));
+		puts(outcome->in_use ? " (in use: about)" : "");
 		return;
 	}
 	printf("%s: %s: fragments: %s before, %s after; ", outcome->image,

@@ -113,6 +113,13 @@ def selections(cases, store):
     missing(cases, store, paths[0])
 
 
+def in_a_fleet(cases, store):
+    with cases.case('--all --analyze counts the files that are chosen, too'):
+        chosen = defrag_report('--analyze', '--only=*5', store.image)['volumes'][0]
+        line = f"{store.image}: fragmented: {chosen['fragments']['before']:,} fragments; files selected: {chosen['selected']['files']:,}"
+        equal(defrag('--all', '-a', '--only=*5', store.directory).out.splitlines()[0], line, 'the line of the image')
+
+
 def missing(cases, store, path):
     before = state_of(store.directory)
     with cases.case('one of several files that is not there: it is named, nothing is changed'):
@@ -177,6 +184,7 @@ def main():
         with ntfs_mounted(store.image, 'rw') as root, open(os.path.join(root, 'resident'), 'w', encoding='ascii') as file:
             file.write('x')
         time_limit(cases, store)
+        in_a_fleet(cases, store)
         selections(cases, store)
     with workspace() as directory:
         store = Store(directory)
