@@ -135,6 +135,11 @@ def noise(size, seed=1):
     return random.Random(seed).randbytes(size)
 
 
+def is_noted(users):
+    users.seek(0)
+    return users.read() != ''
+
+
 @contextlib.contextmanager
 def uring_enabled():
     """FUSE over io_uring for the time of the block, if the kernel has it. It is a switch for the whole machine, and other tests may run
@@ -143,13 +148,16 @@ def uring_enabled():
         yield
         return
     with open(URING_USERS, 'a+') as users:
-        fcntl.flock(users, fcntl.LOCK_EX)
-        users.seek(0)
-        if not users.read():
-            users.write(read_file(ENABLE_URING).decode())
-            users.flush()
-        fcntl.flock(users, fcntl.LOCK_SH)
-        write_file(ENABLE_URING, b'1')
+        noted = False
+        while not noted:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not is_noted(users):
+                    users.write(read_file(ENABLE_URING).decode())
+                    users.flush()
+                write_file(ENABLE_URING, b'1')
+            fcntl.flock(users, fcntl.LOCK_SH)    # lets go of the other lock first: somebody may have put it back until then
+            noted = is_noted(users)
         try:
             yield
         finally:
