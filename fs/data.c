@@ -10,7 +10,9 @@
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
  *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
  *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
- *     again from the beginning. (What waiting is left is told below.)
+ *     again from the beginning. (What waiting is left is told below.) Long copies are no exception: left to workers from
+ *     64 KiB on, the 1 MiB requests of one client that has four of them on their way were a third to a half faster, but
+ *     of one that has one a quarter slower, of four clients a fifth, and those of 64 KiB a third and more.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.

@@ -46,9 +46,9 @@ class Results:
         values = self.values(medium, row, peer, what)
         return (max(values) - min(values)) / 2 / statistics.median(values) if len(values) > 1 else 0
 
-    def ratio(self, medium, row, peer, other):
-        """How many times as fast a peer is as another; None if one of them was not measured."""
-        a, b = self.median(medium, row, peer, rate), self.median(medium, row, other, rate)
+    def ratio(self, medium, row, peer, other, other_row=None):
+        """How many times as fast a peer is as another (in other_row, if that is not the same); None if one was not measured."""
+        a, b = self.median(medium, row, peer, rate), self.median(medium, other_row or row, other, rate)
         return a / b if a is not None and b else None
 
     def overlap(self, medium, row, peer, other):
