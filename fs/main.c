@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,9 @@
 /* How long to wait for another daemon to let go of the store: 3 s. */
 #define LOCK_PAUSE_MS 20
 #define LOCK_ATTEMPTS 150
+
+/* A map of more than 250,000 extents. */
+#define LARGE_BLOCK (4 << 20)
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -229,6 +233,16 @@ static void raise_limits(void)
 	/* Writing back a loop device on this mount must not wait for memory that only that write-back would free. Needs
 	 * CAP_SYS_RESOURCE; without it everything works but for that case. Inherited by the threads. */
 	(void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+}
+
+/* What is as large as a map, and what is needed only while one is made, goes back to the system when it is freed. Left
+ * to itself glibc learns from the first such block to keep the next ones: as much again as a map of a million extents.
+ */
+static void keep_no_large_blocks(void)
+{
+#ifdef M_MMAP_THRESHOLD
+	mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
+#endif
 }
 
 /* The end of the parent's pipe in the child; -1: nobody waits. */
@@ -431,6 +445,7 @@ static int run(struct options *options)
 	if (!options->foreground && !options->debug)
 		fork_daemon(mount_path);
 	raise_limits();
+	keep_no_large_blocks();
 	clean_store();
 	ret = mount_and_serve(options, mount_path);
 	/* libfuse leaves a mount to itself whose connection has been aborted by the administrator. */
