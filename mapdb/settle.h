@@ -7,7 +7,8 @@
  *
  *     target punched          what a crash has left there must not show
  *     mirror                  from now on the guest's writes to the batch go to both places
- *     copied, piece by piece  each piece ordered against writes to it; holes stay holes
+ *     copied, piece by piece  each piece ordered against writes to it; holes stay holes, but what the guest discards of the few
+ *                             MiB that come next becomes zeros
  *     data file synced        before any map names the new places
  *     map committed           with the history; undo goes
  *     replace                 new map in use; on return nobody uses the old one any more
