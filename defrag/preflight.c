@@ -153,22 +153,43 @@ int preflight_can_mount(struct view *view)
 	return ntfs_umount(volume, FALSE) ? -EIO : 0;
 }
 
-static int volume_are_free(ntfs_volume *volume, const struct run_list *runs)
+/* A part of $Bitmap. */
+struct bits {
+	uint64_t first; /* byte */
+	uint64_t count;
+	uint8_t bytes[1 << 16];
+};
+
+static int read_bits(ntfs_volume *volume, uint64_t first, struct bits *bits)
 {
-	uint8_t bits[4096];
-	for (size_t i = 0; i < runs->count; i++) {
-		uint64_t lcn = runs->runs[i].lcn, end = lcn + runs->runs[i].length;
-		while (lcn < end) {
-			uint64_t first = lcn / 8, bytes = (end + 7) / 8 - first;
-			int64_t count = bytes < sizeof(bits) ? (int64_t)bytes : (int64_t)sizeof(bits);
-			if (ntfs_attr_pread(volume->lcnbmp_na, (int64_t)first, count, bits) != count)
-				return errno == ENOMEM ? -ENOMEM : 1;
-			for (; lcn < end && lcn / 8 < first + (uint64_t)count; lcn++)
-				if (bits[lcn / 8 - first] >> (lcn % 8) & 1)
-					return 1;
-		}
+	errno = 0;
+	int64_t count = ntfs_attr_pread(volume->lcnbmp_na, (int64_t)first, sizeof(bits->bytes), bits->bytes);
+	bits->first = first;
+	bits->count = count > 0 ? (uint64_t)count : 0;
+	return count > 0 ? 0 : errno == ENOMEM ? -ENOMEM : 1;
+}
+
+static int run_is_free(ntfs_volume *volume, const struct run *run, struct bits *bits)
+{
+	uint64_t last = run->lcn + run->length - 1;
+	for (uint64_t byte = run->lcn / 8; byte <= last / 8; byte++) {
+		unsigned int mask = byte == run->lcn / 8 ? 0xffu << run->lcn % 8 : 0xff;
+		if (byte == last / 8)
+			mask &= 0xffu >> (7 - last % 8);
+		int r = byte - bits->first < bits->count ? 0 : read_bits(volume, byte, bits);
+		if (r || bits->bytes[byte - bits->first] & mask)
+			return r ? r : 1;
 	}
 	return 0;
+}
+
+static int volume_are_free(ntfs_volume *volume, const struct run_list *runs)
+{
+	cleanup_free struct bits *bits = calloc(1, sizeof(*bits));
+	int r = bits ? 0 : -ENOMEM;
+	for (size_t i = 0; r == 0 && i < runs->count; i++)
+		r = run_is_free(volume, &runs->runs[i], bits);
+	return r;
 }
 
 int preflight_are_free(struct view *view, const struct run_list *runs)

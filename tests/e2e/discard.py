@@ -21,7 +21,8 @@ from proof import cluster_size
 from tap import Cases, equal, holds
 
 DISK_MIB = 300
-KILLS = 6
+KILLS = 4
+CORRECTED = 1  # exit status of zcfs-check
 NTFS_HASH = os.environ.get('NTFS_HASH', 'ntfs-hash')
 BLOCK = 4096  # of the host
 BITMAP = (6, '0x80')
@@ -143,7 +144,7 @@ def history(image):
 
 def plain_image(cases, made):
     made.fresh()
-    before = Before(made.image, made.scratch, readers=True)
+    before = Before(made.image, made.scratch, readers=made.kind == 'ext4')
     with cases.case('a dry run tells how much it would be, and changes nothing'):
         state = state_of(made.store)
         planned = discard(made.image, '--dry-run')['discard']
@@ -177,7 +178,7 @@ def plain_image(cases, made):
 def bundle(cases, made):
     made.fresh()
     equal(defrag(made.image).status, DONE, 'the exit status of a pass')
-    before = Before(made.image, made.scratch, readers=True)
+    before = Before(made.image, made.scratch, readers=made.kind == 'ext4')
     with cases.case('after a pass: refused while it can be undone, unless asked'):
         state = state_of(made.store)
         for options in ([], ['--dry-run']):
@@ -216,13 +217,13 @@ def bundle(cases, made):
 
 def geometry(cases, made):
     """Clusters smaller and larger than the host's blocks, and such as lie on none."""
-    for size in (512, 2048, 1 << 16, 2 << 20):
+    for size in (512, 1 << 16, 2 << 20):
         image = made.another('clusters.img')
         with open(image, 'xb') as file:
-            file.truncate(48 << 20)
+            file.truncate(48 << 20 if size > 1 << 20 else 16 << 20)
         run('mkntfs', '--quiet', '--force', '--fast', '--cluster-size', str(size), image)
         if size < 1 << 20:
-            run(NTFS_POPULATE, '--quiet', '--seed', '3', '--dirs', '2', '--files', '80', image)
+            run(NTFS_POPULATE, '--quiet', '--seed', '3', '--dirs', '2', '--files', '40', image)
         fill_with_junk(image, [0], made.source)
         with cases.case(f'clusters of {size} bytes, before and after a pass'):
             before = Before(image, made.scratch)
@@ -287,7 +288,7 @@ def others(cases, made):
             equal(defrag('--discard', made.image).status, IN_USE, 'the exit status')
         equal(state_of(made.store), state, 'the store')
         before = Before(made.image, made.scratch)
-        for _ in range(5):
+        for _ in range(3):
             running = subprocess.Popen([ZCFS_DEFRAG, '--discard', '--quiet', made.image], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
             time.sleep(made.source.random() * 0.05)
             started = time.monotonic()
@@ -331,8 +332,9 @@ def kills(cases, made):
             _, words = running.communicate()
             ends[running.returncode] = ends.get(running.returncode, 0) + 1
             holds(running.returncode in (-signal.SIGKILL, DONE) or b'stopped' in words, words)
+            holds(check('--repair', made.image).status in (0, CORRECTED), 'zcfs-check --repair')  # its row of history may be half there
             before.prove(whole=False)
-            if number % 5 == 0:
+            if number % 2 == 0:
                 discard(made.image, '--discard=forget-undo')
                 before.prove()
         print(f'# {ends}')
