@@ -129,15 +129,31 @@ static struct ntfs_device_operations device_operations = {
         .ioctl = device_ioctl,
 };
 
+/* libntfs-3g forgets for want of what it has failed, and then takes a volume for damaged or a file for missing; but it
+ * has told its log before. */
+static bool without_memory;
+
+static int listen_for_memory(const char *function, const char *file, int line, u32 level, void *data,
+                             const char *format, va_list arguments)
+{
+	(void)function, (void)file, (void)line, (void)level, (void)data, (void)format, (void)arguments;
+	if (errno == ENOMEM)
+		without_memory = true;
+	return 0;
+}
+
 /* The volume owns the device from here on. NULL: errno says why. */
 static ntfs_volume *mount_view(struct device *device)
 {
+	without_memory = false;
+	ntfs_log_set_handler(listen_for_memory);
+	errno = 0;
 	struct ntfs_device *dev = ntfs_device_alloc("image", 0, &device_operations, device);
 	if (!dev)
 		return NULL;
 	ntfs_volume *volume = ntfs_device_mount(dev, NTFS_MNT_RDONLY);
 	if (!volume) {
-		int error = errno;
+		int error = without_memory ? ENOMEM : errno;
 		ntfs_device_free(dev);
 		errno = error;
 	}
@@ -150,7 +166,8 @@ int preflight_can_mount(struct view *view)
 	ntfs_volume *volume = mount_view(&device);
 	if (!volume)
 		return errno ? -errno : -EIO;
-	return ntfs_umount(volume, FALSE) ? -EIO : 0;
+	int r = ntfs_umount(volume, FALSE) ? -EIO : 0;
+	return without_memory ? -ENOMEM : r;
 }
 
 /* A part of $Bitmap. */
@@ -200,7 +217,7 @@ int preflight_are_free(struct view *view, const struct run_list *runs)
 		return errno ? -errno : -EIO;
 	int r = volume_are_free(volume, runs);
 	ntfs_umount(volume, FALSE);
-	return r;
+	return without_memory ? -ENOMEM : r;
 }
 
 /* ---- what forbids a change ---- */
@@ -339,7 +356,6 @@ int preflight_check(struct view *view, struct volume_report *report)
 	int r = check_shadows(view, report);
 	if (r < 0 || report->result != VOLUME_DONE)
 		return r;
-	errno = 0;
 	ntfs_volume *volume = mount_view(&device);
 	if (!volume && errno == ENOMEM)
 		return -ENOMEM;
@@ -355,5 +371,5 @@ int preflight_check(struct view *view, struct volume_report *report)
 	if (report->result == VOLUME_DONE)
 		check_hibernation(volume, report);
 	ntfs_umount(volume, FALSE);
-	return 0;
+	return without_memory ? -ENOMEM : 0;
 }
