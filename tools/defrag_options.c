@@ -536,10 +536,9 @@ static int take_rest(int argc, char **argv, struct defrag_options *options)
 int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code)
 {
 	*options = (struct defrag_options){.images = argv + 1};
-	if (saved_places_add(&options->saved) < 0) {
-		*exit_code = EXIT_FAILED;
+	*exit_code = check_added(saved_places_add(&options->saved), NULL);
+	if (*exit_code)
 		return 1;
-	}
 	for (int option; (option = getopt_long(argc, argv, "-anvqh", long_options, NULL)) != -1;) {
 		if (option == 'h' || option == OPTION_VERSION) {
 			fputs(option == 'h' ? help_text : "zcfs-defrag " ZCFS_VERSION "\n", stdout);
