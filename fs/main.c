@@ -240,7 +240,7 @@ static void raise_limits(void)
  */
 static void keep_no_large_blocks(void)
 {
-#if defined(M_MMAP_THRESHOLD) && !defined(__SANITIZE_THREAD__) /* which has a malloc of its own */
+#ifdef M_MMAP_THRESHOLD
 	mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
 #endif
 }
