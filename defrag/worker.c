@@ -22,8 +22,7 @@
 #include "defrag/volumes.h"
 #include "mapdb/cleanup.h"
 
-#define MOVES_PER_MESSAGE  2048u
-#define RANGES_PER_MESSAGE 4096u
+#define ARRAY_BYTES_PER_MESSAGE (48u * 1024)
 
 struct worker {
 	const struct image *image;
@@ -108,22 +107,12 @@ static int send_fragmented(void *context, const struct attr *head, const struct 
 	return message_send(&w->writer, MESSAGE_FRAGMENTED, &m, sizeof(m), text, (size_t)length);
 }
 
-static int send_moves(struct worker *w, const struct map_move *moves, size_t count)
+static int send_array(struct worker *w, enum message_type type, const void *elements, size_t count, size_t size)
 {
-	for (size_t i = 0; i < count; i += MOVES_PER_MESSAGE) {
-		size_t here = count - i < MOVES_PER_MESSAGE ? count - i : MOVES_PER_MESSAGE;
-		int r = message_send(&w->writer, MESSAGE_MOVES, moves + i, here * sizeof(*moves), NULL, 0);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-static int send_free(struct worker *w, const struct guest_range *ranges, size_t count)
-{
-	for (size_t i = 0; i < count; i += RANGES_PER_MESSAGE) {
-		size_t here = count - i < RANGES_PER_MESSAGE ? count - i : RANGES_PER_MESSAGE;
-		int r = message_send(&w->writer, MESSAGE_FREE, ranges + i, here * sizeof(*ranges), NULL, 0);
+	size_t per_message = ARRAY_BYTES_PER_MESSAGE / size;
+	for (size_t i = 0; i < count; i += per_message) {
+		size_t here = count - i < per_message ? count - i : per_message;
+		int r = message_send(&w->writer, type, (const uint8_t *)elements + i * size, here * size, NULL, 0);
 		if (r < 0)
 			return r;
 	}
@@ -369,7 +358,7 @@ static int send_and_prove(struct worker *w, const struct scan *s, struct layout 
 	int r = moves_in_image(&l->permutation, w->current, &moves);
 	layout_free(l);
 	if (r == 0)
-		r = send_moves(w, moves, count);
+		r = send_array(w, MESSAGE_MOVES, moves, count, sizeof(*moves));
 	if (r == 0)
 		r = send_changes(w, changes);
 	if (r == 0)
@@ -461,7 +450,7 @@ static int find_free(struct worker *w, const struct scan *s)
 	enter_phase(w, PHASE_VERIFY);
 	if (r == 0)
 		r = free_space_prove(s, ranges, count, w->current, send_progress, w);
-	return r == 0 ? send_free(w, ranges, count) : r;
+	return r == 0 ? send_array(w, MESSAGE_FREE, ranges, count, sizeof(*ranges)) : r;
 }
 
 /* 0, -errno, or 1: the report says why not. */
