@@ -15,6 +15,7 @@
 
 #include "check.h"
 #include "mapdb/image_discard.h"
+#include "scramble.h"
 
 #define BLOCK  4096u
 #define SECTOR 512u
@@ -58,30 +59,6 @@ static void make_plain(uint8_t *bytes)
 	random_bytes(bytes, SIZE);
 	empty_directory(dir_fd);
 	write_file(dir_fd, "a.img", bytes, SIZE);
-}
-
-/* Pieces of unit bytes, shifted by some sectors, change places. */
-static void scramble(uint64_t unit, uint64_t shift)
-{
-	static struct map_move moves[SIZE / SECTOR];
-	uint64_t count = (SIZE - shift) / unit;
-	struct image *image = open_image();
-	struct image_map *map;
-
-	for (uint64_t i = 0; i < count; i++)
-		moves[i] = (struct map_move){shift + i * unit, shift + (i + 1) % count * unit, unit};
-	for (uint64_t i = count; i > 1; i--) {
-		uint64_t j = random_below(i), off = moves[j].old_off;
-
-		moves[j].old_off = moves[i - 1].old_off;
-		moves[i - 1].old_off = off;
-	}
-	CHECK_IS(image_begin(image), 0);
-	CHECK_IS(image_map_permute(image->map, moves, count, &map), 0);
-	CHECK_IS(map_db_put_map(image->db, map), 0);
-	CHECK_IS(image_commit(image), 0);
-	image_map_unref(map);
-	image_close(image);
 }
 
 static void read_view(const struct image *image, uint8_t *bytes)
@@ -151,7 +128,7 @@ static void discard_something(void)
 
 	make_plain(before);
 	if (random_below(4) > 0)
-		scramble((1 + random_below(24)) * SECTOR, random_below(2) * 7 * SECTOR);
+		scramble(dir_fd, SIZE, (1 + random_below(24)) * SECTOR, random_below(2) * 7 * SECTOR);
 	size_t count = random_ranges(ranges);
 	struct image *image = open_image();
 	read_view(image, before);
@@ -248,7 +225,7 @@ static void forget_undo_first(void)
 	bool kept;
 
 	make_plain(bytes);
-	scramble(BLOCK, 0);
+	scramble(dir_fd, SIZE, BLOCK, 0);
 	punches = 0;
 	CHECK_IS(discard_most(&dry_run, &report), 0);
 	CHECK(punches == 0 && report.allocated_after < report.allocated_before);

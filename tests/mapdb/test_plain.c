@@ -16,6 +16,7 @@
 #include "io_fault.h"
 #include "mapdb/check.h"
 #include "mapdb/plain.h"
+#include "scramble.h"
 
 #define BLOCK     4096u
 #define SECTOR    512u
@@ -80,34 +81,6 @@ static void make_image(int dir_fd, uint8_t *bytes, uint64_t size)
 	const struct timespec times[2] = {{.tv_sec = 1000000000, .tv_nsec = 5}, {.tv_sec = 1100000000, .tv_nsec = 7}};
 	CHECK_IS(futimens(fd, times), 0);
 	close(fd);
-}
-
-/* Exchanges pieces of unit bytes, shifted by an odd sector as partitions of Windows XP are. */
-static void scramble(int dir_fd, uint64_t size, uint64_t unit, uint64_t shift)
-{
-	static struct map_move moves[SIZE_MAX_ / SECTOR];
-	uint64_t count = (size - shift) / unit;
-	struct image_map *map;
-	struct image *image;
-
-	for (uint64_t i = 0; i < count; i++)
-		moves[i] = (struct map_move){shift + i * unit, shift + i * unit, unit};
-	for (uint64_t i = count; i > 1; i--) {
-		uint64_t j = random_below(i), off = moves[j].old_off;
-		moves[j].old_off = moves[i - 1].old_off;
-		moves[i - 1].old_off = off;
-	}
-	if (moves[0].old_off == shift) { /* something moves, whatever chance says */
-		moves[0].old_off = moves[1].old_off;
-		moves[1].old_off = shift;
-	}
-	CHECK_IS(image_open(&io_posix, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image), 0);
-	CHECK_IS(image_begin(image), 0);
-	CHECK_IS(image_map_permute(image->map, moves, count, &map), 0);
-	CHECK_IS(map_db_put_map(image->db, map), 0);
-	CHECK_IS(image_commit(image), 0);
-	image_map_unref(map);
-	image_close(image);
 }
 
 static void read_guest(int dir_fd, uint8_t *bytes, uint64_t size)
