@@ -201,16 +201,22 @@ static bool parse_size(const char *text, uint64_t *bytes)
 	return true;
 }
 
+/* The exit code for what has failed through no fault of the user's: 0 if nothing has. */
+static int check_prepared(int error)
+{
+	if (error)
+		fprintf(stderr, "zcfs-defrag: %s\n",
+		        error == -ENOENT ? "the system's C library has no locale C.UTF-8" : strerror(-error));
+	return error ? EXIT_FAILED : 0;
+}
+
 /* How the addition of a path or a pattern to the selection has ended, as 0 or the exit code. */
 static int check_added(int error, const char *text)
 {
 	if (error == -EINVAL)
 		return wrong_usage("a path begins at the root of its volume, without a drive (--volume says which): %s",
 		                   text);
-	if (error)
-		fprintf(stderr, "zcfs-defrag: %s\n",
-		        error == -ENOENT ? "the system's C library has no locale C.UTF-8" : strerror(-error));
-	return error ? EXIT_FAILED : 0;
+	return check_prepared(error);
 }
 
 static int take_selection_option(int option, struct selection *selection)
@@ -536,7 +542,7 @@ static int take_rest(int argc, char **argv, struct defrag_options *options)
 int defrag_options_parse(int argc, char **argv, struct defrag_options *options, int *exit_code)
 {
 	*options = (struct defrag_options){.images = argv + 1};
-	*exit_code = check_added(saved_places_add(&options->saved), NULL);
+	*exit_code = check_prepared(saved_places_add(&options->saved));
 	if (*exit_code)
 		return 1;
 	for (int option; (option = getopt_long(argc, argv, "-anvqh", long_options, NULL)) != -1;) {
