@@ -83,11 +83,9 @@ def main():
     for detail in tally.details():
         print(f'# {detail}')
     figures = ', '.join(tally.figures())
-    print(f'# {figures}')
-    for broken in tally.broken:
-        for line in broken.splitlines():
-            print(f'# {line}')
     print(f'{"not ok" if tally.broken else "ok"} 1 - {kind}: nothing that was answered for is lost: {figures}')
+    for line in '\n'.join([*tally.broken, *tally.before]).splitlines():
+        print(f'# {line}')
     print('1..1')
     return 1 if tally.broken else 0
 

@@ -18,6 +18,8 @@ class Tally:
         self.started = time.monotonic()
         self.end = self.started + seconds
         self.out = out
+        self.recent = collections.deque(maxlen=60)  # lines of the log
+        self.before = []  # those before the first loss
 
     def add(self, what, number=1):
         with self.lock:
@@ -30,12 +32,14 @@ class Tally:
         return self.end - time.monotonic()
 
     def log(self, text):
-        if self.out:
-            self.out.write(f'{time.monotonic() - self.started:9.3f} {text}\n')
-            self.out.flush()
+        line = f'{time.monotonic() - self.started:9.3f} {text}'
+        self.recent.append(line)
+        self.out.write(line + '\n')
+        self.out.flush()
 
     def report(self, what):
         with self.lock:
+            self.before = self.before or list(self.recent)
             self.broken.append(what)
         self.log(f'BROKEN: {what}')
 
