@@ -89,6 +89,13 @@ static bool prepare_path(const char *given, char **absolute)
 	return true;
 }
 
+static bool is_file(const char *path)
+{
+	struct stat status;
+
+	return stat(path, &status) == 0 && !S_ISDIR(status.st_mode);
+}
+
 /* Its data, served as a file of its own, would be scrambled. */
 static bool is_bundle(const char *path)
 {
@@ -106,9 +113,8 @@ static bool check_paths(const char *store_path, const char *mount_path)
 		fprintf(stderr, "zcfs: %s: is already served by zcfs; unmount it first\n", store_path);
 		return false;
 	}
-	if (is_bundle(store_path)) {
-		fprintf(stderr,
-		        "zcfs: %s: is one image, not a directory of images; serve the directory that it is in\n",
+	if (is_file(store_path) || is_bundle(store_path)) {
+		fprintf(stderr, "zcfs: %s: is not a directory of images; serve the directory that it is in\n",
 		        store_path);
 		return false;
 	}

@@ -107,7 +107,6 @@ static int make_plain(struct image *image, const struct defrag_options *options,
 	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	struct plain_options plain = {.method = options->plain, .progress = progress_plain, .context = &progress};
 
-	outcome->was_plain = image->bundle_fd < 0;
 	int error = image_to_plain(image, &plain, &outcome->plain);
 	progress_erase(&progress);
 	return error;
@@ -261,6 +260,7 @@ static int attempt(const struct location *location, const struct defrag_options 
 	if (error)
 		return error;
 	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
+	outcome->was_plain = image->bundle_fd < 0;
 	int refused = defrag_changes_view(options->mode) ? refuse_if_saved(location, options, outcome) : 0;
 	if (refused)
 		return refused < 0 ? refused : 0;
@@ -392,6 +392,7 @@ void defrag_image(const char *path, const struct defrag_options *options, struct
 		outcome_explain(outcome, STEP_LOCATE, error);
 	} else {
 		process_located(&location, options, outcome);
+		outcome->unserved = outcome->was_plain && outcome->report.changed && !locate_is_served(&location);
 	}
 	location_release(&location);
 	outcome->seconds = monotonic_seconds() - started;

@@ -360,12 +360,21 @@ int locate_through_mount(const struct location *location)
 	return result < 0 ? result : fd;
 }
 
-static int serves(const struct mount *mount, const struct location *location, void *device)
+static int holds(const struct mount *mount, const struct location *location, void *unused)
 {
-	if (makedev(mount->major, mount->minor) != *(dev_t *)device)
-		return 0;
+	(void)unused;
 	cleanup_free char *path = path_in_mount(mount, location);
 	return path != NULL;
+}
+
+bool locate_is_served(const struct location *location)
+{
+	return location->mounted || visit_mounts(location, holds, NULL) > 0;
+}
+
+static int serves(const struct mount *mount, const struct location *location, void *device)
+{
+	return makedev(mount->major, mount->minor) == *(dev_t *)device && holds(mount, location, NULL);
 }
 
 static bool is_served_by(const void *location, dev_t device)

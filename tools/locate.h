@@ -27,11 +27,13 @@ struct location {
 int locate_image(const char *path, struct location *location);
 /* The same for a directory: parent_fd is the directory itself, name stays NULL. */
 int locate_directory(const char *path, struct location *location);
-/* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount does;
- * otherwise why it could not be opened. */
+/* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount
+ * does; otherwise why it could not be opened. */
 int locate_through_mount(const struct location *location);
-/* By which device and inode the image that was located is known, in the store and in the mounts that serve it and whose store we may
- * look at. Opens nothing, asks no mount yet; *image refers to location. -ENOENT: it is gone; -errno. */
+/* Whether it was reached through a mount, or lies in the store of one that we may look at. Opens no image. */
+bool locate_is_served(const struct location *location);
+/* By which device and inode the image that was located is known, in the store and in the mounts that serve it and whose
+ * store we may look at. Opens nothing, asks no mount yet; *image refers to location. -ENOENT: it is gone; -errno. */
 int locate_identity(const struct location *location, struct identity *image);
 void location_release(struct location *location);
 

@@ -35,12 +35,13 @@ struct outcome {
 	struct image_user user;       /* of an image that is in use, if he can be seen */
 	bool unleased;                /* the store's file system has no leases: only flock protected it */
 	bool reported;                /* the report below is filled in */
-	bool was_plain;               /* --plain: nothing to do */
+	bool was_plain;               /* when it was opened: nothing to do for --plain */
+	bool unserved;                /* it has become a bundle, and no mount that we can see serves it */
 	struct plain_report plain;    /* --plain: what was done */
 	double seconds;
 	struct pass_report report;
 	struct file_list files; /* fragmented ones, as many as options say */
-	bool settled; /* the report below is filled in */
+	bool settled;           /* the report below is filled in */
 	struct settle_report settle;
 	bool discarded; /* the report below is filled in */
 	struct discard_report discard;

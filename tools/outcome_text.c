@@ -102,6 +102,13 @@ static void print_details(const struct outcome *outcome)
 		printf("%s: its file system has no leases: only flock has kept others out\n", outcome->image);
 }
 
+static void print_unserved(const struct outcome *outcome)
+{
+	if (outcome->unserved)
+		printf("%s: is a bundle (a directory) now: mount its store with zcfs before its guest starts\n",
+		       outcome->image);
+}
+
 static void print_figures(const struct outcome *outcome, const struct defrag_options *options)
 {
 	const struct pass_report *report = &outcome->report;
@@ -121,6 +128,7 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		print_cost(outcome);
 	else if (outcome->exit_code == EXIT_DONE)
 		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
+	print_unserved(outcome);
 	if (options->verbose)
 		print_details(outcome);
 }
@@ -266,6 +274,7 @@ static void print_gist(const struct outcome *outcome, const struct defrag_option
 	       mode == MODE_DRY_RUN ? "would be defragmented" : "defragmented", text_number(first, before),
 	       text_number(second, after));
 	printf("%.2f s\n", outcome->seconds);
+	print_unserved(outcome);
 }
 
 void outcome_print_line(const struct outcome *outcome, const struct defrag_options *options)

@@ -81,6 +81,17 @@ def wrong_images(cases, store):
         holds('would be defragmented' in result.out and 'no NTFS volume' in result.out, result.out)
 
 
+def first_pass(cases, image):
+    told = 'is a bundle (a directory) now: mount its store with zcfs'
+    with cases.case('a pass over an image that no mount serves says that its guest needs one now'):
+        out = defrag(image).out
+        holds(out.count(told) == 1, out)
+    with cases.case('the next one does not'):
+        run(ZCFS_DEFRAG, '--undo', image)
+        out = defrag(image).out
+        holds(': defragmented' in out and told not in out, out)
+
+
 def inside_a_bundle(cases, image):
     fails(cases, 'a bundle\'s data', [os.path.join(image, 'data')], FAILED, 'part of a bundle', 'give the bundle itself')
     fails(cases, 'a bundle\'s map', [os.path.join(image, 'map.db')], FAILED, 'part of a bundle')
@@ -161,7 +172,7 @@ def main():
         hostile_label(cases, store)
         with open(image, 'rb'):
             fails(cases, 'an image in use', [image], IN_USE, 'in use by ', f'(process {os.getpid()})', '--wait')
-        run(ZCFS_DEFRAG, image)
+        first_pass(cases, image)
         inside_a_bundle(cases, image)
         damaged_map(cases, image)
     cases.finish()

@@ -237,8 +237,8 @@ OTHER_COMMANDS = [
     (ZCFS, ['{store}', '-o', 'max_threads=0'], USAGE, r'max_threads must be at least 1', NO_REMEDY),
     (ZCFS, ['{store}', '-o', 'io_uring_depth=5000'], USAGE, r'io_uring_depth must not be more than 4096', NO_REMEDY),
     (ZCFS, ['{store}/nowhere'], FAILED, r'nowhere: No such file or directory', NO_REMEDY),
-    (ZCFS, ['{store}/good.img'], FAILED, r'good\.img: .*Not a directory', NO_REMEDY),
-    (ZCFS, ['{store}/inside/inside.img'], FAILED, r'is one image, not a directory of images', r'serve the directory that it is in'),
+    (ZCFS, ['{store}/good.img'], FAILED, r'good\.img: is not a directory of images', r'serve the directory that it is in'),
+    (ZCFS, ['{store}/inside/inside.img'], FAILED, r'inside\.img: is not a directory of images', r'serve the directory that it is in'),
     (ZCFS, ['{store}', '{store}/directory/directory'], FAILED, r'cannot mount inside the directory that is served', r'mount over it, or elsewhere'),
     (ZCFS, ['{store}', '{store}/good.img'], FAILED, r'cannot mount inside the directory', NO_REMEDY),
 ]

@@ -46,7 +46,7 @@ def test_errors(store):
     """what cannot be mounted is refused with exit status 1 and the reason"""
     write_file(store.host('file'), b'')
     os.mkdir(store.host('inside'))
-    for arguments, reason in (((store.dir + '/missing',), 'No such file'), ((store.dir + '/file',), 'Not a directory'),
+    for arguments, reason in (((store.dir + '/missing',), 'No such file'), ((store.dir + '/file',), 'is not a directory of images'),
                               ((store.dir, store.top + '/missing'), 'No such file'),
                               ((store.dir, store.dir + '/file'), 'inside the directory'),
                               ((store.dir, store.dir + '/inside'), 'inside the directory')):
