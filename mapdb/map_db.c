@@ -554,12 +554,14 @@ int map_db_drop_undo(struct map_db *db)
 
 static int copy_all_pages(struct map_db *db, sqlite3 *to)
 {
-	sqlite3_exec(to, "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF", NULL, NULL, NULL);
+	int result = sqlite3_exec(to, "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF", NULL, NULL, NULL);
 
+	if (result != SQLITE_OK)
+		return result;
 	sqlite3_backup *backup = sqlite3_backup_init(to, "main", db->connection, "main");
 	if (!backup)
 		return sqlite3_errcode(to);
-	int result = sqlite3_backup_step(backup, -1);
+	result = sqlite3_backup_step(backup, -1);
 	int finished = sqlite3_backup_finish(backup);
 	return result == SQLITE_DONE ? finished : result;
 }

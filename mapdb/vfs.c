@@ -39,7 +39,7 @@ struct vfs_file {
 	int fd;
 	int lock;            /* SQLITE_LOCK_* */
 	bool sync_directory; /* made by this open: its name is not durable yet */
-	bool borrowed;       /* vfs_new_for_file's descriptor: leave it open */
+	bool borrowed;       /* vfs_new_for_file's descriptor: leave it open, and lock nobody out */
 };
 
 /* Keeps the errno for whoever translates the result. */
@@ -132,7 +132,7 @@ static int set_lock(struct vfs_file *file, int type, off_t start, off_t length)
 {
 	struct flock lock = {.l_type = (short)type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
 
-	if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0)
+	if (file->borrowed || fcntl(file->fd, F_OFD_SETLK, &lock) == 0)
 		return SQLITE_OK;
 	if (errno == EAGAIN || errno == EACCES || errno == EINTR)
 		return SQLITE_BUSY;

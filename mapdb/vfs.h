@@ -22,7 +22,8 @@ struct vfs;
  * -ENOMEM. */
 int vfs_new(const struct io *io, int dir_fd, bool create_new, struct vfs **out);
 
-/* The same for one database kept in a file that is open already, whatever name is asked for; no journal. Borrowed as well. */
+/* The same for one database kept in a file that is open already and nobody else's, whatever name is asked for; no journal,
+ * no locks. Borrowed as well. */
 int vfs_new_for_file(const struct io *io, int file_fd, struct vfs **out);
 
 /* After the connection is closed. NULL is allowed. */
