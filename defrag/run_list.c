@@ -189,6 +189,7 @@ size_t mapping_pairs_encode(const struct run *runs, size_t count, uint8_t *pairs
 int run_index_build(struct run_index *index, const struct run *runs, size_t count)
 {
 	uint64_t vcn = 0, *first = malloc((count + 1) * sizeof(*first));
+	*index = (struct run_index){0};
 	if (!first)
 		return -ENOMEM;
 	for (size_t i = 0; i < count; i++) {

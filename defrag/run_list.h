@@ -47,7 +47,8 @@ size_t mapping_pairs_size(const struct run *runs, size_t count);
  * number of bytes written. */
 size_t mapping_pairs_encode(const struct run *runs, size_t count, uint8_t *pairs, size_t size, size_t *used);
 
-/* A seekable view of runs as a stream of clusters: VCN -> LCN in O(log n). Does not own the runs. */
+/* A seekable view of runs as a stream of clusters: VCN -> LCN in O(log n). Does not own the runs. One that could not be
+ * built is empty, and may be freed. */
 struct run_index {
 	const struct run *runs;
 	uint64_t *first_vcn; /* of each run, and one more: the end */
