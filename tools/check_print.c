@@ -126,9 +126,12 @@ void check_print_totals(const char *directory, const struct check_totals *totals
 	printf(": %u bundle%s, %u plain image%s: ", totals->bundles, totals->bundles == 1 ? "" : "s", totals->plain,
 	       totals->plain == 1 ? "" : "s");
 	if (totals->errors == 0 && totals->repaired == 0)
-		printf("nothing wrong\n");
+		printf("nothing wrong");
 	else
-		printf("%u errors left, %u repaired\n", totals->errors, totals->repaired);
+		printf("%u errors left, %u repaired", totals->errors, totals->repaired);
+	if (totals->unchecked)
+		printf(", but %u could not be checked", totals->unchecked);
+	putchar('\n');
 }
 
 static json_t *json_text(const char *text)

@@ -24,6 +24,7 @@ struct check_result {
 
 struct check_totals {
 	unsigned int bundles, plain, errors, repaired;
+	unsigned int unchecked; /* images and directories that could not be looked into */
 };
 
 void check_print(const struct check_result *result, const struct check_options *options);

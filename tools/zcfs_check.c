@@ -114,6 +114,7 @@ static void finish(struct run *run, struct check_result *result)
 	run->exit_code |= result->exit_code;
 	run->totals.errors += (unsigned int)check_errors(&result->report, false);
 	run->totals.repaired += (unsigned int)check_errors(&result->report, true);
+	run->totals.unchecked += !result->checked;
 	check_print(result, run->options);
 	bool told = !result->directory || result->report.count > 0 || result->cause[0];
 	if (run->images && told)

@@ -41,6 +41,7 @@ static int explain(const char *path, int error, const char *remedy)
 	        {ENOTCONN, "the zcfs that served this mount is gone",
 	         "unmount what it left (fusermount3 -u), or start zcfs again"},
 	        {EBUSY, "its map database stayed locked by another program", "try again later"},
+	        {EIO, "input/output error", "look into the kernel's log (dmesg) before anything else"},
 	        {EINTR, "stopped", ""},
 	        {ECANCELED, "stopped", ""},
 	};

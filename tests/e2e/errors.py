@@ -2,15 +2,17 @@
 """What goes wrong, in tables: the situation, the exit status, what is said, and what it says to do; of zcfs-defrag, its wrong
 options, zcfs-check, zcfs-map and the start of zcfs. Nothing is changed in any of them. tests/e2e/refused.py has every state of a
 volume that is refused, hosts.py file systems that cannot hold a bundle, users.py everybody who may use an image."""
+import fcntl
 import json
 import os
 import re
 import subprocess
+import time
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, MAKERS, REFUSED, USAGE, ZCFS, ZCFS_CHECK, ZCFS_DEFRAG, ZCFS_MAP, Result, defrag, \
     scattered_volume, unmount_on_termination, workspace
 from guest import make_ntfs, run
-from host import state_of, store_mounted
+from host import host_file_system, shut_down, state_of, store_mounted
 from saved import save_by_libvirt, save_by_xl
 from tap import Cases, equal, holds
 
@@ -343,6 +345,66 @@ def hosts(cases, directory):
         run('umount', '-l', point)
 
 
+def quota(cases, directory, good):
+    """A subvolume of a btrfs that has no room for anything more."""
+    with host_file_system('btrfs', directory, 256) as point:
+        store = os.path.join(point, 'store')
+        run('btrfs', 'quota', 'enable', point)
+        run('btrfs', 'subvolume', 'create', store)
+        plain, bundle = os.path.join(store, 'plain.img'), os.path.join(store, 'bundle.img')
+        for image in (plain, bundle):
+            run('cp', '--sparse=always', good, image)
+        run(ZCFS_DEFRAG, '-q', bundle)
+        run('sync', '--file-system', point)
+        run('btrfs', 'qgroup', 'limit', '1M', store)
+        before = state_of(store)
+        for arguments, changed in (([plain], 'nothing has been changed'), (['--undo', bundle], 'nothing has been changed'),
+                                   (['--settle', bundle], 'what has been moved so far stays moved'),
+                                   (['--plain=copy', bundle], 'it is still a bundle')):
+            with cases.case(f'a quota is reached: {" ".join(map(os.path.basename, arguments))}: exit status 1, nothing changed, raise it'):
+                says(defrag(*arguments), FAILED, f'a disk quota is used up; {changed}', r'raise it \(.*subvolume\) or make room')
+                equal(state_of(store), before, 'the store')
+
+
+def broken_disk(cases, directory, good):
+    """A file system that gives nothing any more: its disk is gone."""
+    with host_file_system('ext4', directory, 128) as point:
+        image = os.path.join(point, 'a.img')
+        run('cp', '--sparse=always', good, image)
+        run(ZCFS_DEFRAG, '-q', image)
+        shut_down(point)
+        for command, arguments, status in ((ZCFS_DEFRAG, [image], FAILED), (ZCFS_DEFRAG, ['-a', image], FAILED), (ZCFS_DEFRAG, ['--undo', image], FAILED),
+                                           (ZCFS_DEFRAG, ['--settle', image], FAILED), (ZCFS_CHECK, [image], CHECK_FAILED),
+                                           (ZCFS_CHECK, [point], CHECK_FAILED), (ZCFS_MAP, [image], FAILED)):
+            what = ' '.join(map(os.path.basename, [command, *arguments]))
+            with cases.case(f'a broken disk: {what}: exit status {status}, and where to look'):
+                result = run_any(command, *arguments)
+                says(result, status, 'input/output error', r'the kernel\'s log \(dmesg\)')
+                holds(arguments != [point] or '1 could not be checked' in result.out, result.out)
+
+
+def waits_for_lock(process):
+    with open('/proc/locks') as locks:
+        return any(re.search(rf' -> FLOCK .* {process} ', line) for line in locks)
+
+
+def renamed(cases, directory, good):
+    """While one waits for it; tests/faults/renamed.py does it at any other moment."""
+    image, other = os.path.join(directory, 'waited-for.img'), os.path.join(directory, 'other.img')
+    with cases.case('renamed meanwhile: exit status 1, and to look for it'):
+        run('cp', '--sparse=always', good, image)
+        with open(image, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            waiting = subprocess.Popen([ZCFS_DEFRAG, '--wait', image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while waiting.poll() is None and not waits_for_lock(waiting.pid):
+                time.sleep(0.05)
+            os.rename(image, other)
+            before = state_of(directory)
+        out, err = waiting.communicate(timeout=60)
+        says(Result(subprocess.CompletedProcess([], waiting.returncode, out, err)), FAILED, 'was renamed or removed meanwhile', 'look where it is now')
+        equal(state_of(directory), before, 'the store')
+
+
 def help_of_all(cases):
     for command in (ZCFS_DEFRAG, ZCFS_CHECK, ZCFS_MAP, ZCFS):
         with cases.case(f'{os.path.basename(command)} --help fits a screen of 24 lines and 80 columns, and has examples'):
@@ -365,6 +427,8 @@ def main():
                 equal((result.status, result.out), (USAGE, ''), 'exit status and output')
                 holds(re.search(message, result.err) and '--help' in result.err, result.err)
         hosts(cases, directory)
+        for what in (quota, broken_disk, renamed):
+            what(cases, directory, os.path.join(store, 'good.img'))
         mounts(cases, directory)
         help_of_all(cases)
     cases.finish()
