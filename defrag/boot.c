@@ -115,7 +115,7 @@ static void check_backup(const uint8_t *sector, const uint8_t *backup, uint32_t 
 		return;
 	if (same_volume((const NTFS_BOOT_SECTOR *)sector, (const NTFS_BOOT_SECTOR *)backup))
 		report_result(report, VOLUME_REFUSED,
-		              "if the volume is in order by chkdsk, copy its first sector over its last, its backup",
+		              "if chkdsk finds no errors, copy the volume's first sector over its last, the backup",
 		              "the backup boot sector has other boot code or another place on the disk than the boot "
 		              "sector");
 	else
@@ -146,7 +146,7 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 	report->cluster_size = geometry->cluster_size;
 	report->clusters = geometry->clusters;
 	if (geometry->cluster_size < IMAGE_MAP_UNIT) {
-		report_result(report, VOLUME_UNSUPPORTED, "zcfs cannot defragment such a volume; let it be",
+		report_result(report, VOLUME_UNSUPPORTED, "zcfs cannot defragment such a volume; leave it alone",
 		              "clusters of less than %u bytes", IMAGE_MAP_UNIT);
 		return 0;
 	}

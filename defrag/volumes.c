@@ -130,10 +130,10 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		return;
 	struct volume_report *volume = add_volume(report, off, length, scheme);
 	if (!volume)
-		refuse_disk(report, VOLUME_REFUSED, "more partitions than zcfs looks at, which is 256",
-		            "one that it did not look at might forbid the change of all; remove some");
+		refuse_disk(report, VOLUME_REFUSED, "more than 256 partitions, which is as many as zcfs looks at",
+		            "remove some: one of the others might forbid any change");
 	else if (off > disk->length || length > disk->length - off)
-		report_result(volume, VOLUME_REFUSED, "check whether the image was cut short",
+		report_result(volume, VOLUME_REFUSED, "check whether the image was truncated",
 		              "the partition reaches past the end of the image");
 }
 

@@ -158,25 +158,25 @@ void options_free(struct options *options)
 void options_print_help(void)
 {
 	printf("Usage: zcfs DIR [MOUNTPOINT] [-f] [-d] [-r] [-o OPTION,...]\n"
-	       "Serves the disk images in DIR, those with an image map among them, as ordinary\n"
-	       "files: over DIR itself, or at MOUNTPOINT. Unmount with umount or fusermount3 -u.\n"
+	       "Serves the disk images in DIR as ordinary files, also those with an image map,\n"
+	       "over DIR itself or at MOUNTPOINT. Unmount with umount or fusermount3 -u.\n"
 	       "  -f                     stay in the foreground, messages to standard error\n"
-	       "  -d, -o debug           foreground, with every request (much output)\n"
-	       "  -h, --help; -V, --version\n"
+	       "  -d, -o debug           foreground, and print every request\n"
 	       "  -r, -o ro              change nothing in DIR\n"
-	       "  -o allow_other         let other users in, too (the default for root, with the\n"
-	       "                         permissions that the files have); no_allow_other: not\n"
+	       "  -o allow_other         let other users in, as the files' permissions allow\n"
+	       "                         (the default for root); or no_allow_other\n"
 	       "  -o max_threads=N       requests served at a time (%d)\n"
-	       "  -o max_idle_threads=N  threads kept while there is nothing to do (%d)\n"
+	       "  -o max_idle_threads=N  threads kept while idle (%d)\n"
 	       "  -o io_uring=auto       FUSE over io_uring if the kernel has it; or yes, no\n"
 	       "  -o io_uring_depth=N    requests in each processor's ring\n"
 	       "  -o passthrough=auto    the kernel serves plain images itself; or on, off\n"
 	       "  -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "  -o fsname=NAME         what df and mount show (DIR)\n"
+	       "  -h, --help; -V, --version\n"
 	       "Examples:\n"
 	       "  zcfs /srv/images                      over the directory itself\n"
-	       "  zcfs /srv/images /mnt/images -o ro    elsewhere, to look\n"
-	       "Exit status: 0 mounted and answering, 1 could not be mounted, 2 usage.\n"
-	       "All the rest, and what to write into /etc/fstab, is in zcfs(8).\n",
+	       "  zcfs /srv/images /mnt/images -o ro    elsewhere, read-only\n"
+	       "Exit status: 0 mounted and answering, 1 not mounted, 2 usage.\n"
+	       "See zcfs(8) for the rest, and for the line in /etc/fstab.\n",
 	       MAX_THREADS, MAX_IDLE_THREADS);
 }

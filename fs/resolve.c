@@ -56,7 +56,7 @@ static int open_bundle_data(int parent_fd, const char *name, int bundle_fd, stru
 	else if (out->db.st_nlink > 1)
 		*why = "its map.db has another hard link";
 	else if (image_names_fold(bundle_fd, &out->db))
-		*why = "its file system takes other names for map.db, by which anybody could make one";
+		*why = "its file system accepts other names for map.db, so anybody could make one";
 	/* An adoption that is not finished leaves a second link of its own, and the library knows it. */
 	else if (out->status.st_nlink > 1 && image_classify(store.io, parent_fd, name, &kind, &status) < 0)
 		*why = "its data file has another hard link";
@@ -104,7 +104,7 @@ int resolve_name(int parent_fd, const char *name, struct resolved *out)
 	if (ret == -EUCLEAN)
 		log_message(LOG_ERR,
 		            "%s: a directory with a map.db that is not a valid bundle: %s; "
-		            "it is served as an error until the administrator has mended or removed it",
+		            "it is served as an error until it is repaired or removed",
 		            name, why);
 	return ret;
 }

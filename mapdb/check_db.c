@@ -149,7 +149,7 @@ static void explain_unreadable(struct check *check, const struct copy *copy)
 	if (n == 0)
 		check_add(check, FINDING_DATABASE, FAULT, "map.db is empty");
 	else if (n < (ssize_t)sizeof header || memcmp(header, magic, sizeof magic) != 0)
-		check_add(check, FINDING_DATABASE, FAULT, "map.db is no SQLite database: its header is damaged");
+		check_add(check, FINDING_DATABASE, FAULT, "map.db is not an SQLite database: its header is damaged");
 	else if (header[18] == 2 || header[19] == 2)
 		check_add(check, FINDING_DATABASE, FAULT,
 		          "map.db is in WAL mode, which somebody else must have set: "

@@ -5,23 +5,21 @@
 #include <stdio.h>
 
 static const char help_text[] = "Usage: zcfs-check [OPTION]... IMAGE|DIR...\n"
-                                "Checks disk images of zcfs: their map databases, data files and leftovers.\n"
-                                "An image is a raw file or a bundle, in a zcfs mount or the directory below it;\n"
-                                "of a directory all images are checked. Changes nothing, and works on images in\n"
-                                "use, unless told to repair.\n"
+                                "Checks disk images of zcfs (map database, data file, leftovers), or all images\n"
+                                "below a directory. Give paths in a zcfs mount or in the store below it. Changes\n"
+                                "nothing, and also works on images in use, except with --repair.\n"
                                 "\n"
-                                "  -r, --repair   finish or remove what interrupted changes have left: redo,\n"
-                                "                 journals, unused space, stale names, an undo of no use; never\n"
-                                "                 guesses at a damaged map. The image must not be in use\n"
+                                "  -r, --repair   finish or remove what interrupted changes have left; the image\n"
+                                "                 must not be in use. A damaged map is never guessed at\n"
                                 "      --json     print one JSON document\n"
-                                "  -v, --verbose  print plain images and remarks, too\n"
+                                "  -v, --verbose  also print plain images and remarks\n"
                                 "  -q, --quiet    print only what is wrong\n"
                                 "  -h, --help     print this; --version prints the version\n"
                                 "Examples:\n"
                                 "  zcfs-check /srv/images                      check everything\n"
                                 "  zcfs-check --repair /srv/images/win10.img   repair one image\n"
-                                "Exit status: the sum of 1 errors corrected, 4 errors left, 8 could not check or\n"
-                                "repair, 16 usage, 32 stopped; 0 if nothing is wrong.\n";
+                                "Exit status: 0 nothing wrong; otherwise the sum of 1 errors corrected, 4 errors\n"
+                                "left, 8 could not check or repair, 16 usage, 32 stopped.\n";
 
 enum { OPTION_JSON = 256, OPTION_VERSION };
 
@@ -79,8 +77,8 @@ int check_options_parse(int argc, char **argv, struct check_options *options, in
 	options->path_count = (size_t)(argc - optind);
 	*exit_code = 0;
 	if (options->quiet && options->verbose)
-		*exit_code = wrong_usage("--quiet and --verbose exclude each other\n");
+		*exit_code = wrong_usage("--quiet and --verbose cannot be combined\n");
 	else if (options->path_count == 0)
-		*exit_code = wrong_usage("which image or directory?\n");
+		*exit_code = wrong_usage("no image or directory given\n");
 	return *exit_code != 0;
 }

@@ -9,13 +9,13 @@
 #include "tools/text.h"
 
 static const char backup[] =
-        "go back to a backup of the bundle; until then do not use the image, and never its data file alone";
+        "restore a backup of the bundle; until then do not use the image, and never its data file alone";
 
 /* What to do about an error that is not repairable, or has not been repaired. */
 static const char *remedy_of(const struct finding *finding)
 {
 	static const char *const remedies[FINDING_KINDS] = {
-	        [FINDING_BUNDLE] = "take back what was done to the bundle by hand, or go back to a backup of it",
+	        [FINDING_BUNDLE] = "undo what was done to the bundle by hand, or restore a backup of it",
 	        [FINDING_DATABASE] = backup,
 	        [FINDING_SCHEMA] = backup,
 	        [FINDING_MAP] = backup,

@@ -133,7 +133,7 @@ static void explain_missing(const char *file, struct outcome *outcome)
 	snprintf(outcome->cause, sizeof(outcome->cause),
 	         "has no file \"%.300s\" on its NTFS volumes; nothing has been changed", file);
 	snprintf(outcome->remedy, sizeof(outcome->remedy),
-	         "give its path from the root of its volume on, as in Users/x/big.vhd; --only takes patterns");
+	         "give its path from the root of its volume, as in Users/x/big.vhd; use --only for patterns");
 }
 
 static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)

@@ -20,23 +20,23 @@
 #define SHUTDOWN_SECONDS 300 /* what Xen's own scripts allow a guest */
 
 static const char help_text[] = "Usage: zcfs-defrag [OPTION]... IMAGE... [-- FILE...] | --all DIRECTORY...\n"
-                                "Defragments the NTFS volumes inside disk images (raw or bundles) without moving\n"
-                                "data. Guests must be shut down, not saved, not hibernated; but for -a, --settle.\n"
-                                "  -a, --analyze         how bad is it, what would a pass do? also of one in use\n"
+                                "Defragments the NTFS volumes inside disk images (raw files or bundles) without\n"
+                                "moving data. The guest must be shut down, except for --analyze and --settle.\n"
+                                "  -a, --analyze         show how fragmented it is and what a pass would do\n"
                                 "  -n, --dry-run         plan and verify, print the same figures, change nothing\n"
-                                "      --only=GLOB       only these; --exclude, --min-size, --min-fragments\n"
-                                "      --pack            lay everything out anew; --order=path, size ... too\n"
                                 "      --undo            bring back what the guest saw before the last pass\n"
-                                "      --plain[=HOW]     make an ordinary raw file of a bundle again\n"
-                                "      --settle          make the image map sequential again; see zcfs-defrag(8)\n"
-                                "      --discard         give free clusters back to the host; -n: how much?\n"
-                                "      --verify=data     also compare data at both ends of every moved file\n"
+                                "      --settle          make the image sequential on the host; the guest may run\n"
+                                "      --discard         free the host's space of free clusters; -n: how much?\n"
+                                "      --plain[=HOW]     turn a bundle back into an ordinary raw file\n"
+                                "      --pack            lay everything out anew; --order=KEY: in this order\n"
+                                "      --only=GLOB       only these files; --exclude, --min-size, --min-fragments\n"
                                 "      --volume=N        only the N-th volume of the image\n"
+                                "      --verify=data     also compare data at both ends of every moved file\n"
                                 "      --all, --jobs=N   every image below a directory, N at a time\n"
-                                "      --wait[=SECONDS]  wait for who uses it; --time-limit=SECONDS for all of it\n"
+                                "      --wait[=SECONDS]  wait while it is in use; --time-limit=SECONDS for it all\n"
                                 "      --shutdown        ask a Xen domain that uses it to power off, and wait\n"
-                                "      --picture[=FILE], --report=FILE  draw; into .png or .svg; a page, .html\n"
-                                "      --json, --csv=FILE   one JSON document; a list of all fragmented files\n"
+                                "      --picture[=FILE]  draw volumes (.png, .svg); --report=FILE: an HTML page\n"
+                                "      --json            print one JSON document; --csv=FILE: fragmented files\n"
                                 "  -v, --verbose; -q, --quiet (only errors and refusals); -h, --help; --version\n"
                                 "Examples:\n"
                                 "  zcfs-defrag --analyze /srv/images/*.img     how bad is it?\n"
@@ -167,11 +167,11 @@ static int take_settle_option(int option, struct settle_settings *settle)
 	case OPTION_RATE:
 		return parse_bytes(optarg, 1000000, &settle->rate)
 		               ? 0
-		               : wrong_usage("--rate wants a number of megabytes a second: %s", optarg);
+		               : wrong_usage("--rate takes a number of megabytes per second, not %s", optarg);
 	case OPTION_THRESHOLD:
 		return parse_bytes(optarg, 1024, &settle->threshold)
 		               ? 0
-		               : wrong_usage("--threshold wants a number of KiB: %s", optarg);
+		               : wrong_usage("--threshold takes a number of KiB, not %s", optarg);
 	default:
 		settle->idle = true;
 		return 0;
@@ -214,7 +214,7 @@ static int check_prepared(int error)
 static int check_added(int error, const char *text)
 {
 	if (error == -EINVAL)
-		return wrong_usage("a path begins at the root of its volume, without a drive (--volume says which): %s",
+		return wrong_usage("a path starts at the root of its volume, without a drive letter (use --volume): %s",
 		                   text);
 	return check_prepared(error);
 }
@@ -229,13 +229,14 @@ static int take_selection_option(int option, struct selection *selection)
 		return check_added(selection_add_pattern(selection, &selection->exclude, optarg), optarg);
 	case OPTION_MIN_FRAGMENTS:
 		if (!parse_count(optarg, UINT_MAX, &fragments))
-			return wrong_usage("--min-fragments wants a number from 1: %s", optarg);
+			return wrong_usage("--min-fragments takes a number from 1, not %s", optarg);
 		selection->min_fragments = fragments;
 		return 0;
 	default:
 		return parse_size(optarg, &selection->min_bytes)
 		               ? 0
-		               : wrong_usage("--min-size wants a number of bytes, or of K, M, G or T: %s", optarg);
+		               : wrong_usage("--min-size takes a number of bytes with an optional K, M, G or T, not %s",
+		                             optarg);
 	}
 }
 
@@ -269,7 +270,7 @@ static bool parse_plain(const char *text, enum plain_method *method)
 static int choose_mode(struct defrag_options *options, enum defrag_mode mode)
 {
 	if (options->mode != MODE_DEFRAG && options->mode != mode)
-		return wrong_usage("--%s and --%s exclude each other", defrag_mode_name(options->mode),
+		return wrong_usage("--%s and --%s cannot be combined", defrag_mode_name(options->mode),
 		                   defrag_mode_name(mode));
 	options->mode = mode;
 	return 0;
@@ -279,7 +280,7 @@ static int choose_mode(struct defrag_options *options, enum defrag_mode mode)
 static int choose_discard(struct defrag_options *options)
 {
 	if (optarg && strcmp(optarg, "forget-undo") != 0)
-		return wrong_usage("--discard knows only forget-undo: %s", optarg);
+		return wrong_usage("--discard takes only forget-undo, not %s", optarg);
 	options->discard.forget_undo |= optarg != NULL;
 	if (options->mode == MODE_DRY_RUN) {
 		options->discard.dry_run = true;
@@ -303,7 +304,7 @@ static int take_option(int option, struct defrag_options *options)
 		return choose_mode(options, MODE_UNDO);
 	case OPTION_PLAIN:
 		if (optarg && !parse_plain(optarg, &options->plain))
-			return wrong_usage("--plain knows exchange, reflink, settle and copy: %s", optarg);
+			return wrong_usage("--plain takes exchange, reflink, settle or copy, not %s", optarg);
 		return choose_mode(options, MODE_PLAIN);
 	case OPTION_SETTLE:
 		return choose_mode(options, MODE_SETTLE);
@@ -314,7 +315,7 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_TIME_LIMIT:
 		return parse_number(optarg, &options->limit_seconds)
 		               ? 0
-		               : wrong_usage("--time-limit wants a number of seconds: %s", optarg);
+		               : wrong_usage("--time-limit takes a number of seconds, not %s", optarg);
 	case OPTION_ONLY:
 	case OPTION_EXCLUDE:
 	case OPTION_MIN_FRAGMENTS:
@@ -329,7 +330,7 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_ORDER:
 		return parse_order(optarg, options)
 		               ? 0
-		               : wrong_usage("--order knows path, size, created, modified and accessed: %s", optarg);
+		               : wrong_usage("--order takes path, size, created, modified or accessed, not %s", optarg);
 	case 'v':
 		options->verbose = true;
 		return 0;
@@ -344,34 +345,33 @@ static int take_option(int option, struct defrag_options *options)
 		options->picture_file = optarg ? optarg : options->picture_file;
 		return !optarg || has_suffix(optarg, ".png") || has_suffix(optarg, ".svg")
 		               ? 0
-		               : wrong_usage("--picture wants a name that ends in .png or .svg: %s", optarg);
+		               : wrong_usage("--picture takes a name that ends in .png or .svg, not %s", optarg);
 	case OPTION_REPORT:
 		options->report_file = optarg;
 		return has_suffix(optarg, ".html") || has_suffix(optarg, ".htm")
 		               ? 0
-		               : wrong_usage("--report wants a name that ends in .html: %s", optarg);
+		               : wrong_usage("--report takes a name that ends in .html, not %s", optarg);
 	case OPTION_CSV:
 		options->csv = optarg;
 		return 0;
 	case OPTION_VERIFY:
 		options->verify_data = true;
-		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify knows only data: %s", optarg);
+		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify takes only data, not %s", optarg);
 	case OPTION_VOLUME:
 		return parse_count(optarg, REPORT_VOLUMES_MAX, &options->volume)
 		               ? 0
-		               : wrong_usage("--volume wants a number from 1: %s", optarg);
+		               : wrong_usage("--volume takes a number from 1, not %s", optarg);
 	case OPTION_WAIT:
 		options->wait = true;
 		if (optarg && !parse_number(optarg, &options->wait_seconds))
-			return wrong_usage("--wait wants a number of seconds: %s", optarg);
+			return wrong_usage("--wait takes a number of seconds, not %s", optarg);
 		return 0;
 	case OPTION_SHUTDOWN:
 		options->shutdown = true;
 		return 0;
 	case OPTION_SAVED:
 		if (access(optarg, R_OK | X_OK) < 0)
-			return wrong_usage("--saved wants a directory that can be read: %s: %s", optarg,
-			                   strerror(errno));
+			return wrong_usage("--saved: cannot read %s: %s", optarg, strerror(errno));
 		return name_list_add(&options->saved, optarg) == 0 ? 0 : EXIT_FAILED;
 	case OPTION_ALL:
 		options->all = true;
@@ -379,7 +379,7 @@ static int take_option(int option, struct defrag_options *options)
 	case OPTION_JOBS:
 		return parse_count(optarg, JOBS_MAX, &options->jobs)
 		               ? 0
-		               : wrong_usage("--jobs wants a number from 1 to %d: %s", JOBS_MAX, optarg);
+		               : wrong_usage("--jobs takes a number from 1 to %d, not %s", JOBS_MAX, optarg);
 	default: /* getopt has said what is wrong */
 		fputs("Try 'zcfs-defrag --help'.\n", stderr);
 		return EXIT_USAGE;
@@ -394,13 +394,13 @@ static int check_fleet(const struct defrag_options *options)
 		return 0;
 	if (options->mode != MODE_DEFRAG && options->mode != MODE_DRY_RUN && options->mode != MODE_ANALYZE &&
 	    options->mode != MODE_DISCARD)
-		return wrong_usage("--all and --%s exclude each other", defrag_mode_name(options->mode));
+		return wrong_usage("--all and --%s cannot be combined", defrag_mode_name(options->mode));
 	if (options->wait || options->shutdown)
 		return wrong_usage("--all leaves images in use alone: it never waits");
 	if (options->volume)
-		return wrong_usage("--all and --volume exclude each other");
+		return wrong_usage("--all and --volume cannot be combined");
 	if (options->csv)
-		return wrong_usage("--all and --csv exclude each other");
+		return wrong_usage("--all and --csv cannot be combined");
 	return 0;
 }
 
@@ -413,10 +413,10 @@ static int check_pictures(const struct defrag_options *options)
 		return wrong_usage("--%s %s: there is nothing to draw", defrag_mode_name(options->mode),
 		                   options->mode == MODE_DISCARD ? "plans nothing" : "looks at no volume");
 	if (options->picture && (options->quiet || options->json))
-		return wrong_usage("--picture draws on standard output; with --%s it wants a file",
+		return wrong_usage("--picture draws on standard output; with --%s it needs a file",
 		                   options->quiet ? "quiet" : "json");
 	if (options->all && (options->picture || options->picture_file))
-		return wrong_usage("--all draws no pictures, but those of --report");
+		return wrong_usage("--all draws no pictures except in --report");
 	if (options->picture_file && options->image_count > 1)
 		return wrong_usage("--picture draws one image into a file");
 	return 0;
@@ -427,11 +427,12 @@ static int check_selection(const struct defrag_options *options, bool passes)
 	if (!selection_selects(&options->selection))
 		return 0;
 	if (!passes && options->mode != MODE_ANALYZE)
-		return wrong_usage("--%s is for everything: no files can be chosen", defrag_mode_name(options->mode));
+		return wrong_usage("--%s works on whole images: no files can be chosen",
+		                   defrag_mode_name(options->mode));
 	if (options->pack)
 		return wrong_usage("--pack lays everything out anew: no files can be chosen");
 	if (options->file_count && options->image_count != 1)
-		return wrong_usage("the files behind -- are those of one image");
+		return wrong_usage("files after -- need exactly one image");
 	if (options->file_count && options->all)
 		return wrong_usage("with --all files are chosen by --only");
 	return 0;
@@ -444,28 +445,28 @@ static int check_combination(const struct defrag_options *options)
 	if (options->order != ORDER_MFT && !options->pack)
 		return wrong_usage("--order is for --pack");
 	if (options->pack && !passes)
-		return wrong_usage("--pack means nothing with --%s", defrag_mode_name(options->mode));
+		return wrong_usage("--pack cannot be combined with --%s", defrag_mode_name(options->mode));
 	if (options->verify_data && !passes)
-		return wrong_usage("--verify means nothing with --%s", defrag_mode_name(options->mode));
+		return wrong_usage("--verify cannot be combined with --%s", defrag_mode_name(options->mode));
 	if (options->csv && !passes && options->mode != MODE_ANALYZE)
-		return wrong_usage("--csv means nothing with --%s", defrag_mode_name(options->mode));
+		return wrong_usage("--csv cannot be combined with --%s", defrag_mode_name(options->mode));
 	if (options->volume && !passes && options->mode != MODE_ANALYZE && options->mode != MODE_DISCARD)
 		return wrong_usage("--%s is for the whole image: it cannot be combined with --volume",
 		                   defrag_mode_name(options->mode));
 	if (options->mode != MODE_SETTLE && (settle->rate || settle->idle || settle->threshold))
 		return wrong_usage("--rate, --idle and --threshold are for --settle");
 	if (options->limit_seconds > 0 && (options->mode == MODE_UNDO || options->mode == MODE_PLAIN))
-		return wrong_usage("--time-limit means nothing with --%s", defrag_mode_name(options->mode));
+		return wrong_usage("--time-limit cannot be combined with --%s", defrag_mode_name(options->mode));
 	if (options->wait && options->mode == MODE_ANALYZE)
 		return wrong_usage("--analyze looks at an image in use, too: it never waits");
 	if (options->shutdown && (options->mode == MODE_DRY_RUN || options->mode == MODE_ANALYZE ||
 	                          options->mode == MODE_SETTLE || options->discard.dry_run))
-		return wrong_usage("--%s is no reason to shut a guest down",
+		return wrong_usage("--shutdown cannot be combined with --%s",
 		                   options->discard.dry_run ? "dry-run" : defrag_mode_name(options->mode));
 	if (options->quiet && options->verbose)
-		return wrong_usage("--quiet and --verbose exclude each other");
+		return wrong_usage("--quiet and --verbose cannot be combined");
 	if (options->image_count == 0)
-		return wrong_usage(options->all ? "which directory?" : "which image?");
+		return wrong_usage(options->all ? "no directory given" : "no image given");
 	int exit_code = check_pictures(options);
 	if (!exit_code)
 		exit_code = check_selection(options, passes);

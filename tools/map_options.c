@@ -11,17 +11,17 @@
 #include "mapdb/image_map.h"
 
 static const char help_text[] = "Usage: zcfs-map [OPTION]... IMAGE\n"
-                                "Shows where on the host the bytes of a disk image are: the image map, an extent\n"
-                                "a line, or what is asked for. Changes nothing; the image may be in use.\n"
+                                "Prints the image map: where the bytes of a guest's disk are on the host, one\n"
+                                "extent a line. Changes nothing; the image may be in use.\n"
                                 "\n"
-                                "  -s, --summary      sizes, number and lengths of the extents, not the table\n"
-                                "  -g, --guest=OFF    where this byte of the guest's disk is on the host, and\n"
-                                "                     which file has it\n"
-                                "  -H, --host=OFF     the same from an offset of the data file\n"
+                                "  -s, --summary      print sizes and the number and lengths of extents instead\n"
+                                "  -g, --guest=OFF    print where this byte of the guest's disk is on the host,\n"
+                                "                     and which file has it\n"
+                                "  -H, --host=OFF     the same for an offset in the data file\n"
                                 "      --json         print one JSON document\n"
                                 "  -h, --help         print this; --version prints the version\n"
-                                "Offsets are bytes, decimal or 0x..., or with K, M, G, T, or s for sectors of 512\n"
-                                "bytes. -g and -H may be given several times.\n"
+                                "Offsets are in bytes, decimal or 0x..., or with the suffix K, M, G, T, or s for\n"
+                                "sectors of 512 bytes. -g and -H may be given several times.\n"
                                 "Examples:\n"
                                 "  zcfs-map --summary /srv/images/win10.img\n"
                                 "  zcfs-map --guest=2048s --host=0x100000 /srv/images/win10.img\n"
@@ -109,11 +109,11 @@ static int take_option(int option, struct map_options *options)
 static int take_image(int argc, char **argv, struct map_options *options)
 {
 	if (optind == argc)
-		return wrong_usage("which image?", "");
+		return wrong_usage("no image given", "");
 	if (optind + 1 < argc)
 		return wrong_usage("one image at a time, not also ", argv[optind + 1]);
 	if (options->summary && options->question_count)
-		return wrong_usage("--summary, or --guest and --host", "");
+		return wrong_usage("--summary cannot be combined with --guest or --host", "");
 	options->image = argv[optind];
 	return MAP_DONE;
 }

@@ -45,12 +45,12 @@ static const struct {
         {STEP_LOCATE, ENOTCONN, EXIT_FAILED, "the zcfs that served this mount is gone",
          "unmount what it left (fusermount3 -u), or start zcfs again"},
         {STEP_LOCATE, ELOOP, EXIT_FAILED, "is a symbolic link that leads back to itself", ""},
-        {STEP_LOCATE, ENOTDIR, EXIT_FAILED, "no such image: a part of its path is no directory", ""},
+        {STEP_LOCATE, ENOTDIR, EXIT_FAILED, "no such image: a part of its path is not a directory", ""},
         {STEP_LOCATE, EXDEV, EXIT_FAILED, "the store below this mount cannot be reached",
          "give the path in the store itself"},
 
         {STEP_OPEN, EBUSY, EXIT_IN_USE, "is in use (through the mount, or by another program)",
-         "shut its guest down or end what uses it (fuser -v tells), or wait for that with --wait"},
+         "shut its guest down or stop what uses it (see fuser -v), or use --wait"},
         {STEP_UNDO, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
          "try again when it is no longer in use, or with --wait"},
         {STEP_PASS, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
@@ -60,7 +60,7 @@ static const struct {
         {STEP_PLAIN, EINPROGRESS, EXIT_FAILED,
          "the host's disk failed in the middle; the guest's view of it is unchanged, but it may still be a bundle, "
          "now or after a crash of the host",
-         "see to the disk (dmesg), and have zcfs-check look at the image before anything is written to it"},
+         "check the disk (dmesg), and run zcfs-check on the image before anything is written to it"},
         {STEP_PLAIN, EOPNOTSUPP, EXIT_FAILED, "its file system cannot share blocks between files (reflinks)",
          "--plain without a method copies where it must"},
         {STEP_PLAIN, EINVAL, EXIT_FAILED, "its map is not the identity: an exchange of names does not make it plain",
@@ -82,24 +82,24 @@ static const struct {
         {STEP_PASS, ECHILD, EXIT_FAILED,
          "the process that reads the guest's metadata died or returned a plan that breaks an invariant; nothing has "
          "been changed",
-         "keep the image as it is and report this: it is a defect of zcfs or an image made to attack it"},
+         "keep the image as it is and report this: it is a bug in zcfs or a malicious image"},
         {STEP_PASS, ETIME, EXIT_FAILED,
          "reading the guest's metadata took more than an hour of processor time; nothing has been changed",
          "if the volume is not that large, keep the image as it is and report this"},
         {STEP_PASS, ENOMEM, EXIT_FAILED,
          "the guest's metadata takes more memory than three quarters of this machine's; nothing has been changed",
-         "do it on a machine with more memory"},
+         "use a machine with more memory"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ETIMEDOUT, EXIT_FAILED, "the time of --time-limit is up; nothing has been changed",
-         "give it more time: the next pass begins anew"},
+         "give it more time; the next pass starts over"},
 
         {STEP_SETTLE, EINTR, EXIT_FAILED, "stopped; what has been moved so far stays moved",
-         "the same command goes on from there"},
+         "run the same command again to continue"},
         {STEP_SETTLE, EBUSY, EXIT_IN_USE,
          "is in use by a program that does not go through a zcfs mount, or by another --settle; what has been moved so "
          "far stays "
          "moved",
-         "end what uses it (fuser -v tells), or wait for that with --wait; then the same command goes on"},
+         "stop what uses it (see fuser -v), or use --wait; then run the same command again to continue"},
         {STEP_SETTLE, ENOTTY, EXIT_FAILED, "the zcfs that serves it is older than this command",
          "unmount the store and start zcfs again"},
         {STEP_SETTLE, EFBIG, EXIT_FAILED, "the host's file system has no files long enough to move anything to",
@@ -109,31 +109,31 @@ static const struct {
         {STEP_SETTLE, ENOSPC, EXIT_FAILED,
          "too little space is free on the host's file system to copy even a small piece; what has been moved so far "
          "stays moved",
-         "make some room (150 MB are ample); the same command then goes on"},
+         "make some room (150 MB is plenty) and run the same command again to continue"},
         {STEP_SETTLE, EDQUOT, EXIT_FAILED, "a disk quota is used up; what has been moved so far stays moved",
-         "raise it (the owner's, or that of the project or subvolume) or make room; the same command then goes on"},
+         "raise it (the owner's, or that of the project or subvolume) or make room; then run the same command again to "
+         "continue"},
         {STEP_SETTLE, ENOMEM, EXIT_FAILED, "not enough memory; what has been moved so far stays moved",
-         "the same command goes on from there"},
-        {STEP_SETTLE, EOPNOTSUPP, EXIT_FAILED,
-         "its file system cannot give back a part of a file's space (punch a hole)",
+         "run the same command again to continue"},
+        {STEP_SETTLE, EOPNOTSUPP, EXIT_FAILED, "its file system cannot free a part of a file (punch a hole)",
          "move the store to a local file system such as ext4, XFS or btrfs"},
         {STEP_SETTLE, EINPROGRESS, EXIT_FAILED,
-         "the map could not be written, and whether it was is not known; either way nothing is lost",
-         "see to the host's disk (dmesg, df), then close the image and open it again"},
+         "it is not known whether the map was written; nothing is lost either way",
+         "check the host's disk (dmesg, df), then close the image and open it again"},
         {STEP_SETTLE, EROFS, EXIT_FAILED, "is served read-only",
          "mount the store without -o ro, or see the system log"},
         {STEP_SETTLE, EIO, EXIT_FAILED,
          "input/output error while data was copied; what could not be copied stays where it was",
-         "look into the kernel's log (dmesg) before anything else"},
+         "check the kernel's log (dmesg) first"},
 
         {STEP_DISCARD, EINTR, EXIT_FAILED, "stopped; what has been given back so far stays so", ""},
         {STEP_DISCARD, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; what has been given back so far stays so",
          "try again when it is no longer in use, or with --wait"},
         {STEP_DISCARD, EOPNOTSUPP, EXIT_FAILED,
-         "its file system cannot give back a part of a file's space (punch a hole), or is a network file system, on "
-         "which others could use the image unseen; nothing has been given back",
-         "do it on the host that has the file system, if it is such a one; otherwise move the image to a local file "
-         "system such as ext4, XFS or btrfs"},
+         "its file system cannot free a part of a file (punch a hole), or is a network file system, where other hosts "
+         "could use the image unnoticed; nothing has been given back",
+         "run it on the host that has the network file system, or move the image to a local file system such as ext4, "
+         "XFS or btrfs"},
         {STEP_DISCARD, ENOSPC, EXIT_FAILED,
          "no space left on the host's file system to note in its map database what is done; what has been given back "
          "so far stays so",
@@ -146,28 +146,27 @@ static const struct {
          "see the kernel's log (dmesg)"},
         {STEP_DISCARD, ENOMEM, EXIT_FAILED, "not enough memory; what has been given back so far stays so", ""},
         {STEP_DISCARD, EIO, EXIT_FAILED, "input/output error; what has been given back so far stays so",
-         "look into the kernel's log (dmesg) before anything else"},
+         "check the kernel's log (dmesg) first"},
 
         {ANY_STEP, EINTR, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ENOENT, EXIT_FAILED, "was renamed or removed meanwhile", "look where it is now and try again"},
         {ANY_STEP, ESTALE, EXIT_FAILED, "was renamed or removed meanwhile", "look where it is now and try again"},
         {ANY_STEP, EUCLEAN, EXIT_DAMAGED, "its image map is damaged; nothing has been changed",
-         "zcfs-check on it tells what is wrong; go back to a backup of the bundle"},
+         "run zcfs-check to see what is wrong; restore a backup of the bundle"},
         {ANY_STEP, EMEDIUMTYPE, EXIT_FAILED, "its map.db belongs to a newer zcfs or to another program",
          "use the zcfs that made it, or a newer one"},
         {ANY_STEP, EMLINK, EXIT_FAILED, "has another hard link, under which its bytes would appear scrambled",
          "remove the other name (find -samefile finds it), or make a copy with cp --reflink=auto"},
         {ANY_STEP, EOPNOTSUPP, EXIT_FAILED,
-         "its file system cannot hold a bundle (a network file system, one without RENAME_EXCHANGE, or one to which "
-         "upper "
-         "and lower case are the same)",
+         "its file system cannot hold a bundle (it is a network file system, has no RENAME_EXCHANGE, or ignores case)",
          "move it to a local file system such as ext4, XFS or btrfs"},
-        {ANY_STEP, ENAMETOOLONG, EXIT_FAILED, "its name is too long: a pass needs 13 bytes more beside it",
+        {ANY_STEP, ENAMETOOLONG, EXIT_FAILED,
+         "its name is too long: a pass makes a temporary name that is 13 bytes longer",
          "give it a name of at most 242 bytes"},
         {STEP_OPEN, EINPROGRESS, EXIT_FAILED,
-         "the last step of the pass before this one still cannot be carried out; nothing has been changed",
-         "make room on the host's file system or see to its disk (df, dmesg), and try again: the next open carries it "
-         "out"},
+         "the last step of the previous pass still cannot be completed; nothing has been changed",
+         "make room on the host's file system or check its disk (df, dmesg), and try again: the next open completes "
+         "it"},
         {ANY_STEP, EROFS, EXIT_FAILED, "its file system is mounted read-only",
          "remount it read-write; --analyze and --dry-run work"},
         {ANY_STEP, ENOSPC, EXIT_FAILED, "no space left on the host's file system; nothing has been changed",
@@ -178,7 +177,7 @@ static const struct {
         {ANY_STEP, EACCES, EXIT_FAILED, "permission denied", "run as root, or as the owner of the store"},
         {ANY_STEP, EPERM, EXIT_FAILED, "not permitted", "run as root, or as the owner of the store"},
         {ANY_STEP, ENOMEM, EXIT_FAILED, "not enough memory; nothing has been changed", ""},
-        {ANY_STEP, EIO, EXIT_FAILED, "input/output error", "look into the kernel's log (dmesg) before anything else"},
+        {ANY_STEP, EIO, EXIT_FAILED, "input/output error", "check the kernel's log (dmesg) first"},
 };
 
 void outcome_explain(struct outcome *outcome, enum step step, int error)
@@ -202,15 +201,15 @@ void outcome_explain(struct outcome *outcome, enum step step, int error)
 static const char *remedy_for_user(const struct image_user *user, bool asked)
 {
 	if (user->kind == USER_LOOP_DEVICE)
-		return "detach it (losetup -d), or wait for that with --wait";
+		return "detach it (losetup -d), or use --wait";
 	if (user->kind == USER_PROCESS)
-		return *user->guest ? "shut it down, or use --wait" : "end it, or wait for that with --wait";
+		return *user->guest ? "shut it down, or use --wait" : "stop it, or use --wait";
 	switch (user->state) {
 	case DOMAIN_PAUSED:
 		return "if it is not just being created: unpause it (xl unpause) and shut it down, or use --wait";
 	case DOMAIN_SHUT_DOWN:
 	case DOMAIN_CRASHED:
-		return "look what it was kept for, and xl destroy it, or use --wait";
+		return "find out why it was kept, then xl destroy it, or use --wait";
 	default:
 		return asked ? "it was asked to shut down: see its console, or give it more time with --wait"
 		             : "shut it down, or use --wait or --shutdown";
@@ -228,23 +227,20 @@ void outcome_explain_user(struct outcome *outcome, bool asked)
 
 void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *saved)
 {
-	snprintf(outcome->cause, sizeof(outcome->cause), "refused: the saved domain \"%s\" %s: %.300s",
-	         *saved->name ? saved->name : "?",
-	         saved->by_name ? "may remember it (it names a file of this name that is not there now)"
-	                        : "remembers it as it is",
-	         saved->file);
+	snprintf(outcome->cause, sizeof(outcome->cause), "refused: it %s a disk of the saved domain \"%s\"%s: %.300s",
+	         saved->by_name ? "may be" : "is", *saved->name ? saved->name : "?",
+	         saved->by_name ? ", whose save file names one of this name that is not there now" : "", saved->file);
 	snprintf(outcome->remedy, sizeof(outcome->remedy),
-	         "restore it (xl restore, virsh start) and shut it down from within, or remove the save file if nobody "
-	         "wants it");
+	         "restore the domain (xl restore, virsh start) and shut it down, or remove the save file if it is not "
+	         "needed");
 	outcome->exit_code = EXIT_REFUSED;
 }
 
 void outcome_explain_undo(struct outcome *outcome)
 {
-	snprintf(outcome->cause, sizeof(outcome->cause),
-	         "refused: what the last pass did can still be undone, and could not afterwards");
+	snprintf(outcome->cause, sizeof(outcome->cause), "refused: the last pass could no longer be undone afterwards");
 	snprintf(outcome->remedy, sizeof(outcome->remedy),
-	         "start the guest and see that all is well, or if you are sure use --discard=forget-undo");
+	         "start the guest first and check that it works, or use --discard=forget-undo");
 	outcome->exit_code = EXIT_REFUSED;
 }
 

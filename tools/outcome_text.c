@@ -56,8 +56,8 @@ void outcome_print_problems(const struct outcome *outcome)
 			              volume->remedy);
 	}
 	if (report->redo_pending)
-		print_problem(outcome->image, 0, "", "defragmented, but the last step could not be carried out",
-		              "nothing is lost: the next open carries it out; see to the host's disk (dmesg, df)");
+		print_problem(outcome->image, 0, "", "defragmented, but the last step could not be completed",
+		              "nothing is lost: the next open completes it; check the host's disk (dmesg, df)");
 }
 
 static void print_others(const struct outcome *outcome, const struct volume_report *volume)
@@ -160,7 +160,7 @@ static void print_settled(const struct outcome *outcome)
 		return;
 	}
 	printf("%s: %s; extents of the image map: %s before", outcome->image,
-	       !settle->finished     ? "not finished, the next --settle goes on"
+	       !settle->finished     ? "not finished, the next --settle continues"
 	       : settle->bytes_moved ? "settled"
 	                             : "nothing to do",
 	       text_number(number, settle->extents_before));
@@ -273,8 +273,7 @@ static void print_gist(const struct outcome *outcome, const struct defrag_option
 	printf("%s: %s: fragments: %s before, %s after; ", outcome->image,
 	       mode == MODE_DRY_RUN ? "would be defragmented" : "defragmented", text_number(first, before),
 	       text_number(second, after));
-	printf("%.2f s\n", outcome->seconds);
-	print_unserved(outcome);
+	printf("%.2f s%s\n", outcome->seconds, outcome->unserved ? "; a bundle now: mount its store with zcfs" : "");
 }
 
 void outcome_print_line(const struct outcome *outcome, const struct defrag_options *options)

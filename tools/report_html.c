@@ -151,8 +151,8 @@ static void put_problems(FILE *file, const struct outcome *outcome)
 			put_problem(file, report->volumes[i].number, report->volumes[i].cause,
 			            report->volumes[i].remedy);
 	if (report->redo_pending)
-		put_problem(file, 0, "The last step could not be carried out; nothing is lost.",
-		            "the next open carries it out; see to the host's disk (dmesg, df)");
+		put_problem(file, 0, "The last step could not be completed; nothing is lost.",
+		            "the next open completes it; check the host's disk (dmesg, df)");
 	if (outcome->in_use)
 		fputs("<p class=\"faint\">In use while it was looked at: figures are approximate.</p>\n", file);
 }

@@ -48,7 +48,7 @@ static void tell_user(struct check_result *result, const struct location *locati
 	char description[256];
 
 	tell_cause(result, "is in use (through the mount, or by another program); not repaired",
-	           "shut its guest down or end what uses it (fuser -v tells), and try again");
+	           "shut its guest down or stop what uses it (see fuser -v), and try again");
 	if (locate_identity(location, &identity) < 0 || !users_find(&identity, &user))
 		return;
 	user_describe(&user, description, sizeof description);
@@ -73,7 +73,7 @@ static void explain(struct check_result *result, int error, bool repairing)
 	         "unmount what it left (fusermount3 -u), or start zcfs again"},
 	        {EROFS, "its file system is mounted read-only; not repaired", "remount it read-write"},
 	        {ENOSPC, "no space left", "make room for a copy of map.db in /tmp, or set TMPDIR"},
-	        {EIO, "input/output error", "look into the kernel's log (dmesg) before anything else"},
+	        {EIO, "input/output error", "check the kernel's log (dmesg) first"},
 	        {EINPROGRESS, "its redo still cannot be written to the data file",
 	         "make room on the host's file system or see to its disk (df, dmesg), and try again"},
 	        {ECANCELED, "stopped", ""},

@@ -70,8 +70,8 @@ static int run(const struct defrag_options *options)
 	int error = options->csv ? file_list_create(options->csv, &csv) : 0;
 	if (error) {
 		fprintf(stderr,
-		        "zcfs-defrag: --csv wants a new file, or such a list to replace: %s: %s\nTry 'zcfs-defrag "
-		        "--help'.\n",
+		        "zcfs-defrag: --csv: cannot write %s: %s; it takes a new file, or such a list to replace\n"
+		        "Try 'zcfs-defrag --help'.\n",
 		        options->csv, strerror(-error));
 		return EXIT_USAGE;
 	}

@@ -141,7 +141,7 @@ def proves_libvirt(cases, image, directory):
             libvirt.virsh('managedsave win10')
             result = defrag(f'--saved={saved}', image)
             equal(result.status, REFUSED, 'the exit status')
-            holds(f'the saved domain "win10" remembers it as it is: {os.path.join(saved, "win10.save")}' in result.err, result.err)
+            holds(f'is a disk of the saved domain "win10": {os.path.join(saved, "win10.save")}' in result.err, result.err)
             libvirt.virsh('start win10; destroy win10')
             result = defrag(f'--saved={saved}', image)
             equal(result.status, DONE, repr(result))

@@ -101,7 +101,7 @@ def signals(cases, image, copy_of):
         process.send_signal(signal.SIGINT)
         err = process.communicate(timeout=60)[1].decode()
         equal(process.returncode, FAILED, 'the exit status')
-        holds('stopped; what has been moved so far stays moved' in err and 'the same command goes on' in err, err)
+        holds('stopped; what has been moved so far stays moved' in err and 'run the same command again' in err, err)
     with cases.case('SIGUSR1 while it waits; then SIGINT: nothing changed'):
         before = state_of(os.path.dirname(image))
         with open(image, 'rb'):
