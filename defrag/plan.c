@@ -13,7 +13,8 @@
 
 enum mode {
 	MODE_FRAGMENTED, /* only fragmented objects move; fail if one fits nowhere */
-	MODE_DIVIDE,     /* the same, dividing what fits nowhere */
+	MODE_DIVIDE,     /* the same, dividing what fits nowhere, if that makes fewer pieces of it */
+	MODE_CROWDED,    /* the same, however many pieces: where it is full, one gives way to many */
 	MODE_ANEW,       /* everything moves */
 	MODE_PACK,       /* everything moves, in order */
 };
@@ -237,7 +238,7 @@ static int place(struct attempt *a, size_t index)
 	if (!length)
 		return 0;
 	/* What may not lie too high looks from below; so does a layout from scratch, which is to be dense. */
-	bool tight = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
+	bool tight = a->mode < MODE_ANEW;
 	size_t gap = tight && object->max_start == UINT64_MAX ? gaps_best_fit(&a->gaps, length)
 	                                                      : gaps_first_fit(&a->gaps, length);
 	if (index == a->anchored) {
@@ -407,31 +408,38 @@ static uint64_t pieces_after(const struct plan_input *input, const struct plan *
 	return pieces;
 }
 
+/* Another mode's plan takes the place of this one if it leaves fewer pieces. */
+static int improve(const struct plan_input *input, enum mode mode, struct plan *plan)
+{
+	bool complete;
+	struct plan other;
+	int r = attempt_mode(input, mode, &other, &complete);
+	if (r < 0) {
+		plan_free(plan);
+		return r;
+	}
+	if (pieces_after(input, &other) < pieces_after(input, plan)) {
+		struct plan worse = *plan;
+		*plan = other;
+		other = worse;
+	}
+	plan_free(&other);
+	return 0;
+}
+
 int plan_make(const struct plan_input *input, struct plan *plan)
 {
 	bool complete;
-	struct plan divided;
 	int r = attempt_mode(input, input->pack ? MODE_PACK : MODE_FRAGMENTED, plan, &complete);
 	if (r < 0 || complete)
 		return r;
 	plan_free(plan);
-	if (input->in_place)
-		return attempt_mode(input, MODE_DIVIDE, plan, &complete);
-	r = attempt_mode(input, MODE_DIVIDE, &divided, &complete);
-	if (r < 0)
-		return r;
-	r = attempt_mode(input, MODE_ANEW, plan, &complete);
-	if (r < 0) {
-		plan_free(&divided);
-		return r;
-	}
-	if (pieces_after(input, divided.targets ? &divided : plan) <= pieces_after(input, plan)) {
-		struct plan worse = *plan;
-		*plan = divided;
-		divided = worse;
-	}
-	plan_free(&divided);
-	return 0;
+	r = attempt_mode(input, MODE_DIVIDE, plan, &complete);
+	if (r == 0)
+		r = improve(input, MODE_CROWDED, plan);
+	if (r == 0 && !input->in_place)
+		r = improve(input, MODE_ANEW, plan);
+	return r;
 }
 
 /* ---- moves ---- */

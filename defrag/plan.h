@@ -8,7 +8,8 @@
  *
  * By default contiguous objects stay; fragmented ones go, the longest first, to the tightest gap that takes them whole
  * (best fit decreasing). Only if some fit nowhere is everything laid out anew (first fit decreasing, which is denser),
- * unless that is not wanted. What fits nowhere even then is divided into as few pieces as possible.
+ * unless that is not wanted. What fits nowhere even then is divided into as few pieces as possible. Of the plans that
+ * come of this the one that leaves the fewest pieces is taken, of equal ones that which moves less.
  */
 #ifndef ZCFS_PLAN_H
 #define ZCFS_PLAN_H

@@ -130,6 +130,27 @@ static void check_contradictions(void)
 	plan_free(&plan);
 }
 
+/* Where nothing is free and not everything may be moved, one object stays in pieces so that the others need not. */
+static void check_crowded(void)
+{
+	struct run pieces[] = {{0, 3}, {17, 4}, {6, 4}, {11, 3}, {3, 3}, {14, 3}, {10, 1}};
+	const struct plan_object any = {.max_start = UINT64_MAX, .max_pieces = 9};
+	struct plan plan;
+	now.clusters = 21;
+	now.count = now.runs.count = 0;
+	for (size_t i = 0; i < 3; i++)
+		volume_add_object(&now, any, pieces + 2 * i, 2);
+	volume_add_object(&now, (struct plan_object){.kind = PLAN_UNWANTED}, pieces + 6, 1);
+	volume_fill_input(&now, false);
+	CHECK_IS(now.free.count, 0);
+	now.input.in_place = true;
+	CHECK_IS(plan_make(&now.input, &plan), 0);
+	check_plan(&now, &plan);
+	CHECK(volume_pieces(&now, &plan) < volume_pieces(&now, NULL));
+	check_plan_settles(&now, &plan);
+	plan_free(&plan);
+}
+
 /* Packed, objects of a rank lie in the order that was asked for. */
 static void check_order(void)
 {
@@ -259,6 +280,7 @@ int main(void)
 {
 	random_start();
 	check_contradictions();
+	check_crowded();
 	check_order();
 	check_scaling();
 	check_random_volumes();
