@@ -22,9 +22,12 @@ void layout_free(struct layout *layout)
 	*layout = (struct layout){0};
 }
 
-/* The order in which a volume is packed: what is read first lies first. */
+/* The order in which a volume is packed: what is read first lies first. Attribute lists lie next to the free space, for
+ * most of those that have clusters go when their files are in one piece, and would leave gaps elsewhere. */
 static uint8_t rank_of(const struct scan *s, const struct attr *attr)
 {
+	if (attr->type == le32_to_cpu(AT_ATTRIBUTE_LIST))
+		return 4;
 	if (attr->base < FILE_first_user)
 		return 0;
 	if (s->kind[attr->base] & RECORD_BOOT_FILE)
