@@ -145,7 +145,12 @@ static int set_extent(struct file_edit *edit, const struct attr *extent, uint64_
 	attr->highest_vcn = cpu_to_sle64((int64_t)(lowest_vcn + total_vcns(runs, count)) - 1);
 	if (entry)
 		entry->lowest_vcn = lowest_vcn;
-	return record_set_runs(record->after, attr, runs, count);
+	int r = record_set_runs(record->after, attr, runs, count);
+	if (r < 0)
+		return r;
+	/* No longer than it must be: then it may fit into the base record. */
+	return record_resize_attr(record->after, attr,
+	                          (uint32_t)(attr_pairs_off(attr) + mapping_pairs_size(runs, count)));
 }
 
 static int remove_extent(struct file_edit *edit, const struct attr *extent)

@@ -2,10 +2,12 @@
 """A pass over volumes of several kinds keeps every promise that can be checked from outside."""
 import os
 
-from commands import scattered_volume, unmount_on_termination, workspace
+from commands import NTFS_POPULATE, NTFS_SCATTER, attribute_runs, defrag_report, scattered_volume, unmount_on_termination, \
+    workspace
 from guest import run
-from proof import prove_pass
-from tap import Cases
+from host import write_view
+from proof import ATTRIBUTE_LIST, prove_pass
+from tap import Cases, equal, holds
 
 PARTITION = 63 * 512  # where Windows XP put its first one: no multiple of 4096
 
@@ -34,6 +36,32 @@ def prove(cases, name, options=(), in_partition=False, **volume):
         prove_pass(cases, name, image, scratch, options)
 
 
+def lists_of(image, view):
+    write_view(image, view)
+    return [attribute for attribute in attribute_runs(view) if attribute[1] == ATTRIBUTE_LIST]
+
+
+def prove_lists_go(cases):
+    """Each file has dozens of extension records, and a list of them that has a cluster of its own."""
+    with workspace() as directory:
+        image, view = os.path.join(directory, 'a.img'), os.path.join(directory, 'view')
+        with open(image, 'xb') as new:
+            new.truncate(48 << 20)
+        run('mkntfs', '--quiet', '--force', '--fast', '--cluster-size', '1024', image)
+        run(NTFS_POPULATE, '--quiet', '--files', '6', '--file-size', '5M..5M', image)
+        run(NTFS_SCATTER, '--quiet', '--max-run', '1', image)
+        lists = len(lists_of(image, view))
+        for options in [], ['--pack']:
+            with cases.case(f'{" ".join(["a pass", *options])}: attribute lists go with the pieces of their files, and leave no gaps'):
+                holds(lists >= 6, 'a test of nothing')
+                report = defrag_report(*options, image)['volumes'][0]
+                equal(lists_of(image, view), [], 'attribute lists')
+                holds(report['records_freed'] > lists, report)
+                again = defrag_report(*options, image)
+                equal((again['changed'], again['volumes'][0]['attributes_moved']), (False, 0), 'a second pass changes something:')
+                defrag_report('--undo', image)
+
+
 def main():
     unmount_on_termination()
     cases = Cases()
@@ -42,6 +70,7 @@ def main():
     prove(cases, 'everything scattered, --pack', seed=3, what='all', options=['--pack'])
     prove(cases, 'a partition at sector 63', seed=4, in_partition=True)
     prove(cases, 'one cluster a fragment', seed=5, fragments=9000)
+    prove_lists_go(cases)
     cases.finish()
 
 
