@@ -206,7 +206,7 @@ static void print_discarded(const struct outcome *outcome, const struct defrag_o
 	const struct discard_report *discard = &outcome->discard;
 	char before[TEXT_NUMBER_MAX], after[TEXT_NUMBER_MAX];
 	print_given_back(outcome, options->discard.dry_run);
-	printf("; it takes %s on the host before, %s after; %.2f s\n", text_bytes(before, discard->allocated_before),
+	printf("; space on the host: %s before, %s after; %.2f s\n", text_bytes(before, discard->allocated_before),
 	       text_bytes(after, discard->allocated_after), outcome->seconds);
 	for (size_t i = 0; i < outcome->report.volume_count; i++)
 		if (outcome->report.volumes[i].result == VOLUME_DONE)

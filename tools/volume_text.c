@@ -128,6 +128,10 @@ static void print_conclusion(const struct volume_report *volume, enum defrag_mod
 	}
 	print_in_pieces(files, files == 1 ? (done ? "file was" : "file") : (done ? "files were" : "files"),
 	                volume->excess_before);
+	if (selects && volume->selected_files == 0) {
+		puts(" none of them is selected");
+		return;
+	}
 	if (selects) {
 		putchar('\n');
 		print_in_pieces(volume->selected_files, "of them selected,", volume->selected_excess);

@@ -122,6 +122,12 @@ def in_a_fleet(cases, store):
 
 def missing(cases, store, path):
     before = state_of(store.directory)
+    with cases.case('a pattern that no fragmented file matches: it says so, nothing is changed'):
+        for mode in ([], ['-n'], ['-a']):
+            result = defrag(*mode, '--only=*.no-such', store.image)
+            equal(result.status, DONE, 'the exit status')
+            holds('extra pieces; none of them is selected' in result.out, result.out)
+        equal(state_of(store.directory), before, 'the store')
     with cases.case('one of several files that is not there: it is named, nothing is changed'):
         result = defrag(store.image, '--', path, 'no/such.file')
         equal(result.status, FAILED, 'the exit status')
