@@ -176,13 +176,6 @@ int redo_apply_blob(const struct io *io, int data_fd, uint64_t data_size, const 
 	return rc < 0 ? rc : window_flush(&window);
 }
 
-struct overlay_entry {
-	uint64_t host_off;
-	uint32_t length;
-	uint32_t fill;
-	const uint8_t *bytes; /* inside one of the blobs; NULL for a fill */
-};
-
 /* A copy of a blob; freed with the overlay. */
 struct overlay_blob {
 	struct overlay_blob *next;
@@ -191,8 +184,7 @@ struct overlay_blob {
 
 struct redo_overlay {
 	size_t count, capacity;
-	uint64_t total; /* bytes that would change */
-	struct overlay_entry *entries;
+	struct redo_entry *entries; /* their bytes are inside the blobs */
 	struct overlay_blob *blobs;
 };
 
@@ -218,16 +210,14 @@ static int overlay_append(struct redo_overlay *overlay, const struct redo_entry 
 {
 	if (overlay->count == overlay->capacity) {
 		size_t capacity = overlay->capacity ? overlay->capacity * 2 : 64;
-		struct overlay_entry *entries = reallocarray(overlay->entries, capacity, sizeof *entries);
+		struct redo_entry *entries = reallocarray(overlay->entries, capacity, sizeof *entries);
 
 		if (!entries)
 			return -ENOMEM;
 		overlay->entries = entries;
 		overlay->capacity = capacity;
 	}
-	overlay->entries[overlay->count++] = (struct overlay_entry){
-	        .host_off = entry->host_off, .length = entry->length, .fill = entry->fill, .bytes = entry->bytes};
-	overlay->total += entry->length;
+	overlay->entries[overlay->count++] = *entry;
 	return 0;
 }
 
@@ -254,14 +244,14 @@ int redo_overlay_add(struct redo_overlay *overlay, const uint8_t *blob, size_t s
 
 static int compare_overlay_entries(const void *a, const void *b)
 {
-	const struct overlay_entry *x = a, *y = b;
+	const struct redo_entry *x = a, *y = b;
 
 	return x->host_off < y->host_off ? -1 : x->host_off > y->host_off;
 }
 
 int redo_overlay_seal(struct redo_overlay *overlay)
 {
-	struct overlay_entry *entries = overlay->entries;
+	struct redo_entry *entries = overlay->entries;
 
 	if (overlay->count > 1)
 		qsort(entries, overlay->count, sizeof *entries, compare_overlay_entries);
@@ -278,7 +268,7 @@ void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, u
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		const struct overlay_entry *entry = &overlay->entries[middle];
+		const struct redo_entry *entry = &overlay->entries[middle];
 
 		if (entry->host_off + entry->length <= host_off)
 			low = middle + 1;
@@ -286,7 +276,7 @@ void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, u
 			high = middle;
 	}
 	for (; low < overlay->count; low++) {
-		const struct overlay_entry *entry = &overlay->entries[low];
+		const struct redo_entry *entry = &overlay->entries[low];
 		uint64_t skip = entry->host_off < host_off ? host_off - entry->host_off : 0;
 		uint64_t into = entry->host_off < host_off ? 0 : entry->host_off - host_off;
 
@@ -301,22 +291,12 @@ void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, u
 	}
 }
 
-uint64_t redo_overlay_bytes(const struct redo_overlay *overlay)
-{
-	return overlay->total;
-}
-
-size_t redo_overlay_count(const struct redo_overlay *overlay)
-{
-	return overlay->count;
-}
-
 uint64_t redo_overlay_blocks(const struct redo_overlay *overlay, uint64_t block_size)
 {
 	uint64_t blocks = 0, next = 0; /* the first block that is not counted yet */
 
 	for (size_t i = 0; i < overlay->count; i++) {
-		const struct overlay_entry *entry = &overlay->entries[i];
+		const struct redo_entry *entry = &overlay->entries[i];
 		uint64_t first = entry->host_off / block_size;
 		uint64_t end = (entry->host_off + entry->length - 1) / block_size + 1;
 

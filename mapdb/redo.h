@@ -64,8 +64,6 @@ int redo_overlay_add(struct redo_overlay *overlay, const uint8_t *blob, size_t s
 int redo_overlay_seal(struct redo_overlay *overlay);
 /* Changes buffer, which holds the data file's [host_off, host_off + length), to what it will be. Any thread. */
 void redo_overlay_patch(const struct redo_overlay *overlay, uint64_t host_off, uint8_t *buffer, size_t length);
-uint64_t redo_overlay_bytes(const struct redo_overlay *overlay); /* bytes that would change */
-size_t redo_overlay_count(const struct redo_overlay *overlay);	 /* entries */
 /* How many blocks of the data file, of so many bytes each, would change. After seal. */
 uint64_t redo_overlay_blocks(const struct redo_overlay *overlay, uint64_t block_size);
 
