@@ -64,17 +64,6 @@ void check_add_bytes(struct check *check, enum finding_kind kind, enum finding_w
 	add_finding(check, &finding);
 }
 
-void check_add(struct check *check, enum finding_kind kind, enum finding_weight weight, const char *format, ...)
-{
-	struct finding finding = {.kind = kind, .error = weight != NOTE, .repairable = weight == REPAIRABLE};
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(finding.text, sizeof finding.text, format, arguments);
-	va_end(arguments);
-	add_finding(check, &finding);
-}
-
 size_t check_errors(const struct check_report *report, bool repaired)
 {
 	size_t count = 0;

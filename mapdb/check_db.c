@@ -165,7 +165,9 @@ static int stop_sqlite(void *context)
 	return check_stopped(context);
 }
 
-int check_unreadable(struct check *check, struct map_db *db, const char *what)
+/* After SQLite has failed: says why as a finding, 0; or -errno if that only keeps us from looking. what: for the
+ * message. */
+static int explain_failure(struct check *check, struct map_db *db, const char *what)
 {
 	int rc = db_translate(db, sqlite3_extended_errcode(db->connection));
 
@@ -181,7 +183,7 @@ static int step(struct check *check, struct map_db *db, sqlite3_stmt *statement,
 	int result = sqlite3_step(statement), seen = -vfs_last_errno(db->vfs);
 
 	if (result != SQLITE_ROW && result != SQLITE_DONE) { /* damage in the middle of it */
-		*rc = check_unreadable(check, db, "all of map.db");
+		*rc = explain_failure(check, db, "all of map.db");
 		return 0;
 	}
 	/* An integrity check has rows for what could not be read, too. */
@@ -198,7 +200,7 @@ static int for_each_row(struct check *check, struct map_db *db, const char *sql,
 	int rc = 0;
 
 	if (sqlite3_prepare_v2(db->connection, sql, -1, &select, NULL) != SQLITE_OK)
-		return check_unreadable(check, db, "map.db");
+		return explain_failure(check, db, "map.db");
 	while (step(check, db, select, &rc))
 		visit(check, select);
 	return rc;
@@ -246,7 +248,7 @@ static int check_identity(struct check *check, struct map_db *db, bool *ours)
 
 	*ours = false;
 	if (map_db_schema_identity(db->connection, &application_id, &user_version) != SQLITE_OK)
-		return check_unreadable(check, db, "map.db");
+		return explain_failure(check, db, "map.db");
 	if (application_id != MAP_DB_APPLICATION_ID)
 		check_add(check, FINDING_DATABASE, FAULT,
 		          "map.db is another program's: its application_id is %#x, not %#x", (unsigned)application_id,
@@ -411,7 +413,7 @@ static int check_readable(struct check *check, struct map_db *db)
 		return rc;
 	rc = for_each_row(check, db, "PRAGMA integrity_check(" INTEGRITY_MAX ")", add_integrity);
 	if (rc == 0 && map_db_schema_compare(db->connection, add_schema, &walk) != SQLITE_OK)
-		return check_unreadable(check, db, "the schema of map.db");
+		return explain_failure(check, db, "the schema of map.db");
 	if (rc < 0 || !walk.tables_good)
 		return rc;
 	rc = for_each_row(check, db, "PRAGMA foreign_key_check", add_foreign_key);

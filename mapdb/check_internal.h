@@ -25,14 +25,10 @@ struct check {
 
 enum finding_weight { NOTE, FAULT, REPAIRABLE };
 
-void check_add(struct check *check, enum finding_kind kind, enum finding_weight weight, const char *format, ...)
-	__attribute__((format(printf, 4, 5)));
-/* The same, with the number of bytes concerned. */
+/* Adds a finding to the report. bytes: how many are concerned; 0: it is not about a number of bytes. */
+#define check_add(check, kind, weight, ...) check_add_bytes(check, kind, weight, 0, __VA_ARGS__)
 void check_add_bytes(struct check *check, enum finding_kind kind, enum finding_weight weight, uint64_t bytes,
 		     const char *format, ...) __attribute__((format(printf, 5, 6)));
-
-/* After SQLite has failed: says why as a finding, 0; or -errno, if that only keeps us from looking. what: for the message. */
-int check_unreadable(struct check *check, struct map_db *db, const char *what);
 
 /* A hidden entry of check->name. */
 void check_add_leftover(struct check *check, const char *entry);

@@ -128,35 +128,6 @@ static int read_rows(struct rows *rows, struct map_db *db)
 	return rc;
 }
 
-/* In guest order again: the map itself, which merges neighbours. */
-static int make_map(struct map_db *db, const char *table, uint64_t size, struct image_map **map)
-{
-	cleanup_statement sqlite3_stmt *select = NULL;
-	struct image_map_builder *builder;
-	char sql[120];
-	int result = SQLITE_ROW, rc = image_map_builder_new(64, &builder);
-
-	if (rc < 0)
-		return rc;
-	snprintf(sql, sizeof sql, "SELECT guest_off, length, host_off FROM %s NOT INDEXED ORDER BY guest_off", table);
-	rc = db_prepare(db, sql, &select);
-	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
-		struct extent extent;
-
-		db_column_u64(select, 0, &extent.guest_off);
-		db_column_u64(select, 1, &extent.length);
-		db_column_u64(select, 2, &extent.host_off);
-		rc = image_map_builder_add(builder, &extent);
-	}
-	if (rc == 0)
-		rc = db_translate(db, result);
-	if (rc < 0) {
-		image_map_builder_drop(builder);
-		return rc;
-	}
-	return image_map_builder_finish(builder, size, map);
-}
-
 int check_extents(struct check *check, struct map_db *db, const char *table, enum finding_kind kind, uint64_t size,
                   struct image_map **map)
 {
@@ -175,7 +146,7 @@ int check_extents(struct check *check, struct map_db *db, const char *table, enu
 	check_sharing(&rows);
 	if (!rows.good)
 		return 0;
-	rc = make_map(db, table, size, map);
+	rc = kind == FINDING_UNDO ? map_db_read_undo_map(db, map) : map_db_read_map(db, map);
 	if (rc == -EUCLEAN) { /* an odd length in the middle */
 		check_add(check, kind, rows.weight, "%s: an extent other than the last one has an odd length", table);
 		return 0;

@@ -67,13 +67,7 @@ static int drop_undo(struct map_db *db)
 {
 	int rc = map_db_begin(db);
 
-	if (rc == 0)
-		rc = db_drop_undo_rows(db);
-	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0)
-		map_db_rollback(db);
-	return rc;
+	return rc < 0 ? rc : map_db_end(db, db_drop_undo_rows(db));
 }
 
 /* *out: NULL without a valid undo. */

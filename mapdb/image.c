@@ -67,7 +67,6 @@ static int open_data(struct image *image, int dir_fd, const char *name, int flag
 	return fd < 0 ? fd : 0;
 }
 
-/* True if the name means that inode. */
 /* 1: the name below the directory is that inode's; 0: it is another's or nobody's; -errno. */
 static int names_inode(int dir_fd, const char *name, const struct stat *status)
 {
@@ -162,7 +161,8 @@ static int drop_stale_link(struct image *image, int tries)
 	return TRY_AGAIN;
 }
 
-int image_reload(struct image *image)
+/* Replaces map and state by what image->db has now. The old ones stay after an error. */
+static int reload(struct image *image)
 {
 	struct map_state state;
 	struct image_map *map = NULL;
@@ -187,7 +187,8 @@ int image_read_undo_map(const struct image *image, struct image_map **out)
 	return rc == 0 && valid ? map_db_read_undo_map(image->db, out) : rc;
 }
 
-int image_overlay_redo(struct image *image)
+/* Makes the image readable while its redo cannot be applied. */
+static int overlay_redo(struct image *image)
 {
 	struct redo_overlay *overlay;
 	int rc = map_db_read_redo(image->db, &overlay);
@@ -272,7 +273,7 @@ static int bring_up_to_date(struct image *image, bool recovery_failed)
 		rc = apply_redo(image->io, image->parent_fd, image->db, image->data_fd);
 	if (rc == 0)
 		return map_db_read_state(image->db, &image->state);
-	return can_overlay(rc) ? image_overlay_redo(image) : rc;
+	return can_overlay(rc) ? overlay_redo(image) : rc;
 }
 
 /* Space is added to the data file before a map names it and taken away after, so a data file that ends before the map
@@ -324,10 +325,10 @@ static int load_bundle(struct image *image, bool recovery_failed)
 		map_db_snapshot_end(image->db);
 		rc = bring_up_to_date(image, recovery_failed);
 	} else if (rc == 0 && image->state.redo_pending) {
-		rc = image_overlay_redo(image);
+		rc = overlay_redo(image);
 	}
 	if (rc == 0)
-		rc = image_reload(image);
+		rc = reload(image);
 	if (rc == 0)
 		rc = check_data_length(image);
 	if (rc != 0)

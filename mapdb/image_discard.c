@@ -170,13 +170,7 @@ static int put_history(const struct discard *discard, const struct timespec *sta
 	        .extents_after = image_map_count(image->map),
 	};
 	int rc = map_db_begin(image->db);
-	if (rc == 0)
-		rc = map_db_put_run(image->db, &run);
-	if (rc == 0)
-		rc = map_db_commit(image->db);
-	if (rc < 0)
-		map_db_rollback(image->db);
-	return rc;
+	return rc < 0 ? rc : map_db_end(image->db, map_db_put_run(image->db, &run));
 }
 
 static int discard_all(struct discard *discard, struct discard_report *report)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What the parts of image (image.c, image_change.c, image_lock.c, image_names.c) share, and nobody else sees.
+ * What the parts of image (image_*.c) share with each other and with those that work on an open image (check, plain); not for other
+ * directories.
  */
 #ifndef ZCFS_IMAGE_INTERNAL_H
 #define ZCFS_IMAGE_INTERNAL_H
@@ -104,11 +105,7 @@ int image_check_room(const struct image *image, const struct redo_overlay *redo)
  * come to mean something else at the last moment, undoes it: -ESTALE. */
 int image_exchange_checked(const struct image *image, const char *hidden, const struct stat *expected);
 
-/* Replaces map and state by what image->db has now. The old ones stay after an error. */
-int image_reload(struct image *image);
 /* The map that a valid undo goes back to; *out is NULL if there is none. */
 int image_read_undo_map(const struct image *image, struct image_map **out);
-/* Makes the image readable while its redo cannot be applied. */
-int image_overlay_redo(struct image *image);
 
 #endif

@@ -3,8 +3,8 @@
  * io: the one interface through which zcfs changes or reads what it keeps on the host.
  *
  * The data file, the map database (through mapdb/vfs.h) and the names in the store are touched only through a
- * struct io, so that a test can stand in for the disk: io_posix below is the real one, tests/io_record.h records every
- * operation for crash enumeration, tests/io_fault.h makes the k-th one fail.
+ * struct io, so that a test can stand in for the disk: io_posix below is the real one, tests/mapdb/io_record.h records
+ * every operation for crash enumeration, tests/mapdb/io_fault.h makes the k-th one fail.
  *
  * Every function returns 0 (or a count, or a descriptor) or -errno, prints nothing and may be called from any thread.
  */

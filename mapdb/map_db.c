@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * map_db: opening, reading, changing. The schema is in map_db_schema.c, redo and undo are in map_db_redo.c.
+ * map_db: opening, the state, and transactions. The schema is in map_db_schema.c, the rows of maps are in
+ * map_db_rows.c, redo and undo in map_db_redo.c, the history in map_db_history.c.
  */
 #include "mapdb/map_db.h"
 
@@ -245,8 +246,7 @@ bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value)
 	return number >= 0 && sqlite3_value_type(field) == SQLITE_INTEGER;
 }
 
-/* A statement that must return a row. -EUCLEAN if it does not. */
-static int step_row(struct map_db *db, sqlite3_stmt *statement)
+int db_step_row(struct map_db *db, sqlite3_stmt *statement)
 {
 	int result = sqlite3_step(statement);
 
@@ -276,7 +276,7 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	                    &select);
 
 	if (rc == 0)
-		rc = step_row(db, select);
+		rc = db_step_row(db, select);
 	if (rc < 0)
 		return rc;
 	*state = (struct map_state){0};
@@ -286,60 +286,6 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	state->redo_pending = pending;
 	state->undo_recorded = undo;
 	return 0;
-}
-
-static int read_extents(struct map_db *db, const char *sql, struct image_map_builder *builder)
-{
-	cleanup_statement sqlite3_stmt *select = NULL;
-	int rc = db_prepare(db, sql, &select);
-	int result = SQLITE_ROW;
-
-	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
-		struct extent extent;
-
-		if (!db_column_u64(select, 0, &extent.guest_off) || !db_column_u64(select, 1, &extent.length) ||
-		    !db_column_u64(select, 2, &extent.host_off))
-			return -EUCLEAN;
-		rc = image_map_builder_add(builder, &extent);
-	}
-	return rc < 0 ? rc : db_translate(db, result);
-}
-
-static int read_map(struct map_db *db, const char *size_sql, const char *extents_sql, struct image_map **out)
-{
-	cleanup_statement sqlite3_stmt *select = NULL;
-	struct image_map_builder *builder = NULL;
-	uint64_t size;
-
-	/* While this statement has a row, both are read from one snapshot. */
-	int rc = db_prepare(db, size_sql, &select);
-	if (rc == 0)
-		rc = step_row(db, select);
-	if (rc < 0)
-		return rc;
-	if (!db_column_u64(select, 0, &size))
-		return -EUCLEAN;
-	rc = image_map_builder_new(64, &builder);
-	if (rc < 0)
-		return rc;
-	rc = read_extents(db, extents_sql, builder);
-	if (rc < 0) {
-		image_map_builder_drop(builder);
-		return rc;
-	}
-	return image_map_builder_finish(builder, size, out);
-}
-
-int map_db_read_map(struct map_db *db, struct image_map **out)
-{
-	return read_map(db, "SELECT size FROM image WHERE id = 1",
-	                "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off", out);
-}
-
-int map_db_read_undo_map(struct map_db *db, struct image_map **out)
-{
-	return read_map(db, "SELECT size FROM undo_stamp WHERE id = 1",
-	                "SELECT guest_off, length, host_off FROM undo_extent NOT INDEXED ORDER BY guest_off", out);
 }
 
 int map_db_begin(struct map_db *db)
@@ -429,98 +375,6 @@ int map_db_put_redo(struct map_db *db, const struct redo_blob *redo, const struc
 	return rc;
 }
 
-/* Binds a counter; more than a signed integer holds is not a count of anything. */
-static void bind_u64(sqlite3_stmt *statement, int parameter, uint64_t value)
-{
-	sqlite3_bind_int64(statement, parameter, value > INT64_MAX ? INT64_MAX : (sqlite3_int64)value);
-}
-
-static void bind_text(sqlite3_stmt *statement, int parameter, const char *text)
-{
-	sqlite3_bind_text(statement, parameter, text ? text : "", -1, SQLITE_STATIC);
-}
-
-static int write_run(struct map_db *db, const char *sql, const struct run_record *run)
-{
-	cleanup_statement sqlite3_stmt *statement = NULL;
-	int rc = db_prepare(db, sql, &statement);
-
-	if (rc < 0)
-		return rc;
-	bind_text(statement, 1, run->operation);
-	bind_text(statement, 2, run->options);
-	sqlite3_bind_int64(statement, 3, run->started_unix_s);
-	sqlite3_bind_int64(statement, 4, run->duration_ms);
-	bind_u64(statement, 5, run->volumes);
-	bind_u64(statement, 6, run->files_moved);
-	bind_u64(statement, 7, run->fragments_before);
-	bind_u64(statement, 8, run->fragments_after);
-	bind_u64(statement, 9, run->extents_before);
-	bind_u64(statement, 10, run->extents_after);
-	bind_u64(statement, 11, run->metadata_bytes);
-	sqlite3_bind_int64(statement, 12, db->run_id);
-	return db_run_statement(db, statement);
-}
-
-int map_db_put_run(struct map_db *db, const struct run_record *run)
-{
-	db->run_id = 0;
-	int rc = write_run(db,
-	                   "INSERT INTO run(operation, options, started_unix_s, duration_ms, volumes, files_moved,"
-	                   " fragments_before, fragments_after, extents_before, extents_after, metadata_bytes, id)"
-	                   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, nullif(?12, 0))",
-	                   run);
-	if (rc == 0)
-		db->run_id = sqlite3_last_insert_rowid(db->connection);
-	return rc;
-}
-
-int map_db_update_run(struct map_db *db, const struct run_record *run)
-{
-	if (db->run_id == 0)
-		return -EINVAL;
-	return write_run(
-	        db,
-	        "UPDATE run SET operation = ?1, options = ?2, started_unix_s = ?3, duration_ms = ?4, volumes = ?5,"
-	        " files_moved = ?6, fragments_before = ?7, fragments_after = ?8, extents_before = ?9,"
-	        " extents_after = ?10, metadata_bytes = ?11 WHERE id = ?12",
-	        run);
-}
-
-/* Only the last two runs that moved files keep what they did to each: there may be a million. */
-static int forget_old_files(struct map_db *db)
-{
-	return db_execute(db, "DELETE FROM file WHERE run < (SELECT max(run) FROM file)");
-}
-
-int map_db_put_file(struct map_db *db, const struct file_record *file)
-{
-	int rc = 0;
-
-	if (db->run_id == 0)
-		return -EINVAL;
-	if (!db->put_file)
-		rc = forget_old_files(db);
-	if (rc == 0 && !db->put_file)
-		rc = db_prepare(db,
-		                "INSERT INTO file(run, volume, record, path, attribute, bytes, fragments_before,"
-		                " fragments_after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-		                &db->put_file);
-	if (rc < 0)
-		return rc;
-	sqlite3_bind_int64(db->put_file, 1, db->run_id);
-	bind_u64(db->put_file, 2, file->volume);
-	bind_u64(db->put_file, 3, file->record);
-	bind_text(db->put_file, 4, file->path);
-	bind_text(db->put_file, 5, file->attribute);
-	bind_u64(db->put_file, 6, file->bytes);
-	bind_u64(db->put_file, 7, file->fragments_before);
-	bind_u64(db->put_file, 8, file->fragments_after);
-	rc = db_run_statement(db, db->put_file);
-	sqlite3_clear_bindings(db->put_file);
-	return rc;
-}
-
 int map_db_commit(struct map_db *db)
 {
 	if (db->run_id) {
@@ -534,6 +388,15 @@ int map_db_commit(struct map_db *db)
 	return rc;
 }
 
+int map_db_end(struct map_db *db, int rc)
+{
+	if (rc == 0)
+		rc = map_db_commit(db);
+	if (rc < 0)
+		map_db_rollback(db);
+	return rc;
+}
+
 int map_db_drop_undo(struct map_db *db)
 {
 	struct map_state state;
@@ -542,14 +405,7 @@ int map_db_drop_undo(struct map_db *db)
 	if (rc < 0 || !state.undo_recorded)
 		return rc;
 	rc = map_db_begin(db);
-	if (rc < 0)
-		return rc;
-	rc = db_drop_undo_rows(db);
-	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0)
-		map_db_rollback(db);
-	return rc;
+	return rc < 0 ? rc : map_db_end(db, db_drop_undo_rows(db));
 }
 
 static int copy_all_pages(struct map_db *db, sqlite3 *to)

@@ -107,6 +107,8 @@ uint64_t map_db_unwritten(struct map_db *db);
  * database; commit may be tried again. After any other error whether the change was made is only known after map_db_close and
  * map_db_open, from the generation. */
 int map_db_commit(struct map_db *db);
+/* Commits if rc, the result of the puts, is 0; otherwise, and where that fails, rolls back. rc, or what COMMIT has said. */
+int map_db_end(struct map_db *db, int rc);
 
 /* Makes sure that the commit is durable, applies pending redo to the data file, syncs it, then deletes redo and stamps the undo with the data file's size and ctime.
  * Nothing to do is success. Repeatable: a crash anywhere in it leaves redo pending or done. After a failed sync nothing is
@@ -122,8 +124,6 @@ int map_db_stamp_undo(struct map_db *db, int data_fd);
 /* A put: between begin and commit, makes the transaction the one that puts back the previous map and bytes: undo becomes
  * redo. Adds a run row, with the extents afterwards. -ENODATA without a valid undo. */
 int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run);
-/* All of it: begin, put_undo, reserve_redo, commit, apply_redo. -EINPROGRESS: committed, redo is still pending. */
-int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run);
 
 /* The image was cut or grown (data file already grown, or about to be cut): new map instead of old, which is the one stored;
  * generation, no undo. Only rows that differ are rewritten. 0: done and durable. -EINPROGRESS: it cannot be found out whether it was

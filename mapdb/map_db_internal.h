@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What map_db.c and map_db_redo.c share.
+ * What the parts of map_db (map_db*.c) share with each other, and with check, which looks into databases that may be damaged.
  */
 #ifndef ZCFS_MAP_DB_INTERNAL_H
 #define ZCFS_MAP_DB_INTERNAL_H
@@ -38,6 +38,8 @@ int db_execute(struct map_db *db, const char *sql);
 int db_prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement);
 /* Runs a statement that returns no row, and makes it ready for the next time. */
 int db_run_statement(struct map_db *db, sqlite3_stmt *statement);
+/* Steps a statement that must return a row. -EUCLEAN if it does not. */
+int db_step_row(struct map_db *db, sqlite3_stmt *statement);
 /* Runs one statement with one integer bound. */
 int db_execute_with(struct map_db *db, const char *sql, uint64_t value);
 /* A column as an offset or count: false if it is not an integer, or negative. */

@@ -282,12 +282,8 @@ int map_db_stamp_undo(struct map_db *db, int data_fd)
 
 	if (rc < 0)
 		return rc;
-	rc = put_stamp(db, &status);
+	rc = map_db_end(db, put_stamp(db, &status));
 	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0)
-		map_db_rollback(db);
-	else
 		outwait_tick(&status);
 	return rc;
 }
@@ -317,22 +313,4 @@ int map_db_put_undo(struct map_db *db, int data_fd, const struct run_record *run
 	undone.extents_after = image_map_count(map);
 	image_map_unref(map);
 	return map_db_put_run(db, &undone);
-}
-
-int map_db_undo(struct map_db *db, int data_fd, const struct run_record *run)
-{
-	int rc = map_db_begin(db);
-
-	if (rc < 0)
-		return rc;
-	rc = map_db_put_undo(db, data_fd, run);
-	if (rc == 0)
-		rc = map_db_reserve_redo(db, data_fd);
-	if (rc == 0)
-		rc = map_db_commit(db);
-	if (rc < 0) {
-		map_db_rollback(db);
-		return rc;
-	}
-	return map_db_apply_redo(db, data_fd) < 0 ? -EINPROGRESS : 0;
 }

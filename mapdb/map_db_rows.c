@@ -1,10 +1,64 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * map_db: the rows of an image map: written whole, or only where two maps differ.
+ * map_db: the rows of an image map: read, written whole, or only where two maps differ.
  */
 #include <errno.h>
 
 #include "mapdb/map_db_internal.h"
+
+static int read_extents(struct map_db *db, const char *sql, struct image_map_builder *builder)
+{
+	cleanup_statement sqlite3_stmt *select = NULL;
+	int rc = db_prepare(db, sql, &select);
+	int result = SQLITE_ROW;
+
+	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
+		struct extent extent;
+
+		if (!db_column_u64(select, 0, &extent.guest_off) || !db_column_u64(select, 1, &extent.length) ||
+		    !db_column_u64(select, 2, &extent.host_off))
+			return -EUCLEAN;
+		rc = image_map_builder_add(builder, &extent);
+	}
+	return rc < 0 ? rc : db_translate(db, result);
+}
+
+static int read_map(struct map_db *db, const char *size_sql, const char *extents_sql, struct image_map **out)
+{
+	cleanup_statement sqlite3_stmt *select = NULL;
+	struct image_map_builder *builder = NULL;
+	uint64_t size;
+
+	/* While this statement has a row, both are read from one snapshot. */
+	int rc = db_prepare(db, size_sql, &select);
+	if (rc == 0)
+		rc = db_step_row(db, select);
+	if (rc < 0)
+		return rc;
+	if (!db_column_u64(select, 0, &size))
+		return -EUCLEAN;
+	rc = image_map_builder_new(64, &builder);
+	if (rc < 0)
+		return rc;
+	rc = read_extents(db, extents_sql, builder);
+	if (rc < 0) {
+		image_map_builder_drop(builder);
+		return rc;
+	}
+	return image_map_builder_finish(builder, size, out);
+}
+
+int map_db_read_map(struct map_db *db, struct image_map **out)
+{
+	return read_map(db, "SELECT size FROM image WHERE id = 1",
+	                "SELECT guest_off, length, host_off FROM extent NOT INDEXED ORDER BY guest_off", out);
+}
+
+int map_db_read_undo_map(struct map_db *db, struct image_map **out)
+{
+	return read_map(db, "SELECT size FROM undo_stamp WHERE id = 1",
+	                "SELECT guest_off, length, host_off FROM undo_extent NOT INDEXED ORDER BY guest_off", out);
+}
 
 static int run_with_extent(struct map_db *db, sqlite3_stmt *statement, const struct extent *extent)
 {

@@ -141,7 +141,8 @@ static void check_life(int dir_fd, const struct image_map *first, const struct i
 	CHECK_IS(map_db_undo_valid(db, data_fd, &valid), 0);
 	CHECK(!valid);
 	CHECK_IS(map_db_read_redo(db, &overlay), 0);
-	CHECK_IS(redo_overlay_bytes(overlay), 5003);
+	redo_overlay_patch(overlay, 1024, (uint8_t *)bytes, 3);
+	CHECK(!strcmp(bytes, "new"));
 	redo_overlay_free(overlay);
 	CHECK_IS(map_db_reserve_redo(db, data_fd), 0);
 	CHECK_IS(map_db_apply_redo(db, data_fd), 0);
@@ -152,10 +153,15 @@ static void check_life(int dir_fd, const struct image_map *first, const struct i
 
 	CHECK_IS(map_db_undo_valid(db, data_fd, &valid), 0);
 	CHECK(valid);
-	CHECK_IS(map_db_undo(db, data_fd, &run), 0);
+	CHECK_IS(map_db_begin(db), 0);
+	CHECK_IS(map_db_put_undo(db, data_fd, &run), 0);
+	CHECK_IS(map_db_commit(db), 0);
+	CHECK_IS(map_db_apply_redo(db, data_fd), 0);
 	CHECK_IS(pread(data_fd, bytes, 3, 1024), 3);
 	CHECK(!strcmp(bytes, "old"));
-	CHECK_IS(map_db_undo(db, data_fd, &run), -ENODATA);
+	CHECK_IS(map_db_begin(db), 0);
+	CHECK_IS(map_db_put_undo(db, data_fd, &run), -ENODATA);
+	CHECK_IS(map_db_rollback(db), 0);
 	check_stored(dir_fd, first, 3);
 	map_db_close(db);
 	close(data_fd);
