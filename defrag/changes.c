@@ -81,7 +81,8 @@ static size_t uniform_length(const uint8_t *bytes, size_t length)
 	return same;
 }
 
-int changes_put(struct changes *changes, const struct view *view, uint64_t off, const uint8_t *bytes, size_t length)
+/* Volume bytes [off, off + length) become bytes. */
+static int put(struct changes *changes, const struct view *view, uint64_t off, const uint8_t *bytes, size_t length)
 {
 	size_t literal = 0;
 	for (size_t pos = 0; pos < length;) {
@@ -138,7 +139,7 @@ int changes_diff(struct changes *changes, const struct view *view, const struct 
 				here = end - pos;
 			if (run.lcn == RUN_HOLE)
 				return -EUCLEAN;
-			int r = changes_put(changes, view, run.lcn * cluster_size + within, after + pos, here);
+			int r = put(changes, view, run.lcn * cluster_size + within, after + pos, here);
 			if (r < 0)
 				return r;
 			pos += here;

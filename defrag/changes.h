@@ -27,9 +27,6 @@ struct changes {
 
 void changes_free(struct changes *changes);
 
-/* Volume bytes [off, off + length) become bytes. -ENOMEM. */
-int changes_put(struct changes *changes, const struct view *view, uint64_t off, const uint8_t *bytes, size_t length);
-
 /* Whatever differs between before and after, which are [off, off + length) of the stream that the runs describe (no
  * holes there). */
 int changes_diff(struct changes *changes, const struct view *view, const struct run_index *runs, uint32_t cluster_size,

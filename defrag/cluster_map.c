@@ -14,7 +14,8 @@ void cluster_map_free(struct cluster_map *map)
 	free(map);
 }
 
-uint64_t cluster_map_first(const struct cluster_map *map, uint32_t cell)
+/* The first cluster of a cell; of one past the last: the number of clusters. */
+static uint64_t first_cluster(const struct cluster_map *map, uint32_t cell)
 {
 	return (uint64_t)((unsigned __int128)cell * map->clusters / map->cells);
 }
@@ -45,7 +46,7 @@ int cluster_map_new(uint64_t clusters, struct cluster_map **out)
 		return -ENOMEM;
 	}
 	for (uint32_t cell = 0; cell < map->cells; cell++)
-		map->counts[cell][CLUSTER_FREE] = cluster_map_first(map, cell + 1) - cluster_map_first(map, cell);
+		map->counts[cell][CLUSTER_FREE] = first_cluster(map, cell + 1) - first_cluster(map, cell);
 	*out = map;
 	return 0;
 }
@@ -53,7 +54,7 @@ int cluster_map_new(uint64_t clusters, struct cluster_map **out)
 bool cluster_map_is_sane(const struct cluster_map *map)
 {
 	for (uint32_t cell = 0; cell < map->cells; cell++) {
-		uint64_t left = cluster_map_first(map, cell + 1) - cluster_map_first(map, cell);
+		uint64_t left = first_cluster(map, cell + 1) - first_cluster(map, cell);
 		for (int use = 0; use < CLUSTER_USES; use++) {
 			if (map->counts[cell][use] > left)
 				return false;
@@ -70,7 +71,7 @@ static void use_clusters(struct cluster_map *map, enum cluster_use use, uint64_t
 {
 	while (length) {
 		uint32_t cell = cell_of(map, lcn);
-		uint64_t here = cluster_map_first(map, cell + 1) - lcn;
+		uint64_t here = first_cluster(map, cell + 1) - lcn;
 		if (here > length)
 			here = length;
 		map->counts[cell][CLUSTER_FREE] -= here;

@@ -40,9 +40,6 @@ void cluster_map_free(struct cluster_map *map); /* NULL is allowed */
 /* Where the volume is by the scan. -ENOMEM. */
 int cluster_map_of_scan(const struct scan *scan, struct cluster_map **out);
 
-/* The first cluster of a cell; of one past the last: the number of clusters. */
-uint64_t cluster_map_first(const struct cluster_map *map, uint32_t cell);
-
 /* Bytes of the counts of all cells. */
 size_t cluster_map_size(const struct cluster_map *map);
 /* False if the counts of some cell are not those of as many clusters as it has. */

@@ -104,15 +104,12 @@ int file_edit_load(const struct scan *scan, uint32_t base, struct file_edit *edi
 
 /* ---- moving a stream ---- */
 
-static ATTR_RECORD *find_attr(struct file_edit *edit, const struct attr *attr, struct edited_record **record)
+ATTR_RECORD *file_edit_find(struct file_edit *edit, const struct attr *attr, uint8_t **holder)
 {
-	*record = find_record(edit, attr->record);
-	if (!*record)
-		return NULL;
-	record_for_each(found, (*record)->after) if (le32_to_cpu(found->type) == attr->type &&
-	                                             le16_to_cpu(found->instance) == attr->instance &&
-	                                             found->non_resident) return found;
-	return NULL;
+	struct edited_record *record = find_record(edit, attr->record);
+	if (holder)
+		*holder = record ? record->after : NULL;
+	return record ? record_find_attr(record->after, attr) : NULL;
 }
 
 static struct list_entry *find_entry(struct file_edit *edit, const struct attr *attr)
@@ -136,8 +133,8 @@ static uint64_t total_vcns(const struct run *runs, size_t count)
 static int set_extent(struct file_edit *edit, const struct attr *extent, uint64_t lowest_vcn, const struct run *runs,
                       size_t count)
 {
-	struct edited_record *record;
-	ATTR_RECORD *attr = find_attr(edit, extent, &record);
+	uint8_t *record;
+	ATTR_RECORD *attr = file_edit_find(edit, extent, &record);
 	struct list_entry *entry = find_entry(edit, extent);
 	if (!attr || (edit->has_list && !entry && attr->type != AT_ATTRIBUTE_LIST))
 		return -EUCLEAN;
@@ -145,22 +142,21 @@ static int set_extent(struct file_edit *edit, const struct attr *extent, uint64_
 	attr->highest_vcn = cpu_to_sle64((int64_t)(lowest_vcn + total_vcns(runs, count)) - 1);
 	if (entry)
 		entry->lowest_vcn = lowest_vcn;
-	int r = record_set_runs(record->after, attr, runs, count);
+	int r = record_set_runs(record, attr, runs, count);
 	if (r < 0)
 		return r;
 	/* No longer than it must be: then it may fit into the base record. */
-	return record_resize_attr(record->after, attr,
-	                          (uint32_t)(attr_pairs_off(attr) + mapping_pairs_size(runs, count)));
+	return record_resize_attr(record, attr, (uint32_t)(attr_pairs_off(attr) + mapping_pairs_size(runs, count)));
 }
 
 static int remove_extent(struct file_edit *edit, const struct attr *extent)
 {
-	struct edited_record *record;
-	ATTR_RECORD *attr = find_attr(edit, extent, &record);
+	uint8_t *record;
+	ATTR_RECORD *attr = file_edit_find(edit, extent, &record);
 	struct list_entry *entry = find_entry(edit, extent);
 	if (!attr || !entry)
 		return -EUCLEAN;
-	record_remove_attr(record->after, attr);
+	record_remove_attr(record, attr);
 	size_t index = (size_t)(entry - edit->list.entries);
 	memmove(entry, entry + 1, (--edit->list.count - index) * sizeof(*entry));
 	return 0;
@@ -229,18 +225,16 @@ int file_edit_move_stream(struct file_edit *edit, const struct layout *layout, s
 		for (size_t k = 0; r == 0 && k < slice.count; k++)
 			r = run_list_push_merged(&whole, 0, slice.runs[k].lcn, slice.runs[k].length);
 	}
-	if (r == 0 && count > 1 && can_draw_together(extents, count, whole.runs, whole.count)) {
+	bool together = r == 0 && count > 1 && can_draw_together(extents, count, whole.runs, whole.count);
+	if (together)
 		r = draw_together(edit, extents, count, whole.runs, whole.count);
-		goto out;
-	}
 	cluster = 0;
-	for (size_t i = 0; r == 0 && i < count; i++) {
+	for (size_t i = 0; r == 0 && !together && i < count; i++) {
 		slice.count = 0;
 		r = layout_new_runs(edit->scan, layout, object, &extents[i], &cluster, &slice);
 		if (r == 0)
 			r = set_extent(edit, &extents[i], extents[i].lowest_vcn, slice.runs, slice.count);
 	}
-out:
 	run_list_free(&whole);
 	run_list_free(&slice);
 	return r;

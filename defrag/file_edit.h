@@ -36,6 +36,9 @@ struct file_edit {
 int file_edit_load(const struct scan *scan, uint32_t base, struct file_edit *edit);
 void file_edit_free(struct file_edit *edit);
 
+/* The attribute as it is being edited, and the record (unless NULL) that holds it. NULL if it is not there. */
+ATTR_RECORD *file_edit_find(struct file_edit *edit, const struct attr *attr, uint8_t **holder);
+
 /* Gives a stream (all its extents: scan.attrs[first, end)) the runs of its new place. */
 int file_edit_move_stream(struct file_edit *edit, const struct layout *layout, size_t object, size_t first, size_t end);
 

@@ -92,11 +92,6 @@ void gaps_free(struct gaps *gaps)
 	*gaps = (struct gaps){0};
 }
 
-uint64_t gaps_longest(const struct gaps *gaps)
-{
-	return gaps->tree[1];
-}
-
 size_t gaps_first_fit(const struct gaps *gaps, uint64_t length)
 {
 	size_t i = 1;

@@ -31,7 +31,6 @@ struct gap_link {
 int gaps_build(struct gaps *gaps, struct run_list *from);
 void gaps_free(struct gaps *gaps);
 
-uint64_t gaps_longest(const struct gaps *gaps); /* clusters; 0 if there is none */
 /* Index of the lowest gap of at least length clusters, or GAP_NONE. length > 0. */
 size_t gaps_first_fit(const struct gaps *gaps, uint64_t length);
 /* Index of the shortest gap of at least length clusters; among gaps that are not short, the lowest. */

@@ -57,7 +57,7 @@ void pass_report_free(struct pass_report *report)
 	report->volume_count = 0;
 }
 
-double seconds_since(const struct timespec *start)
+static double seconds_since(const struct timespec *start)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);

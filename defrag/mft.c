@@ -64,8 +64,8 @@ static int runs_overlap(const struct run_list *runs)
 		r = run_list_push(&sorted, runs->runs[i].lcn, runs->runs[i].length);
 	if (r == 0)
 		r = run_list_sort(&sorted);
-	for (size_t i = 1; r == 0 && i < sorted.count; i++)
-		r = sorted.runs[i].lcn - sorted.runs[i - 1].lcn < sorted.runs[i - 1].length;
+	if (r == 0)
+		r = run_list_merge(&sorted) != RUN_HOLE;
 	run_list_free(&sorted);
 	return r;
 }

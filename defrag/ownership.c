@@ -10,34 +10,6 @@
 #define BITMAP_CHUNK (256u * 1024) /* bytes of $Bitmap looked at together */
 #define BOOT_BYTES   8192u         /* of $Boot, on every volume */
 
-int scan_stream_runs(const struct scan *s, uint32_t base, uint32_t type, struct run_list *runs)
-{
-	size_t low = 0, high = s->attr_count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		const struct attr *a = &s->attrs[middle];
-		if (a->base < base || (a->base == base && (a->type < type)))
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	while (low < s->attr_count && s->attrs[low].base == base && s->attrs[low].type == type &&
-	       s->attrs[low].name_hash)
-		low++;
-	if (low == s->attr_count || s->attrs[low].base != base || s->attrs[low].type != type)
-		return -ENOENT;
-	for (size_t end = scan_stream_end(s, low); low < end; low++) {
-		const struct attr *a = &s->attrs[low];
-		for (uint32_t i = 0; i < a->run_count; i++) {
-			const struct run *run = &s->runs.runs[a->first_run + i];
-			int r = run_list_push_merged(runs, 0, run->lcn, run->length);
-			if (r < 0)
-				return r;
-		}
-	}
-	return 0;
-}
-
 static int read_mft_bitmap(struct scan *s)
 {
 	struct run_list runs = {0};
@@ -89,17 +61,9 @@ static int collect_owned(const struct scan *s, struct run_list *owned, struct vo
 	int r = run_list_sort(owned);
 	if (r < 0)
 		return r;
-	size_t merged = 0;
-	for (size_t i = 0; i < owned->count; i++) {
-		struct run *last = merged ? &owned->runs[merged - 1] : NULL, here = owned->runs[i];
-		if (last && here.lcn < last->lcn + last->length)
-			return report_damage(report, "cluster %llu belongs to two files", (unsigned long long)here.lcn);
-		if (last && here.lcn == last->lcn + last->length)
-			last->length += here.length;
-		else
-			owned->runs[merged++] = here;
-	}
-	owned->count = merged;
+	uint64_t twice = run_list_merge(owned);
+	if (twice != RUN_HOLE)
+		return report_damage(report, "cluster %llu belongs to two files", (unsigned long long)twice);
 	return 0;
 }
 

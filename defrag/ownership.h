@@ -17,8 +17,4 @@ int ownership_check_records(struct scan *scan, struct volume_report *report);
  * clusters are $Boot's. */
 int ownership_check_clusters(struct scan *scan, struct volume_report *report);
 
-/* The runs of one attribute's data, by base record and type, without a name; to be freed with run_list_free.
- * *data_size in bytes is rounded up to whole clusters. -ENOENT. */
-int scan_stream_runs(const struct scan *scan, uint32_t base, uint32_t type, struct run_list *runs);
-
 #endif

@@ -44,7 +44,6 @@ static inline bool pass_only_looks(const struct pass *pass)
 	return pass->options->analyze || pass->options->dry_run;
 }
 
-double seconds_since(const struct timespec *start);
 struct run_record run_record_of(const struct pass *pass);
 /* Files that the selection names. */
 size_t selected_files(const struct pass *pass);

@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * plan: where everything should be. How clusters change places for that is in plan_permutation.c.
+ */
 #include "defrag/plan.h"
 
 #include <errno.h>
@@ -78,18 +81,7 @@ static int collect_space(const struct attempt *a, struct run_list *space)
 	}
 	if (r == 0)
 		r = run_list_sort(space);
-	size_t merged = 0;
-	for (size_t i = 0; r == 0 && i < space->count; i++) {
-		struct run *last = merged ? &space->runs[merged - 1] : NULL, here = space->runs[i];
-		if (last && here.lcn < last->lcn + last->length)
-			r = -EINVAL;
-		else if (last && here.lcn == last->lcn + last->length)
-			last->length += here.length;
-		else
-			space->runs[merged++] = here;
-	}
-	space->count = merged;
-	return r;
+	return r == 0 && run_list_merge(space) != RUN_HOLE ? -EINVAL : r;
 }
 
 /* Cuts [lcn, lcn + length) out of space as far as it is there in one piece from lcn on. Returns how much that was. */

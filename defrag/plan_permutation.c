@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * plan: the permutation of clusters that carries a plan out.
+ */
 #include <errno.h>
 #include <stdlib.h>
 

@@ -109,17 +109,6 @@ uint64_t attr_name_hash(const ntfschar *name, unsigned int length)
 	return length ? XXH3_64bits(name, length * 2) : 0;
 }
 
-bool attr_is_named(const ATTR_RECORD *attr, const char *name)
-{
-	size_t length = strlen(name);
-	if (attr->name_length != length)
-		return false;
-	for (size_t i = 0; i < length; i++)
-		if (le16_to_cpu(attr_name(attr)[i]) != (uint8_t)name[i])
-			return false;
-	return true;
-}
-
 uint32_t record_free_bytes(const uint8_t *record)
 {
 	const MFT_RECORD *m = (const MFT_RECORD *)record;

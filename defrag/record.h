@@ -61,7 +61,6 @@ static inline uint8_t *attr_value(ATTR_RECORD *attr)
 }
 /* 64 bits that tell attributes of one type apart by name (case kept). 0 without a name. */
 uint64_t attr_name_hash(const ntfschar *name, unsigned int length);
-bool attr_is_named(const ATTR_RECORD *attr, const char *name); /* ASCII */
 
 /* Bytes of the record that no attribute uses. */
 uint32_t record_free_bytes(const uint8_t *record);

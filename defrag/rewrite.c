@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "defrag/file_edit.h"
-#include "defrag/ownership.h"
 #include "mapdb/cleanup.h"
 
 #define CHUNK_SIZE      (1u << 20)
@@ -67,14 +66,6 @@ static int put_record(struct rewrite *w, uint64_t number, const uint8_t *before,
 	return r < 0 ? r : put_mirror(w, number, after);
 }
 
-static ATTR_RECORD *find_attr(uint8_t *record, const struct attr *attr)
-{
-	record_for_each(found, record) if (le32_to_cpu(found->type) == attr->type &&
-	                                   le16_to_cpu(found->instance) == attr->instance &&
-	                                   found->non_resident) return found;
-	return NULL;
-}
-
 static int tell_moved(struct rewrite *w, size_t object, const FILE_NAME_ATTR *name, const ATTR_RECORD *attr)
 {
 	char path[PATH_SIZE_MAX] = "", stream[STREAM_NAME_MAX] = "";
@@ -93,7 +84,7 @@ static int tell_moved(struct rewrite *w, size_t object, const FILE_NAME_ATTR *na
 static int patch_attr(struct rewrite *w, uint8_t *record, size_t object)
 {
 	const struct attr *attr = &w->scan->attrs[w->layout->first_attr[object]];
-	ATTR_RECORD *found = find_attr(record, attr);
+	ATTR_RECORD *found = record_find_attr(record, attr);
 	struct run_list runs = {0};
 	uint64_t cluster = 0;
 	int r = found ? layout_new_runs(w->scan, w->layout, object, attr, &cluster, &runs) : -EUCLEAN;
@@ -101,7 +92,7 @@ static int patch_attr(struct rewrite *w, uint8_t *record, size_t object)
 		r = record_set_runs(record, found, runs.runs, runs.count);
 	run_list_free(&runs);
 	if (r == 0)
-		r = tell_moved(w, object, record_file_name(record), find_attr(record, attr));
+		r = tell_moved(w, object, record_file_name(record), record_find_attr(record, attr));
 	return r;
 }
 
@@ -260,11 +251,8 @@ static int rewrite_file(struct rewrite *w, uint32_t base, size_t first, size_t e
 			list_object = i;
 		if (!layout_moves(l, i))
 			continue;
-		struct edited_record *record = NULL;
-		for (size_t k = 0; k < edit.count; k++)
-			if (edit.records[k].number == attr->record)
-				record = &edit.records[k];
-		r = record ? tell_moved(w, i, edit_file_name(&edit), find_attr(record->after, attr)) : -EUCLEAN;
+		const ATTR_RECORD *found = file_edit_find(&edit, attr, NULL);
+		r = found ? tell_moved(w, i, edit_file_name(&edit), found) : -EUCLEAN;
 		if (r == 0)
 			r = file_edit_move_stream(&edit, l, i, head, scan_stream_end(w->scan, head));
 	}
@@ -312,7 +300,7 @@ static void apply_runs(uint8_t *bits, uint64_t first, uint64_t count, const stru
 }
 
 struct bit_change {
-	struct run_list *runs; /* sorted */
+	const struct run_list *runs; /* sorted */
 	bool value;
 	size_t next;
 };
@@ -369,7 +357,7 @@ static int change_bits(struct rewrite *w, uint32_t base, uint32_t type, uint64_t
 
 static int rewrite_bitmaps(struct rewrite *w)
 {
-	struct plan_permutation *p = (struct plan_permutation *)&w->layout->permutation;
+	const struct plan_permutation *p = &w->layout->permutation;
 	int r = run_list_sort(&w->result->clusters_freed);
 	struct bit_change clusters[] = {
 	        {.runs = &p->entered, .value = true},

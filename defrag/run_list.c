@@ -77,6 +77,22 @@ int run_list_sort(struct run_list *list)
 	return 0;
 }
 
+uint64_t run_list_merge(struct run_list *list)
+{
+	size_t merged = 0;
+	for (size_t i = 0; i < list->count; i++) {
+		struct run *last = merged ? &list->runs[merged - 1] : NULL, here = list->runs[i];
+		if (last && here.lcn < last->lcn + last->length)
+			return here.lcn;
+		if (last && here.lcn == last->lcn + last->length)
+			last->length += here.length;
+		else
+			list->runs[merged++] = here;
+	}
+	list->count = merged;
+	return RUN_HOLE;
+}
+
 static uint64_t read_unsigned(const uint8_t *p, unsigned int size)
 {
 	uint64_t value = 0;

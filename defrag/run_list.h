@@ -35,6 +35,9 @@ int run_list_push(struct run_list *list, uint64_t lcn, uint64_t length);
 int run_list_push_merged(struct run_list *list, size_t from, uint64_t lcn, uint64_t length);
 /* Sorts by LCN in time linear in the count. -ENOMEM. */
 int run_list_sort(struct run_list *list);
+/* Joins the adjacent runs of a sorted list without holes. RUN_HOLE; or the first cluster of a run that overlaps the one before it, and
+ * the list is of no more use. */
+uint64_t run_list_merge(struct run_list *list);
 
 /* Appends the runs encoded in [pairs, pairs + size) to *list, merged among themselves. *vcn_count becomes the number of
  * clusters that they span, holes included. -EUCLEAN: not a run list of a volume of that many clusters; -ENOMEM. */

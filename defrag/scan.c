@@ -108,6 +108,17 @@ ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry)
 	return NULL;
 }
 
+ATTR_RECORD *record_find_attr(uint8_t *record, const struct attr *attr)
+{
+	record_for_each(found, record)
+	{
+		if (le32_to_cpu(found->type) == attr->type && le16_to_cpu(found->instance) == attr->instance &&
+		    found->non_resident)
+			return found;
+	}
+	return NULL;
+}
+
 /* ---- one record ---- */
 
 static bool is_one_of(const char *text, const char *const *names, size_t count)
@@ -268,13 +279,6 @@ static int note_special(struct scan *s, uint64_t number, uint64_t base, ATTR_REC
 		if (!s->mft_bitmap)
 			return -ENOMEM;
 		memcpy(s->mft_bitmap, attr_value(attr), s->mft_bitmap_size);
-	}
-	if (number == FILE_Volume && attr->type == AT_VOLUME_INFORMATION && !attr->non_resident &&
-	    le32_to_cpu(attr->value_length) >= sizeof(VOLUME_INFORMATION)) {
-		const VOLUME_INFORMATION *info = (const VOLUME_INFORMATION *)attr_value(attr);
-		s->major_version = info->major_ver;
-		s->minor_version = info->minor_ver;
-		s->volume_flags = le16_to_cpu(info->flags);
 	}
 	return 0;
 }

@@ -77,8 +77,6 @@ struct scan {
 
 	struct name_table names;
 	uint64_t records_used, files;
-	uint16_t volume_flags; /* of $VOLUME_INFORMATION */
-	uint8_t major_version, minor_version;
 };
 
 /* Called now and then; non-zero stops the scan with -ECANCELED. */
@@ -94,6 +92,9 @@ size_t scan_stream_end(const struct scan *scan, size_t first);
 /* In how many pieces its clusters lie; a hole between two adjacent ones separates nothing. */
 uint64_t scan_stream_pieces(const struct scan *scan, size_t first, size_t end);
 
+/* Appends the runs of the stream of that base record and type that has no name. -ENOENT: there is none; -ENOMEM. */
+int scan_stream_runs(const struct scan *scan, uint32_t base, uint32_t type, struct run_list *runs);
+
 /* Reads one MFT record, unprotected and checked. 0, -errno, -EUCLEAN. */
 int scan_read_record(const struct scan *scan, uint64_t number, uint8_t *record);
 
@@ -103,5 +104,7 @@ int scan_read_list(struct view *view, const struct geometry *geometry, uint8_t *
 
 /* Finds an attribute in a record by what an attribute list says of it. NULL if it is not there. */
 ATTR_RECORD *record_find_entry(uint8_t *record, const struct list_entry *entry);
+/* The same by what a scan has found. */
+ATTR_RECORD *record_find_attr(uint8_t *record, const struct attr *attr);
 
 #endif

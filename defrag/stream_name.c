@@ -65,11 +65,8 @@ int stream_name_read(const struct scan *s, const struct attr *head, struct strea
 	int r = scan_read_record(s, head->record, record);
 	if (r < 0)
 		return r;
-	record_for_each(attr, record)
-	{
-		if (le32_to_cpu(attr->type) == head->type && le16_to_cpu(attr->instance) == head->instance &&
-		    attr->non_resident)
-			name_stream(attr, name);
-	}
+	const ATTR_RECORD *attr = record_find_attr(record, head);
+	if (attr)
+		name_stream(attr, name);
 	return name_file(s, head, record, name);
 }

@@ -85,6 +85,34 @@ uint64_t scan_stream_pieces(const struct scan *s, size_t first, size_t end)
 	return pieces;
 }
 
+int scan_stream_runs(const struct scan *s, uint32_t base, uint32_t type, struct run_list *runs)
+{
+	size_t low = 0, high = s->attr_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		const struct attr *a = &s->attrs[middle];
+		if (a->base < base || (a->base == base && (a->type < type)))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	while (low < s->attr_count && s->attrs[low].base == base && s->attrs[low].type == type &&
+	       s->attrs[low].name_hash)
+		low++;
+	if (low == s->attr_count || s->attrs[low].base != base || s->attrs[low].type != type)
+		return -ENOENT;
+	for (size_t end = scan_stream_end(s, low); low < end; low++) {
+		const struct attr *a = &s->attrs[low];
+		for (uint32_t i = 0; i < a->run_count; i++) {
+			const struct run *run = &s->runs.runs[a->first_run + i];
+			int r = run_list_push_merged(runs, 0, run->lcn, run->length);
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
 /* ---- judged ---- */
 
 static uint64_t attr_vcns(const struct scan *s, const struct attr *attr, bool *has_hole)

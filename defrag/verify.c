@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "defrag/ownership.h"
 #include "defrag/preflight.h"
 #include "mapdb/cleanup.h"
 

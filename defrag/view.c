@@ -25,7 +25,6 @@ int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off)
 	if (off > view->length || length > view->length - off || view->off > size || off > size - view->off ||
 	    length > size - view->off - off)
 		return -ERANGE;
-	view->bytes_read += length;
 	while (length) {
 		struct extent extent;
 		image_map_lookup(view->map, view->off + off, length, &extent);

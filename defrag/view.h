@@ -25,7 +25,6 @@ struct view {
 	size_t gone_count;
 	uint64_t off;    /* of the volume in the image, bytes */
 	uint64_t length; /* of the volume, bytes */
-	uint64_t bytes_read;
 	int error; /* -errno of the last read that the host has failed: nothing found through the view says anything
 	              then */
 };

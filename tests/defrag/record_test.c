@@ -283,7 +283,7 @@ static uint64_t use(uint8_t *record)
 	{
 		const uint8_t *start = (const uint8_t *)attr;
 		CHECK(start >= record && start + le32_to_cpu(attr->length) <= record + record_size);
-		sum += attr_name_hash(attr_name(attr), attr->name_length) + attr_is_named(attr, "Bad");
+		sum += attr_name_hash(attr_name(attr), attr->name_length);
 		if (attr->non_resident)
 			mapping_pairs_decode(start + attr_pairs_off(attr), attr_pairs_room(attr), VOLUME_SIZE, &list,
 			                     &vcns);

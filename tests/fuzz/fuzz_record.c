@@ -83,7 +83,6 @@ static void edit(uint8_t *record, uint32_t size)
 	record_for_each(attr, record)
 	{
 		attr_name_hash(attr_name(attr), attr->name_length);
-		attr_is_named(attr, "$I30");
 		if (attr->non_resident)
 			edit_runs(record, size, attr);
 		else if (attr->type == AT_ATTRIBUTE_LIST)
