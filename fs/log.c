@@ -14,11 +14,6 @@ void log_to_syslog(void)
 	atomic_store(&use_syslog, true);
 }
 
-void log_to_stderr(void)
-{
-	atomic_store(&use_syslog, false);
-}
-
 void log_message(int priority, const char *format, ...)
 {
 	char text[1024];

@@ -7,8 +7,7 @@
 
 #include <stdbool.h>
 
-void log_to_syslog(void); /* from now on */
-void log_to_stderr(void); /* the state at start */
+void log_to_syslog(void); /* from now on; until then standard error */
 
 /* priority is one of syslog's. No newline at the end of format. */
 void log_message(int priority, const char *format, ...) __attribute__((format(printf, 2, 3)));

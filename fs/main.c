@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * zcfs: the daemon. This file is its life: options, lock, mount, fork, serving, unmount.
- *
- * The process that was started forks; the child takes the store, mounts and serves; the parent waits until the mount
- * has answered it, so that whoever started zcfs can use the mount, or read on standard error why there is none. Threads
- * and databases exist only in the child.
+ * zcfs: the daemon. This file is its life: options, lock, fork, mount, serving, unmount. Threads and databases exist
+ * only in the child (fs/background.h).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,21 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
-#include <sys/wait.h>
-#include <syslog.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <dirent.h>
-#include <linux/magic.h>
-
+#include "fs/background.h"
 #include "fs/control.h"
-#include "fs/log.h"
 #include "fs/mount_table.h"
 #include "fs/node.h"
 #include "fs/operations.h"
@@ -42,13 +31,6 @@
 
 #define EXIT_USAGE 2
 
-/* How long the first answer of a mount may take. */
-#define FIRST_ANSWER_SECONDS 30
-
-/* How long to wait for another daemon to let go of the store: 3 s. */
-#define LOCK_PAUSE_MS 20
-#define LOCK_ATTEMPTS 150
-
 /* A map of more than 250,000 extents. */
 #define LARGE_BLOCK (4 << 20)
 
@@ -56,9 +38,7 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-struct store store = {.io = &io_posix, .dir_fd = -1};
-
-/* ---- the store ---- */
+/* ---- where ---- */
 
 static bool below(const char *directory, const char *path)
 {
@@ -132,87 +112,6 @@ static bool check_paths(const char *store_path, const char *mount_path)
 	return true;
 }
 
-/* A daemon whose mount has just been removed may need a moment to end. -1 with errno, as flock(). */
-static int lock_store(int fd)
-{
-	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
-		if (errno != EWOULDBLOCK || i == LOCK_ATTEMPTS)
-			return -1;
-		nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_MS * 1000000L}, NULL);
-	}
-	return 0;
-}
-
-static bool open_store(const char *path)
-{
-	store.dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (store.dir_fd < 0) {
-		fprintf(stderr, "zcfs: %s: cannot be opened: %s%s\n", path, strerror(errno),
-		        errno == EACCES ? "; run as root, or as its owner" : "");
-		return false;
-	}
-	if (lock_store(store.dir_fd) == 0)
-		return true;
-	if (errno == EWOULDBLOCK)
-		fprintf(stderr,
-		        "zcfs: %s: another zcfs serves this directory already; use its mount, or unmount that first\n",
-		        path);
-	else
-		fprintf(stderr, "zcfs: %s: cannot be locked: %s\n", path, strerror(errno));
-	return false;
-}
-
-/* Removes what crashes have left, in this directory and those below. Nobody uses the store yet. Takes dir_fd. */
-static void clean_below(int dir_fd, dev_t dev)
-{
-	DIR *dir = fdopendir(dir_fd);
-	unsigned int removed = 0, left = 0;
-	struct dirent *entry;
-
-	if (!dir) {
-		close(dir_fd);
-		return;
-	}
-	if (image_clean_stale(store.io, dir_fd, &removed, &left) == 0 && removed + left > 0)
-		log_message(LOG_NOTICE, "left over from an interrupted change: removed %u, left alone %u", removed,
-		            left);
-	rewinddir(dir);
-	while ((entry = readdir(dir))) {
-		struct stat status;
-		int fd;
-
-		if ((entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN) || strcmp(entry->d_name, ".") == 0 ||
-		    strcmp(entry->d_name, "..") == 0 || image_name_reserved(entry->d_name))
-			continue;
-		fd = store.io->open(store.io, dir_fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-		if (fd < 0)
-			continue;
-		if (fstat(fd, &status) < 0 || status.st_dev != dev || faccessat(fd, MAP_DB_NAME, F_OK, 0) == 0)
-			close(fd);
-		else
-			clean_below(fd, dev);
-	}
-	closedir(dir);
-}
-
-static void clean_store(void)
-{
-	int fd = fcntl(store.dir_fd, F_DUPFD_CLOEXEC, 0);
-	struct stat status;
-
-	if (store.read_only || fd < 0)
-		return;
-	if (fstat(fd, &status) < 0) {
-		close(fd);
-		return;
-	}
-	/* Its own position: the duplicate shares the descriptor's. */
-	close(fd);
-	fd = store.io->open(store.io, store.dir_fd, ".", O_RDONLY | O_DIRECTORY, 0);
-	if (fd >= 0)
-		clean_below(fd, status.st_dev);
-}
-
 /* ---- the process ---- */
 
 static void raise_limits(void)
@@ -249,105 +148,6 @@ static void keep_no_large_blocks(void)
 #ifdef M_MMAP_THRESHOLD
 	mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
 #endif
-}
-
-/* The end of the parent's pipe in the child; -1: nobody waits. */
-static int ready_fd = -1;
-
-/* For the child's standard descriptors: opened before it is too late to give up. */
-static int null_fd = -1;
-
-static void detach_from_terminal(void)
-{
-	dup2(null_fd, STDIN_FILENO);
-	dup2(null_fd, STDOUT_FILENO);
-	dup2(null_fd, STDERR_FILENO);
-	close(null_fd); /* io_fill_standard_fds() has seen to it that it is none of these */
-}
-
-/* From here on the parent asks the mount itself whether it answers. */
-static void tell_parent(void)
-{
-	if (ready_fd < 0)
-		return;
-	log_to_syslog();
-	if (write(ready_fd, "", 1) != 1)
-		syslog(LOG_WARNING, "the process that started zcfs is gone");
-	close(ready_fd);
-	ready_fd = -1;
-	detach_from_terminal();
-}
-
-/* The child, for the parent's handler of signals. */
-static pid_t daemon_pid;
-
-static void no_answer(int signal_number)
-{
-	static const char text[] = "zcfs: mounted, but the mount does not answer\n";
-
-	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-	kill(daemon_pid, SIGTERM);
-	_exit(EXIT_FAILURE);
-}
-
-static bool mount_answers(const char *path)
-{
-	struct statfs status;
-
-	return statfs(path, &status) == 0 && status.f_type == FUSE_SUPER_MAGIC;
-}
-
-/* The parent: the exit status for whoever started zcfs. If it is a failure there is no daemon, and no mount. */
-static int wait_for_child(pid_t child, int pipe_fd, const char *mount_path)
-{
-	bool said_why;
-	char byte;
-	int status;
-	ssize_t n;
-
-	while ((n = read(pipe_fd, &byte, 1)) < 0 && errno == EINTR)
-		;
-	if (n == 1) {
-		daemon_pid = child;
-		signal(SIGALRM, no_answer);
-		alarm(FIRST_ANSWER_SECONDS);
-		if (mount_answers(mount_path))
-			return EXIT_SUCCESS;
-		fprintf(stderr, "zcfs: %s: mounted, but not answering: %s; see the system log\n", mount_path,
-		        strerror(errno));
-		kill(child, SIGTERM);
-	}
-	said_why = waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != EXIT_SUCCESS;
-	(void)mount_table_clear_dead(mount_path); /* if it has crashed */
-	if (n == 1)
-		return EXIT_FAILURE;
-	if (said_why)
-		return WEXITSTATUS(status);
-	fprintf(stderr, "zcfs: %s: the daemon ended before the mount was ready\n", mount_path);
-	return EXIT_FAILURE;
-}
-
-/* Returns in the child only. */
-static void fork_daemon(const char *mount_path)
-{
-	int pipe_fds[2];
-	pid_t child;
-
-	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null_fd < 0 || pipe2(pipe_fds, O_CLOEXEC) < 0 || (child = fork()) < 0) {
-		fprintf(stderr, "zcfs: cannot start in the background: %s\n", strerror(errno));
-		exit(EXIT_FAILURE);
-	}
-	if (child > 0) {
-		close(pipe_fds[1]);
-		/* The lock is the child's. */
-		close(store.dir_fd);
-		exit(wait_for_child(child, pipe_fds[0], mount_path));
-	}
-	close(pipe_fds[0]);
-	ready_fd = pipe_fds[1];
-	setsid();
-	(void)!chdir("/");
 }
 
 /* ---- serving ---- */
@@ -404,7 +204,7 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 		serve_end(session);
 		return EXIT_FAILURE;
 	}
-	tell_parent();
+	background_ready();
 	return serve(session, options);
 }
 
@@ -442,17 +242,17 @@ static int run(struct options *options)
 	store.privileged = geteuid() == 0;
 	store.passthrough = store.privileged && options->passing != PASSING_OFF;
 	if (!prepare_path(options->store_path, &store_path) || !prepare_path(given_mount, &mount_path) ||
-	    !check_paths(store_path, mount_path) || !open_store(store_path))
+	    !check_paths(store_path, mount_path) || !store_open(store_path))
 		return EXIT_FAILURE;
 	if (complete_options(options, store_path) != 0) {
 		fprintf(stderr, "zcfs: out of memory\n");
 		return EXIT_FAILURE;
 	}
 	if (!options->foreground && !options->debug)
-		fork_daemon(mount_path);
+		background_start(mount_path);
 	raise_limits();
 	keep_no_large_blocks();
-	clean_store();
+	store_clean();
 	ret = mount_and_serve(options, mount_path);
 	/* libfuse leaves a mount to itself whose connection has been aborted by the administrator. */
 	(void)mount_table_clear_dead(mount_path);

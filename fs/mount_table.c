@@ -98,7 +98,8 @@ static void top_is_zcfs(const struct mount_entry *entry, void *argument)
 		question->answer = zcfs_type(entry->type); /* the last one is on top */
 }
 
-bool mount_table_is_zcfs(const char *path)
+/* True if the mount that is on top at this absolute path is one of zcfs. */
+static bool is_zcfs(const char *path)
 {
 	struct question question = {.path = path};
 
@@ -189,7 +190,7 @@ int mount_table_clear_dead(const char *path)
 		/* Not stat(): the kernel may still have the answer of the living. */
 		if (statfs(path, &status) == 0 || !says_dead(errno))
 			return 0;
-		if (!mount_table_is_zcfs(path))
+		if (!is_zcfs(path))
 			return -ENOTCONN;
 		ret = unmount_lazily(path);
 		if (ret < 0)

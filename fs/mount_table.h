@@ -12,9 +12,6 @@
  * NULL with errno set; to be freed. */
 char *mount_table_absolute(const char *path);
 
-/* True if the mount that is on top at this absolute path is one of zcfs. */
-bool mount_table_is_zcfs(const char *path);
-
 /* True if path is anywhere inside a live mount of zcfs. */
 bool mount_table_inside_zcfs(const char *path);
 

@@ -21,6 +21,11 @@ struct store {
 
 extern struct store store;
 
+/* Opens and locks the directory at path. False: said why on standard error. */
+bool store_open(const char *path);
+/* Removes what crashes have left in the store (image_clean_stale), in all directories of its file system. Before anybody uses it. */
+void store_clean(void);
+
 /* Seconds for which the kernel may go on using an entry or attributes without asking. The administrator may change the
  * store below the mount, so not for long. */
 #define KERNEL_CACHE_SECONDS 1.0
