@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "mapdb/cleanup.h"
+#include "tools/json_text.h"
 #include "tools/text.h"
 
 static const char backup[] =
@@ -132,13 +132,6 @@ void check_print_totals(const char *directory, const struct check_totals *totals
 	if (totals->unchecked)
 		printf(", but %u could not be checked", totals->unchecked);
 	putchar('\n');
-}
-
-static json_t *json_text(const char *text)
-{
-	cleanup_free char *valid = text_escape(text, false);
-
-	return valid ? json_string(valid) : NULL;
 }
 
 static json_t *finding_json(const struct finding *finding)

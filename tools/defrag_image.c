@@ -13,6 +13,7 @@
 #include "tools/discard.h"
 #include "tools/locate.h"
 #include "tools/lock_wait.h"
+#include "tools/monotonic.h"
 #include "tools/progress.h"
 #include "tools/report_html.h"
 #include "tools/text.h"
@@ -26,13 +27,6 @@
 #define GRACE_SECONDS     0.5
 /* "xl shutdown -w" returns when the guest has powered off, a moment before its disks are detached. */
 #define LEAVING_SECONDS   5
-
-static double monotonic_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 /* A domain that is being created has the image for a disk before anybody has opened it. 0; -EBUSY: one has; -errno. */
 static int check_domains(const struct location *location)

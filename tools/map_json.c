@@ -8,15 +8,9 @@
 #include <string.h>
 
 #include "mapdb/cleanup.h"
+#include "tools/json_text.h"
 #include "tools/map_answer.h"
 #include "tools/text.h"
-
-static json_t *json_text(const char *text)
-{
-	cleanup_free char *valid = text_escape(text, false);
-
-	return valid ? json_string(valid) : NULL;
-}
 
 static json_t *extent_json(const struct extent *extent)
 {

@@ -3,16 +3,9 @@
  * An outcome as JSON, for a program. Fields are added, never renamed or removed. Strings are UTF-8; bytes of the guest
  * or of a path that are none appear as \xNN.
  */
-#include "mapdb/cleanup.h"
+#include "tools/json_text.h"
 #include "tools/outcome.h"
 #include "tools/score.h"
-#include "tools/text.h"
-
-static json_t *json_text(const char *text)
-{
-	cleanup_free char *valid = text_escape(text, false);
-	return valid ? json_string(valid) : NULL;
-}
 
 static json_t *json_count(uint64_t value)
 {
@@ -184,10 +177,9 @@ static void put_report(struct object *object, const struct outcome *outcome, enu
 
 static void put_plain(struct object *object, const struct outcome *outcome)
 {
-	static const char *const methods[] = {"auto", "exchange", "reflink", "settle", "copy"};
 	struct object plain = object_new();
 	put(&plain, "changed", json_boolean(!outcome->was_plain));
-	put(&plain, "method", json_string(methods[outcome->plain.method]));
+	put(&plain, "method", json_string(plain_method_name(outcome->plain.method)));
 	put(&plain, "bytes_shared", json_count(outcome->plain.bytes_shared));
 	put(&plain, "bytes_copied", json_count(outcome->plain.bytes_copied));
 	put(object, "plain", object_finish(&plain));

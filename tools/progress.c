@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tools/monotonic.h"
 #include "tools/text.h"
 
 #define MOMENT_SECONDS 0.5 /* what takes no longer gets no bar */
@@ -39,13 +39,6 @@ bool progress_line_wanted(void)
 	bool wanted = line_wanted;
 	line_wanted = 0;
 	return wanted;
-}
-
-static double monotonic_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static bool can_erase_lines(void)

@@ -5,20 +5,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "mapdb/image_settle.h"
 #include "mapdb/settle_ioctl.h"
+#include "tools/monotonic.h"
 
 #define STEP_MS          4000 /* how long the daemon is left alone with a step */
 #define GIVE_WAY_SECONDS 10.0 /* where there are no leases nobody can be seen who waits */
-
-static double monotonic_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 /* One way to make a step. */
 struct stepper {

@@ -3,7 +3,8 @@
 
 #include <math.h>
 #include <signal.h>
-#include <time.h>
+
+#include "tools/monotonic.h"
 
 static volatile sig_atomic_t stop_signal;
 static double deadline = INFINITY; /* CLOCK_MONOTONIC, seconds */
@@ -29,13 +30,6 @@ void stop_on_signals(void)
 bool stop_requested(void)
 {
 	return stop_signal != 0;
-}
-
-static double monotonic_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 void stop_after(double seconds)

@@ -3,9 +3,9 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "tools/loop_devices.h"
+#include "tools/monotonic.h"
 #include "tools/processes.h"
 #include "tools/stop.h"
 #include "tools/xen_domains.h"
@@ -73,13 +73,6 @@ int users_ask_to_shut_down(const struct image_user *user)
 		return -EINVAL;
 	int error = xen_open(&xen);
 	return error ? error : xen_domain_shut_down(xen, user->id);
-}
-
-static double monotonic_seconds(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 bool users_wait_for_domain(const struct identity *image, double seconds)
