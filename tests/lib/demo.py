@@ -22,7 +22,7 @@ def say(text):
 
 def show(*command):
     """Prints a command as a user would type it, runs it, and lets its output through."""
-    print('$ ' + ' '.join(f"'{word}'" if ' ' in word else word for word in command), flush=True)
+    print('$ ' + ' '.join(f"'{word}'" if ' ' in word else word for word in (os.path.basename(command[0]), *command[1:])), flush=True)
     subprocess.run(command, check=True, timeout=300)
 
 
