@@ -10,9 +10,11 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image.h"
+#include "mapdb/map_db.h"
 #include "mapdb/name_list.h"
 #include "tools/defrag_image.h"
 #include "tools/directory.h"
@@ -276,6 +278,12 @@ static void print_summary(const struct fleet *fleet, const char *path, size_t im
 	putchar('\n');
 }
 
+/* A bundle is one only below a mount; in it, it is a file. */
+static int refuse_bundle(int directory_fd)
+{
+	return faccessat(directory_fd, MAP_DB_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? -ENOTDIR : 0;
+}
+
 static void run_directory(struct fleet *fleet, const char *given)
 {
 	cleanup_name_list struct name_list images = {0};
@@ -288,14 +296,18 @@ static void run_directory(struct fleet *fleet, const char *given)
 	memset(fleet->by_gist, 0, sizeof fleet->by_gist);
 	memset(fleet->by_exit_code, 0, sizeof fleet->by_exit_code);
 	if (!error)
+		error = refuse_bundle(location.parent_fd);
+	if (!error)
 		error = collect(location.parent_fd, path, &images);
 	if (error) {
-		tell(given, *location.remedy ? location.remedy : strerror(-error));
+		tell(given, *location.remedy    ? location.remedy
+		            : error == -ENOTDIR ? "is not a directory of images, which --all takes"
+		                                : strerror(-error));
 		fleet->exit_code = graver_exit_code(fleet->exit_code, EXIT_FAILED);
 	}
 	location_release(&location);
 	work_on(fleet, &images);
-	if (!fleet->json && !fleet->options->quiet)
+	if (!fleet->json && !fleet->options->quiet && (!error || images.count > 0))
 		print_summary(fleet, given, images.count);
 }
 

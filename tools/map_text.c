@@ -67,7 +67,7 @@ void map_print_summary(const struct image *image, const char *path, const struct
 	}
 	print_lengths(figures);
 	if (image->state.redo_pending)
-		puts("  a change is committed; whoever opens the image next finishes it");
+		puts("  a change is committed; whoever opens the image next completes it");
 }
 
 /* ---- answers ---- */
@@ -80,9 +80,9 @@ static void print_extent(const struct map_answer *answer)
 		printf("  extent: guest %" PRIu64 ", length %" PRIu64 ", host %" PRIu64 "\n", extent->guest_off,
 		       extent->length, extent->host_off);
 	else if (!answer->question.host)
-		printf("  behind the end of the guest's disk, %" PRIu64 "\n", extent->guest_off);
+		printf("  beyond the end of the guest's disk, %" PRIu64 "\n", extent->guest_off);
 	else if (extent->length == UINT64_MAX)
-		printf("  unmapped: host %" PRIu64 " and all behind it\n", extent->host_off);
+		printf("  unmapped: host %" PRIu64 " and all beyond it\n", extent->host_off);
 	else
 		printf("  unmapped: host %" PRIu64 ", length %" PRIu64 "\n", extent->host_off, extent->length);
 }
@@ -129,7 +129,7 @@ static void print_owner(const struct owner_query *owner, const struct pass_repor
 		puts("no file, but marked as used");
 		break;
 	case OWNER_BEYOND:
-		puts("behind the last cluster, where the boot sector's copy is");
+		puts("beyond the last cluster, where the copy of the boot sector is");
 		break;
 	case OWNER_STREAM:
 		print_path(owner);

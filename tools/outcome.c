@@ -74,7 +74,7 @@ static const struct {
          "not enough memory; it is still a bundle, and the guest's view of it unchanged", ""},
         {STEP_PLAIN, ECANCELED, EXIT_FAILED, "stopped; it is still a bundle, and the guest's view of it unchanged", ""},
         {STEP_PLAIN, EINTR, EXIT_FAILED, "stopped; it is still a bundle, and the guest's view of it unchanged", ""},
-        {STEP_OPEN, EISDIR, EXIT_FAILED, "is a directory, not an image", ""},
+        {STEP_OPEN, EISDIR, EXIT_FAILED, "is a directory, not an image", "name the images in it, or use --all"},
         {STEP_OPEN, EINVAL, EXIT_FAILED, "is neither a regular file nor a bundle", ""},
 
         {STEP_UNDO, ENODATA, EXIT_FAILED,

@@ -136,7 +136,7 @@ class Situations:
 SITUATIONS = [
     # what, how, exit status, what is said, what to do
     ('no such image', 'missing', FAILED, r'missing\.img: no such image', NO_REMEDY),
-    ('a directory', 'directory', FAILED, r'is a directory, not an image', NO_REMEDY),
+    ('a directory', 'directory', FAILED, r'is a directory, not an image', r'--all'),
     ('a second hard link', 'linked', FAILED, r'has another hard link', r'remove the other name .*find -samefile'),
     ('a name that is too long', 'long_name', FAILED, r'its name is too long', r'at most 242 bytes'),
     ('a part of a bundle', 'inside', FAILED, r'is a part of a bundle', r'give the bundle itself'),

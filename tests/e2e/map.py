@@ -123,12 +123,12 @@ def questions(cases, bundle, view, cluster):
         listed = run('fls', '-r', '-p', '-u', view)
         for owner in named[:10]:
             holds(any(owner['path'].split(':')[0].lstrip('\\').replace('\\', '/') in line and f'{owner["record"]}-' in line for line in listed.splitlines()), f'{owner}')
-    with cases.case('behind the end, and unmapped'):
+    with cases.case('beyond the end, and unmapped'):
         end = extents[-1][0] + extents[-1][1]
         answers = document(f'--guest={end}', f'--host={1 << 40}', bundle)['answers']
         equal([answer['owner'] for answer in answers], [None, None], 'owners')
         result = zcfs_map('-g', str(end), '-H', '1T', bundle)
-        holds('behind the end' in result.out and 'unmapped' in result.out, result.out)
+        holds('beyond the end' in result.out and 'unmapped' in result.out, result.out)
     with cases.case('the boot sector is $Boot\'s; text, hexadecimal, sectors'):
         result = zcfs_map('-g', '0x0', '-g', '1s', bundle)
         equal((result.status, result.out.count('"\\$Boot", $DATA, cluster 0 of it; MFT record 7')), (DONE, 2), result.out)

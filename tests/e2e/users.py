@@ -173,7 +173,12 @@ def fleet(cases, directory):
         holds(', 1 damaged, ' in result.out and '3 defragmented' in result.out, result.out)
     with cases.case('--all of a directory that is not there'):
         result = defrag('--all', os.path.join(store, 'nothing'))
-        equal(result.status, FAILED, 'the exit status')
+        equal((result.status, result.out), (FAILED, ''), 'the exit status and the output')
+    for name in 'b.img', 'notes.txt':
+        with cases.case(f'--all of an image or a file: {name}'):
+            result = defrag('--all', os.path.join(store, name))
+            equal((result.status, result.out), (FAILED, ''), 'the exit status and the output')
+            holds(f'{name}: is not a directory of images' in result.err, result.err)
 
 
 def main():
