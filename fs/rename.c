@@ -66,6 +66,25 @@ static int lock_data(int path_fd, int *lock_fd)
 	return 0;
 }
 
+/* The library also makes the change durable, for which it needs a descriptor that is more than a path. */
+static int open_directory(const struct node *node)
+{
+	return store.io->open(store.io, node->fd, ".", O_RDONLY | O_DIRECTORY, 0);
+}
+
+/* What a change that was cut short has left beside an image would be nobody's without the name. An image that is open
+ * has none left: opening sees to that. */
+static void clean_leftovers(const struct node *parent, const struct resolved *resolved)
+{
+	cleanup_fd int parent_fd = -1;
+
+	if (resolved->kind == NAME_OTHER || (resolved->kind == NAME_FILE && resolved->status.st_nlink == 1))
+		return;
+	parent_fd = open_directory(parent);
+	if (parent_fd >= 0)
+		image_clean_stale(store.io, parent_fd, NULL, NULL);
+}
+
 /* Resolves and locks. -ENOENT: no such name; -EBUSY: to be tried again. */
 static int guard(struct node *parent, const char *name, struct guarded *out)
 {
@@ -75,6 +94,7 @@ static int guard(struct node *parent, const char *name, struct guarded *out)
 
 		if (ret < 0)
 			return ret;
+		clean_leftovers(parent, &first.resolved);
 		if (first.resolved.kind != NAME_OTHER) {
 			ret = lock_data(first.resolved.fd, &first.lock_fd);
 			if (ret < 0)
@@ -135,12 +155,6 @@ static void lost(const struct guarded *what, struct node *parent, const char *na
 		node_clear_place(node, parent, name);
 		node_unref(node);
 	}
-}
-
-/* The library also makes the change durable, for which it needs a descriptor that is more than a path. */
-static int open_directory(const struct node *node)
-{
-	return store.io->open(store.io, node->fd, ".", O_RDONLY | O_DIRECTORY, 0);
 }
 
 static int unlink_name(struct node *parent, const char *name)

@@ -154,7 +154,7 @@ static int look_at_members(struct check *check)
 		check_add(check, FINDING_BUNDLE, FAULT, "its data file is missing");
 	else if (!S_ISREG(data.st_mode))
 		check_add(check, FINDING_BUNDLE, FAULT, "its data is not a regular file");
-	else if (data.st_nlink != 1 && !names_has_hidden_link(check->parent_fd, check->name, &data))
+	else if (data.st_nlink != 1 && !names_has_hidden_link(check->parent_fd, &data))
 		check_add(check, FINDING_BUNDLE, FAULT,
 		          "its data file has another hard link somewhere (find -inum %llu)",
 		          (unsigned long long)data.st_ino);

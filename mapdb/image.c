@@ -134,30 +134,39 @@ static int take_lock(struct image *image, int flags)
 	                 &image->waited);
 }
 
-/* The data of a bundle has one name. A second one is what a crash between exchange and unlink has left, or none of
- * ours. */
-static int drop_stale_link(struct image *image, int tries)
+static int any_hidden(void *context, const char *entry, const char *name)
+{
+	return 1;
+}
+
+/* What a change that was cut short has left beside the image goes before anything else happens to it: should the image
+ * be renamed or removed first, nobody could tell any more whose it is. It may be a second link to the data, of which a
+ * bundle has none otherwise. */
+static int drop_leftovers(struct image *image, int tries)
 {
 	struct stat status;
 
 	if (fstat(image->data_fd, &status) < 0)
 		return -errno;
-	if (status.st_nlink == 1)
+	bool linked = status.st_nlink != 1;
+	if (image->access == IMAGE_UNLOCKED) /* a look in the middle of somebody's adoption does no harm */
 		return 0;
+	if (!linked) {
+		int rc = image->read_only ? 0 : names_visit_hidden(image->parent_fd, image->name, any_hidden, NULL);
+		if (rc <= 0)
+			return rc;
+	}
+	const char *only_name = linked ? NULL : image->name; /* the link may bear the name that the image had before */
 	if (image->access == IMAGE_EXCLUSIVE && !image->read_only) {
-		names_clean(image->io, image->parent_fd, image->name, &status, NULL, NULL);
+		names_clean(image->io, image->parent_fd, only_name, &status, NULL, NULL);
 		if (fstat(image->data_fd, &status) < 0)
 			return -errno;
 		return status.st_nlink == 1 || image->bundle_fd < 0 ? 0 : -EUCLEAN;
 	}
-	if (image->bundle_fd < 0) /* whatever it is, reading and writing the plain file is right */
-		return 0;
-	if (image->access == IMAGE_UNLOCKED) /* a look in the middle of somebody's adoption does no harm */
-		return 0;
-	if (tries >= 2)
-		return image->read_only ? 0 : -EUCLEAN;
+	if (tries >= 2) /* reading and writing a plain file is right, whatever else has its data */
+		return !linked || image->read_only || image->bundle_fd < 0 ? 0 : -EUCLEAN;
 	flock(image->data_fd, LOCK_UN);
-	names_clean(image->io, image->parent_fd, image->name, NULL, NULL, NULL);
+	names_clean(image->io, image->parent_fd, only_name, NULL, NULL, NULL);
 	return TRY_AGAIN;
 }
 
@@ -289,11 +298,6 @@ static int check_data_length(const struct image *image)
 	return (uint64_t)status.st_size < image_map_host_end(image->map) ? -EUCLEAN : 0;
 }
 
-static int any_hidden(void *context, const char *entry, const char *name)
-{
-	return 1;
-}
-
 /* Whoever worked on the image may have died between a change and its sync. What is written from now on goes by what is
  * here now; it would be lost if a crash brought back what was before: the journal of a commit, and with it an older map
  * or redo that is applied once more; the bundle of which the file under the name was made, or what that file replaced.
@@ -366,7 +370,7 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 	if (rc == 0)
 		rc = check_still_named(image);
 	if (rc == 0)
-		rc = drop_stale_link(image, attempt->number);
+		rc = drop_leftovers(image, attempt->number);
 	if (rc == 0 && image->access == IMAGE_EXCLUSIVE) {
 		rc = data_lease(image, lease_patience_ms);
 		if (rc == -EBUSY && image->read_only)

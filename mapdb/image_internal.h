@@ -81,8 +81,8 @@ int names_find_locked(const struct io *io, int parent_fd, const char *name, cons
 typedef int (*names_visit)(void *context, const char *entry, const char *name);
 int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context);
 
-/* True if a hidden entry of name is the file with that inode: the second link that an adoption cut short leaves. */
-bool names_has_hidden_link(int parent_fd, const char *name, const struct stat *data);
+/* True if a hidden entry is the file with that inode: the second link that an adoption cut short leaves. */
+bool names_has_hidden_link(int parent_fd, const struct stat *data);
 
 /* image_clean_stale, but only for entries that belong to only_name (NULL: all). held: status of a data inode whose LOCK_EX the caller
  * has already (NULL: none), which is then neither opened nor locked again. */

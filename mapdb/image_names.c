@@ -37,7 +37,7 @@ int name_stat(int dir_fd, const char *name, struct stat *status)
 
 /* ---- classification ---- */
 
-static int classify_bundle(const struct io *io, int parent_fd, const char *name, int bundle_fd, struct stat *status)
+static int classify_bundle(const struct io *io, int parent_fd, int bundle_fd, struct stat *status)
 {
 	struct map_db *db;
 	struct map_state state;
@@ -47,7 +47,7 @@ static int classify_bundle(const struct io *io, int parent_fd, const char *name,
 		return rc == -ENOENT ? -EUCLEAN : rc;
 	if (!S_ISREG(status->st_mode))
 		return -EUCLEAN;
-	if (status->st_nlink != 1 && !names_has_hidden_link(parent_fd, name, status))
+	if (status->st_nlink != 1 && !names_has_hidden_link(parent_fd, status))
 		return -EUCLEAN;
 	rc = map_db_open(io, bundle_fd, true, &db);
 	if (rc < 0)
@@ -78,7 +78,7 @@ int image_classify(const struct io *io, int parent_fd, const char *name, enum na
 	if (rc < 0)
 		return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 	*kind = NAME_BUNDLE;
-	return classify_bundle(io, parent_fd, name, bundle_fd, status);
+	return classify_bundle(io, parent_fd, bundle_fd, status);
 }
 
 /* ---- removal ---- */

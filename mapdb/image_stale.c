@@ -6,7 +6,7 @@
  *
  *     XXXXXX           adoption or its reverse. A directory: a bundle that NAME has not become, or has been. A file:
  *                      the link that NAME has been, or will be. Either way its data is redundant if NAME has the same
- *                      inode.
+ *                      inode, or what NAME has been renamed to since.
  *     removed-XXXXXX   a bundle that was removed. Nothing in it is wanted.
  *     plain-XXXXXX     a bundle becomes a plain image in a file of its own (mapdb/plain.h). A file: the one that
  *                      was not finished, if NAME is still the bundle. A directory: the bundle, if NAME is the file
@@ -114,12 +114,12 @@ static int list_hidden(void *context, const char *entry, const char *name)
 	return name_list_add(context, entry);
 }
 
-int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context)
+/* Calls visit for each entry of a directory, until one returns other than 0. */
+static int visit_entries(int parent_fd, int (*visit)(void *context, const char *entry), void *context)
 {
 	int fd = io_look.open(&io_look, parent_fd, ".", O_RDONLY | O_DIRECTORY, 0);
 	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *entry;
-	struct hidden hidden;
 	int rc = 0;
 
 	if (fd < 0)
@@ -128,12 +128,33 @@ int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, 
 		close(fd);
 		return -ENOMEM;
 	}
-	while (rc == 0 && (entry = readdir(directory))) {
-		if (parse_hidden(entry->d_name, &hidden) && (!only_name || !strcmp(only_name, hidden.name)))
-			rc = visit(context, entry->d_name, hidden.name);
-	}
+	while (rc == 0 && (entry = readdir(directory)))
+		rc = visit(context, entry->d_name);
 	closedir(directory);
 	return rc;
+}
+
+struct hidden_visit {
+	const char *only_name;
+	names_visit visit;
+	void *context;
+};
+
+static int visit_if_hidden(void *context, const char *entry)
+{
+	const struct hidden_visit *visit = context;
+	struct hidden hidden;
+
+	if (!parse_hidden(entry, &hidden) || (visit->only_name && strcmp(visit->only_name, hidden.name)))
+		return 0;
+	return visit->visit(visit->context, entry, hidden.name);
+}
+
+int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context)
+{
+	struct hidden_visit hidden_visit = {only_name, visit, context};
+
+	return visit_entries(parent_fd, visit_if_hidden, &hidden_visit);
 }
 
 struct wanted_inode {
@@ -149,11 +170,11 @@ static int is_wanted_inode(void *context, const char *entry, const char *name)
 	return name_stat(wanted->parent_fd, entry, &status) == 0 && same_inode(&status, wanted->data);
 }
 
-bool names_has_hidden_link(int parent_fd, const char *name, const struct stat *data)
+bool names_has_hidden_link(int parent_fd, const struct stat *data)
 {
 	struct wanted_inode wanted = {parent_fd, data};
 
-	return names_visit_hidden(parent_fd, name, is_wanted_inode, &wanted) > 0;
+	return names_visit_hidden(parent_fd, NULL, is_wanted_inode, &wanted) > 0;
 }
 
 /* ---- cleaning ---- */
@@ -172,7 +193,41 @@ static int remove_entry(const struct cleaner *cleaner, const char *entry, const 
 	return rc == 0 ? cleaner->io->fsync(cleaner->io, cleaner->parent_fd) : rc;
 }
 
-/* An adoption or its reverse, before or after the exchange: redundant if the name has the same inode. */
+/* A file and a bundle with the same data: before and after an exchange. */
+static bool same_image(const struct found *one, const struct found *other)
+{
+	return one->has_data && other->has_data && same_inode(&one->data, &other->data) &&
+	       one->is_directory != other->is_directory;
+}
+
+struct owner_search {
+	const struct cleaner *cleaner;
+	const struct found *self;
+};
+
+static int is_owner(void *context, const char *entry)
+{
+	const struct owner_search *search = context;
+	struct found found;
+
+	return !image_name_reserved(entry) && strcmp(entry, ".") && strcmp(entry, "..") &&
+	       names_find(search->cleaner->io, search->cleaner->parent_fd, entry, &found) == 0 &&
+	       same_image(search->self, &found);
+}
+
+/* 1 if NAME, or what it has been renamed to, still has what the hidden entry has; 0 if not; -errno. */
+static int has_owner(const struct cleaner *cleaner, const struct hidden *hidden, const struct found *self)
+{
+	struct owner_search search = {cleaner, self};
+	struct found found;
+	int rc = names_find(cleaner->io, cleaner->parent_fd, hidden->name, &found);
+
+	if (rc < 0 || !self->has_data)
+		return rc;
+	return same_image(self, &found) ? 1 : visit_entries(cleaner->parent_fd, is_owner, &search);
+}
+
+/* An adoption or its reverse, before or after the exchange. */
 static int clean_staging(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
 {
 	const struct io *io = cleaner->io;
@@ -186,12 +241,9 @@ static int clean_staging(const struct cleaner *cleaner, const char *entry, const
 		rc = names_find_locked(io, cleaner->parent_fd, hidden->name, cleaner->held, LOCK_EX, &owner);
 		return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 	}
-	rc = names_find(io, cleaner->parent_fd, hidden->name, &owner.found);
-	if (rc < 0)
-		return rc;
-	if (!self.found.has_data || !owner.found.has_data || !same_inode(&self.found.data, &owner.found.data) ||
-	    self.found.is_directory == owner.found.is_directory)
-		return -EEXIST;
+	rc = has_owner(cleaner, hidden, &self.found);
+	if (rc <= 0)
+		return rc < 0 ? rc : -EEXIST;
 	/* The exchange that made it redundant must not come undone. */
 	rc = io->fsync(io, cleaner->parent_fd);
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);

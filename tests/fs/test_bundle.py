@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bundles: the map decides what is read, now and never from memory; growing and shrinking keep data and map together."""
+import contextlib
 import errno
 import os
 import shutil
@@ -154,6 +155,63 @@ def test_left_over_bytes_do_not_show(store):
         file.write(b'left over' * 1000)
     os.truncate(store.path('a.img'), 100000)
     assert read_file(store.path('a.img')) == model[:1000] + bytes(99000)
+
+
+def adoption_before_exchange(store, name, data):
+    write_file(store.host(name), data)
+    hidden = store.host(f'.{name}.zcfs-abcdef')
+    os.mkdir(hidden)
+    store.bundle('other', noise(BLOCK))
+    shutil.copy(store.host('other', 'map.db'), hidden)
+    os.link(store.host(name), os.path.join(hidden, 'data'))
+    return data
+
+
+def adoption_after_exchange(store, name, data):
+    shown = store.bundle(name, data)
+    os.link(store.host(name, 'data'), store.host(f'.{name}.zcfs-abcdef'))
+    return shown
+
+
+def unfinished_copy(store, name, data):
+    write_file(store.host(f'.{name}.zcfs-plain-abcdef'), data[:1000])
+    return store.bundle(name, data)
+
+
+def test_leftovers_go_before_the_name(store):
+    """what a killed tool has left of an image goes when the image is renamed, replaced or removed: later nobody could tell whose it is"""
+    os.mkdir(store.path('d'))
+    changes = {
+        'rename': lambda path: os.rename(path, store.path('moved')),
+        'rename into a directory': lambda path: os.rename(path, store.path('d', 'moved')),
+        'exchange': lambda path: renameat2(path, store.path('moved'), RENAME_EXCHANGE),
+        'replace': lambda path: os.rename(store.path('moved'), path),
+        'unlink': os.unlink,
+        'open': lambda path: read_file(path),
+    }
+    for leave in (adoption_before_exchange, adoption_after_exchange, unfinished_copy):
+        for change in changes:
+            write_file(store.path('moved'), b'another')
+            shown = leave(store, 'a.img', noise(16 * BLOCK))
+            changes[change](store.path('a.img'))
+            hidden = [entry for entry in os.listdir(store.below) if entry.startswith('.') and entry != '.zcfs']
+            assert not hidden, (leave.__name__, change, hidden)
+            new = {'rename': 'moved', 'rename into a directory': 'd/moved', 'exchange': 'moved', 'open': 'a.img'}.get(change)
+            assert new is None or read_file(store.path(new)) == shown, (leave.__name__, change)
+            for path in ('a.img', 'moved', 'd/moved', 'other'):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(store.path(path))
+
+
+def test_leftovers_of_an_image_that_was_renamed_below(store):
+    """a link under the hidden name of what an image was called before is no damage, and goes when the image is opened"""
+    for leave in (adoption_before_exchange, adoption_after_exchange):
+        shown = leave(store, 'a.img', noise(16 * BLOCK))
+        os.rename(store.host('a.img'), store.host('b.img'))
+        assert os.stat(store.path('b.img')).st_size == len(shown)
+        assert read_file(store.path('b.img')) == shown
+        assert [entry for entry in os.listdir(store.below) if entry.startswith('.a.img')] == [], leave.__name__
+        os.unlink(store.path('b.img'))
 
 
 def test_discard_drops_undo(store):

@@ -58,7 +58,7 @@ def test_same_store_by_another_path(store):
 def test_bundle_is_no_store(store):
     """a bundle is not taken for a directory of images, of which its data would be one"""
     store.bundle('b', noise(65536))
-    assert 'is one image' in refused(store.host('b'), store.top)
+    assert 'is not a directory of images' in refused(store.host('b'), store.top)
 
 
 @contextlib.contextmanager

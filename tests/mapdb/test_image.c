@@ -260,6 +260,31 @@ static void check_cleaning_is_careful(void)
 	CHECK_IS(faccessat(dir_fd, ".b.img.zcfs-replace-1-2", F_OK, 0), 0);
 }
 
+/* An image keeps what an adoption has left of it when it is renamed: the inode tells whose it is. */
+static void check_cleaning_after_rename(void)
+{
+	unsigned int removed, left;
+	enum name_kind kind;
+	struct stat status;
+
+	write_file(dir_fd, "renamed.img", "bytes", 5);
+	CHECK_IS(mkdirat(dir_fd, ".old.img.zcfs-abcdef", 0700), 0);
+	CHECK_IS(linkat(dir_fd, "renamed.img", dir_fd, ".old.img.zcfs-abcdef/data", 0), 0);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 1);
+	CHECK_IS(left, 0);
+	CHECK_IS(fstatat(dir_fd, "renamed.img", &status, 0), 0);
+	CHECK_IS(status.st_nlink, 1);
+	CHECK_IS(unlinkat(dir_fd, "renamed.img", 0), 0);
+
+	CHECK_IS(linkat(dir_fd, "a.img/data", dir_fd, ".old.img.zcfs-abcdef", 0), 0);
+	CHECK_IS(image_classify(&io_fast, dir_fd, "a.img", &kind, &status), 0);
+	CHECK_IS(kind, NAME_BUNDLE);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, 1);
+	CHECK_IS(left, 0);
+}
+
 static void check_rename_waits_for_tools(void)
 {
 	struct image *image;
@@ -287,6 +312,7 @@ int main(void)
 	check_undo_validity();
 	check_classes();
 	check_forged();
+	check_cleaning_after_rename();
 	check_rename_waits_for_tools();
 	check_cleaning_is_careful();
 	CHECK_IS(count_descriptors(), descriptors);

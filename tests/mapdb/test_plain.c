@@ -205,9 +205,9 @@ static void stale_file(void)
 	check_context("stale files");
 	make_image(dir_fd, bytes, 16 * BLOCK);
 	scramble(dir_fd, 16 * BLOCK, BLOCK, 0);
+	CHECK_IS(image_open(&io_posix, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image), 0);
 	write_file(dir_fd, ".a.img.zcfs-plain-abcdef", "half", 4);
 	write_file(dir_fd, ".b.img.zcfs-plain-abcdef", "whose?", 6);
-	CHECK_IS(image_open(&io_posix, dir_fd, "a.img", IMAGE_EXCLUSIVE, 0, 2000, &image), 0);
 	CHECK_IS(image_clean_stale(&io_posix, dir_fd, &removed, &left), 0);
 	CHECK_IS(removed, 0);
 	CHECK_IS(left, 2);
@@ -260,9 +260,10 @@ static void stale_bundle_of_another(void)
 	check_context("%s", "a bundle left beside a newer one");
 	make_image(dir_fd, bytes, sizeof bytes);
 	scramble(dir_fd, sizeof bytes, BLOCK, 0);
-	CHECK_IS(renameat(dir_fd, "a.img", dir_fd, ".a.img.zcfs-plain-abcdef"), 0);
+	CHECK_IS(renameat(dir_fd, "a.img", dir_fd, "old"), 0);
 	make_image(dir_fd, bytes, sizeof bytes);
 	scramble(dir_fd, sizeof bytes, BLOCK, 0);
+	CHECK_IS(renameat(dir_fd, "old", dir_fd, ".a.img.zcfs-plain-abcdef"), 0);
 	CHECK_IS(image_clean_stale(&io_posix, dir_fd, &removed, &left), 0);
 	CHECK_IS(removed, 1);
 	CHECK_IS(left, 0);
