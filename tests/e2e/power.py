@@ -18,7 +18,7 @@ import sys
 from commands import DONE, ZCFS, check, defrag, scattered_volume, unmount_on_termination, workspace
 from disk_log import Log, copy_sparse, logged_disk
 from guest import run, unmount
-from host import digest, make_file_system, store_mounted
+from host import MAKERS, digest, store_mounted
 from tap import Cases, equal, holds
 
 DISK_MIB = {'ext4': 192, 'xfs': 320, 'btrfs': 256}
@@ -57,7 +57,7 @@ class Life:
     def make_base(self):
         with open(self.base, 'xb') as disk:
             disk.truncate(DISK_MIB[self.kind] << 20)
-        make_file_system(self.kind, self.base)
+        run(*MAKERS[self.kind], self.base)
         volume = os.path.join(self.directory, 'volume')
         scattered_volume(volume, **VOLUME)
         with mounted(self.base, self.point, '-o', 'loop'):

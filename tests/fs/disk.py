@@ -11,7 +11,6 @@ import threading
 import time
 
 from mount import LAZY, Store, WAIT_SECONDS, check_call, libc, skip
-from host import ALONE    # mount has made it known
 
 MIB = 1 << 20
 GIVE_UP_SECONDS = 25    # nothing that a test has stopped stays stopped for longer
@@ -58,7 +57,7 @@ class Disk:
             with open(self.file, 'wb') as file:
                 file.truncate(size)
             self.device = command('losetup', '--sector-size', str(sector_size), '--find', '--show', self.file)
-            command(*(ALONE if kind == 'btrfs' else []), *MAKE[kind], *options, self.device)
+            command(*MAKE[kind], *options, self.device)
             command('mount', '-t', kind, self.device, self.point)
         except BaseException:
             self.end()

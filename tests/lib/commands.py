@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The commands under test and those that judge them; the build says where they are (see tests/e2e/meson.build)."""
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ MAKERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'ntfs') 
 
 # Where temporary directories are made: not in /tmp, which some keep in memory. tests/run_suites looks there for what is left.
 SCRATCH = os.environ.get('SCRATCH') or os.environ.get('TMPDIR', '/var/tmp')
+
+CLONE_NEWNS = 0x20000                   # <linux/sched.h>
+MS_REC, MS_PRIVATE = 0x4000, 0x40000  # <linux/mount.h>
 
 DONE, FAILED, USAGE, REFUSED, IN_USE, DAMAGED = range(6)  # exit statuses of zcfs-defrag
 
@@ -108,7 +112,12 @@ def workspace():
 
 
 def unmount_on_termination():
-    """The test runner's SIGTERM becomes an exception, so that every with-block cleans up."""
+    """The test runner's SIGTERM becomes an exception, so that every with-block cleans up. And what is mounted from here on is mounted
+    for us alone: other tests' programs that look at all mounts (mkfs.btrfs does) do not meet a dead one of ours, nor does a
+    namespace that somebody makes meanwhile keep a file system of ours in use."""
     def stop(*_):
         raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, stop)
+    libc = ctypes.CDLL(None)
+    if libc.unshare(CLONE_NEWNS) == 0:  # an ordinary user may not
+        libc.mount(None, b'/', None, MS_REC | MS_PRIVATE, None)  # a chroot has no mount there, and none that others see

@@ -42,15 +42,6 @@ MAKERS = {
 }
 
 
-# In a mount namespace of its own: mkfs.btrfs looks at all mounts, and gives up while another test has a dead one.
-ALONE = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c',
-         'umount --all --lazy --no-canonicalize --types fuse.zcfs; exec "$@"', 'sh']
-
-
-def make_file_system(kind, disk):
-    return run(*(ALONE if kind == 'btrfs' else []), *MAKERS[kind], disk)
-
-
 @contextlib.contextmanager
 def host_file_system(kind, directory, mebibytes):
     """A file system of that kind (one of MAKERS, or tmpfs) below a directory; where it is mounted."""
@@ -61,7 +52,7 @@ def host_file_system(kind, directory, mebibytes):
     else:
         with open(disk, 'xb') as file:
             file.truncate(mebibytes << 20)
-        make_file_system(kind, disk)
+        run(*MAKERS[kind], disk)
         run('mount', '-o', 'loop', disk, point)
     try:
         yield point
