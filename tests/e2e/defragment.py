@@ -52,7 +52,7 @@ def prove_lists_go(cases):
         run(NTFS_SCATTER, '--quiet', '--max-run', '1', image)
         lists = len(lists_of(image, view))
         for options in [], ['--pack']:
-            with cases.case(f'{" ".join(["a pass", *options])}: attribute lists go with the pieces of their files, and leave no gaps'):
+            with cases.case(f'{" ".join(["a pass", *options])}: attribute lists go when none is needed, and leave no gaps'):
                 holds(lists >= 6, 'a test of nothing')
                 report = defrag_report(*options, image)['volumes'][0]
                 equal(lists_of(image, view), [], 'attribute lists')
