@@ -34,8 +34,8 @@ static int add_mft_extent(struct scan *s, const ATTR_RECORD *attr)
 	return clusters == (uint64_t)sle64_to_cpu(attr->highest_vcn) + 1 ? 0 : -EUCLEAN;
 }
 
-/* The extents of $MFT that extension records hold; each must be readable through those before it. */
-static int add_mft_extensions(struct scan *s, uint8_t *record0)
+/* The extents of $MFT behind the first, wherever they are; each must be readable through those before it. */
+static int add_mft_extents(struct scan *s, uint8_t *record0)
 {
 	struct attr_list list = {0};
 	ATTR_RECORD *attr;
@@ -43,7 +43,7 @@ static int add_mft_extensions(struct scan *s, uint8_t *record0)
 	int r = record ? scan_read_list(s->view, &s->geometry, record0, &attr, &list) : -ENOMEM;
 	for (size_t i = 0; r == 0 && i < list.count; i++) {
 		const struct list_entry *entry = &list.entries[i];
-		if (entry->type != le32_to_cpu(AT_DATA) || entry->name_length || entry->record == 0)
+		if (entry->type != le32_to_cpu(AT_DATA) || entry->name_length || !entry->lowest_vcn)
 			continue;
 		r = scan_read_record(s, entry->record, record);
 		if (r == 0)
@@ -155,7 +155,7 @@ int mft_open(struct scan *s, struct volume_report *report)
 		r = -EUCLEAN;
 	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
 	if (r == 0 && has_list)
-		r = add_mft_extensions(s, record);
+		r = add_mft_extents(s, record);
 	if (r == 0)
 		r = runs_overlap(&s->mft_runs);
 	if (r == -EUCLEAN || r == -ERANGE || r == 1)

@@ -260,8 +260,8 @@ static bool mft_add_runs(struct check *c, const uint8_t *a, uint32_t len, uint64
 	return !rc;
 }
 
-/* The attribute of @type without a name in a record, or NULL. */
-static const uint8_t *find_unnamed(const uint8_t *rec, uint32_t size, uint32_t type, uint32_t *len)
+/* The attribute of @type without a name in a record, or its extent at @vcn; or NULL. */
+static const uint8_t *find_unnamed(const uint8_t *rec, uint32_t size, uint32_t type, uint64_t vcn, uint32_t *len)
 {
 	for (uint32_t ofs = get16(rec + REC_ATTRS); ofs <= size - 16; ofs += *len) {
 		const uint8_t *a = rec + ofs;
@@ -269,7 +269,7 @@ static const uint8_t *find_unnamed(const uint8_t *rec, uint32_t size, uint32_t t
 		*len = get32(a + A_LENGTH);
 		if (get32(a) == AT_END || *len < A_RES_HEADER || *len % 8 || *len > size - ofs)
 			return NULL;
-		if (get32(a) == type && !a[A_NAME_LEN])
+		if (get32(a) == type && !a[A_NAME_LEN] && (a[A_NONRES] ? get64(a + A_LOWEST) : 0) == vcn)
 			return a;
 	}
 	return NULL;
@@ -318,7 +318,8 @@ static bool mft_extensions(struct check *c, const uint8_t *list, uint32_t size, 
 			ok = false;
 		else if (get32(e) == AT_DATA && !e[L_NAME_LEN] && get64(e + L_LOWEST)) {
 			ok = read_runs(c, c->mft_runs.p, c->mft_runs.nr, no * rs, rec, rs) && !memcmp(rec, "FILE", 4) &&
-			     ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, &len)) &&
+			     ntfs_fixup_read(rec, rs) &&
+			     (a = find_unnamed(rec, rs, AT_DATA, get64(e + L_LOWEST), &len)) &&
 			     mft_add_runs(c, a, len, next);
 			if (!ok)
 				finding(c, no, "mft",
@@ -339,7 +340,7 @@ static bool open_mft(struct check *c)
 	const uint8_t *a;
 	uint64_t next = 0, init = 0;
 	bool ok = read_volume(c, c->boot.mft_lcn * c->boot.cluster_size, rec, rs) && !memcmp(rec, "FILE", 4) &&
-	          ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, &len)) &&
+	          ntfs_fixup_read(rec, rs) && (a = find_unnamed(rec, rs, AT_DATA, 0, &len)) &&
 	          mft_add_runs(c, a, len, &next);
 
 	if (ok) {
@@ -348,7 +349,7 @@ static bool open_mft(struct check *c)
 			finding(c, 0, "mft", "$MFT does not begin where the boot sector says");
 		if (next * c->boot.cluster_size < 16 * rs)
 			finding(c, 0, "mft", "record 0 does not map the first 16 records");
-		a = find_unnamed(rec, rs, AT_LIST, &len);
+		a = find_unnamed(rec, rs, AT_LIST, 0, &len);
 		if (a && (list = mft_list(c, a, len, &list_size)))
 			ok = mft_extensions(c, list, list_size, &next);
 		else if (a)

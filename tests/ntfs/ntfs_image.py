@@ -235,14 +235,16 @@ class Volume:
 
     def attribute_runs(self, number, kind, name=''):
         """All runs of an attribute, from all records that hold a part of it."""
-        attribute = self.record(number).find(kind, name)
-        runs = attribute.runs() if attribute else []
-        for entry in self.attribute_list(number):
-            other = entry[2] & 0xffffffffffff
-            if entry[0] == kind and entry[4] == name and other != number:
-                if not number and kind == DATA:
-                    self.mft_runs = runs
-                runs = runs + self.record(other).find(kind, name).runs()
+        entries = [entry for entry in self.attribute_list(number) if entry[0] == kind and entry[4] == name]
+        if not entries:
+            attribute = self.record(number).find(kind, name)
+            return attribute.runs() if attribute else []
+        runs = []
+        for _, _, reference, instance, _, _ in entries:
+            runs = runs + next(attribute for attribute in self.record(reference & 0xffffffffffff).attributes()
+                               if attribute.type == kind and attribute.get('H', 14) == instance).runs()
+            if not number and kind == DATA:
+                self.mft_runs = runs
         return runs
 
     def base_records(self, first=24):

@@ -557,9 +557,32 @@ def stale_mirror(builder):
 # $MFT
 
 def mft_extension_in_record_15(volume):
-    """The first extension of $MFT is in the record that NTFS keeps for it. $MFT must have more than two runs, and no list."""
+    """The first extension of $MFT is in the record that NTFS keeps for it."""
+    divide_mft(volume, 15)
+
+
+def mft_divided_in_its_record(volume):
+    """Both parts of $MFT's run list are in its own record, as they are while an attribute is being divided."""
+    divide_mft(volume, 0)
+
+
+def make_extension(record, base):
+    """An empty one."""
+    block = record.buffer
+    start = get('H', block, 20)
+    block[start:] = pack('II', ntfs.END, 0).ljust(len(block) - start, b'\0')
+    put('H', block, 18, 0)
+    put('H', block, 22, 1)
+    put('I', block, 24, start + 8)
+    put('Q', block, 32, base.reference())
+    put('H', block, 40, 0)
+
+
+def divide_mft(volume, number):
+    """$MFT must have more than two runs, and no list. The second part of its run list comes into the record of that number."""
     Builder(volume)  # which knows how names are sorted
-    record, extension = volume.record(0), volume.record(15)
+    record = volume.record(0)
+    extension = volume.record(number) if number else record
     data = record.find(ntfs.DATA)
     runs, sizes = data.runs(), [data.get('Q', at) for at in (48, 56)]
     total = sum(run[2] for run in runs)
@@ -567,21 +590,16 @@ def mft_extension_in_record_15(volume):
     first = bytearray(nonresident(volume.cluster_size, ntfs.DATA, runs[:cut], data=sizes[0], initialised=sizes[1]))
     put('Q', first, 40, total * volume.cluster_size)
     replace(record, data, first)
-    block = extension.buffer
-    start = get('H', block, 20)
-    block[start:] = pack('II', ntfs.END, 0).ljust(len(block) - start, b'\0')
-    put('H', block, 18, 0)
-    put('H', block, 22, 1)
-    put('I', block, 24, start + 8)
-    put('Q', block, 32, record.reference())
-    put('H', block, 40, 0)
+    if number:
+        make_extension(extension, record)
     insert(extension, nonresident(volume.cluster_size, ntfs.DATA, runs[cut:]))
     entries = b''
-    for holder, attribute in [(record, a) for a in record.attributes()] + [(extension, extension.find(ntfs.DATA))]:
+    for holder, attribute in [(holder, a) for holder in dict.fromkeys((record, extension)) for a in holder.attributes()]:
         lowest = attribute.get('Q', 16) if attribute.nonresident else 0
         entry = pack('IHBBQQH', attribute.type, 32, 0, 26, lowest, holder.reference(), attribute.get('H', 14))
         entries += entry.ljust(32, b'\x5a')  # what is behind the number means nothing
     by_type = sorted((entries[at:at + 32] for at in range(0, len(entries), 32)), key=lambda e: (get('I', e, 0), get('Q', e, 8)))
     insert(record, resident(ntfs.LIST, b''.join(by_type)))
-    extension.save()
+    if number:
+        extension.save()
     record.save()
