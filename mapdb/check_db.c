@@ -370,7 +370,7 @@ static int check_undo(struct check *check, struct map_db *db, const struct map_s
 		rc = map_db_undo_valid(db, check->data_fd, &valid);
 	if (rc == 0 && !valid && !state->redo_pending && check_errors(check->report, false) == errors)
 		check_add(check, FINDING_UNDO, NOTE,
-		          "the last pass can no longer be undone: something was written since (%" PRIu64
+		          "the last pass can no longer be undone: the image was changed since (%" PRIu64
 		          " bytes are kept for it)",
 		          count.bytes);
 	return rc;

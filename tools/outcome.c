@@ -78,7 +78,8 @@ static const struct {
         {STEP_OPEN, EINVAL, EXIT_FAILED, "is neither a regular file nor a bundle", ""},
 
         {STEP_UNDO, ENODATA, EXIT_FAILED,
-         "there is nothing to undo: no pass has changed it, or something was written since", ""},
+         "there is nothing to undo: no pass has changed it, or it was changed since (by a write, or chown, chmod ...)",
+         ""},
         {STEP_PASS, ECHILD, EXIT_FAILED,
          "the process that reads the guest's metadata died or returned a plan that breaks an invariant; nothing has "
          "been changed",
