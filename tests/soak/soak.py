@@ -21,6 +21,7 @@ from tally import Broken, Tally
 
 IMAGES = 3
 DISK_MIB = 512
+ROUND_SECONDS = 30
 JOIN_SECONDS = 300  # whoever has not ended so long after the end hangs
 
 
@@ -33,16 +34,12 @@ def run(directory, kind, seed, tally):
         for image in images:
             image.learn()
         subprocess.run(['sync', '-f', machine.store], check=True)
-        threads = [threading.Thread(target=what, daemon=True) for what in [machine.befall, *[image.run for image in images]]]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0, tally.remaining()) + JOIN_SECONDS)
-            if thread.is_alive():
-                tally.report('a thread of the soak hangs')
-        if not tally.broken:
-            with tally.reporting('at the end'):
-                at_the_end(directory, machine, images)
+        while not tally.finished():
+            tally.begin_round(ROUND_SECONDS)
+            everything_at_once([machine.befall, *[image.run for image in images]], tally)
+            if not tally.broken:
+                with tally.reporting('after a round'):
+                    after_a_round(directory, machine, images)
         if tally.broken and os.environ.get('SOAK_KEEP'):
             subprocess.run(['cp', '-a', '--sparse=always', machine.store, directory + '-kept'], check=False)
             print(f'# kept in {directory}-kept')
@@ -50,8 +47,18 @@ def run(directory, kind, seed, tally):
         machine.end()
 
 
-def at_the_end(directory, machine, images):
-    """Without a daemon: nothing is damaged, and what the map says is what the guest saw."""
+def everything_at_once(threads, tally):
+    threads = [threading.Thread(target=what, daemon=True) for what in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, tally.remaining()) + JOIN_SECONDS)
+        if thread.is_alive():
+            tally.report('a thread of the soak hangs')
+
+
+def after_a_round(directory, machine, images):
+    """Without a daemon: nothing is damaged, nothing of what was interrupted is left, and what the map says is what the guest saw."""
     for image in images:
         image.verify()
     machine.end_daemon(signal.SIGTERM)
@@ -67,6 +74,7 @@ def at_the_end(directory, machine, images):
         image.verify_volume(image.digest(fd))
         os.close(fd)
         os.unlink(view)
+    machine.start()
 
 
 def main():

@@ -17,6 +17,7 @@ class Tally:
         self.lock = threading.Lock()
         self.started = time.monotonic()
         self.end = self.started + seconds
+        self.round_end = self.end
         self.out = out
         self.recent = collections.deque(maxlen=60)  # lines of the log
         self.before = []  # those before the first loss
@@ -25,11 +26,19 @@ class Tally:
         with self.lock:
             self.counts[what] += number
 
+    def begin_round(self, seconds):
+        self.round_end = min(time.monotonic() + seconds, self.end)
+
     def over(self):
+        """The round is."""
+        return bool(self.broken) or time.monotonic() >= self.round_end
+
+    def finished(self):
         return bool(self.broken) or time.monotonic() >= self.end
 
     def remaining(self):
-        return self.end - time.monotonic()
+        """Of the round, in seconds."""
+        return self.round_end - time.monotonic()
 
     def log(self, text):
         line = f'{time.monotonic() - self.started:9.3f} {text}'
