@@ -114,6 +114,27 @@ def threads_of(process):
     return text
 
 
+def users_of(path):
+    """Who has something open below a mount, has it in a mount namespace of his own, or waits for some FUSE daemon: for the report of one that
+    does not end. Asks nobody but /proc."""
+    text, own = '', os.readlink('/proc/self/ns/mnt')
+    for process in glob.glob('/proc/[0-9]*'):
+        found = []
+        for link in (process + '/cwd', process + '/root', *glob.glob(process + '/fd/*')):
+            with contextlib.suppress(OSError):
+                name = os.readlink(link)
+                found += [name] if name == path or name.startswith(path + '/') else []
+        with contextlib.suppress(OSError):
+            found += ['maps it'] if f'{path}/' in read_file(process + '/maps').decode(errors='replace') else []
+            found += ['waits for an answer'] if 'request_wait_answer' in threads_of(os.path.basename(process)) else []
+            if os.readlink(process + '/ns/mnt') != own and f' {path} ' in read_file(process + '/mountinfo').decode(errors='replace'):
+                found.append('has it in another mount namespace')
+        if found:
+            with contextlib.suppress(OSError):
+                text += f'{os.path.basename(process)} {read_file(process + "/comm").decode(errors="replace").strip()}: {found}\n'
+    return text
+
+
 def mounts_at(path):
     """Types of what is mounted exactly there, lowest first."""
     with open('/proc/self/mountinfo') as table:
@@ -272,7 +293,7 @@ class Store:
         end = time.monotonic() + WAIT_SECONDS
         while libc.umount2(os.fsencode(self.point), 0) < 0:
             if time.monotonic() > end:
-                raise AssertionError('busy: cannot be unmounted')
+                raise AssertionError(f'busy: cannot be unmounted\n{users_of(self.point)}{threads_of(self.daemon)}')
             time.sleep(0.05)
         self.wait_for_end()
 
@@ -281,7 +302,7 @@ class Store:
             try:
                 wait_until(lambda: not alive(self.daemon), 'the daemon has not ended')
             except AssertionError as late:
-                raise AssertionError(f'{late}\n{threads_of(self.daemon)}') from None
+                raise AssertionError(f'{late}\n{users_of(self.point)}{threads_of(self.daemon)}') from None
             self.daemon = None
 
     def clean_up(self):
