@@ -7,7 +7,7 @@ Requests to an io_uring fail, too (see inject.c); before Linux 6.10 they only en
 daemon's, and /dev/fuse itself does not fail. Without memory an image is closed late if libfuse is the patched one (see subprojects), and
 not before the daemon's end if it is the system's, which fails here.
 
-SEED in the environment chooses another sample; EVERY=1 lets every call fail and not only a sample. Arguments choose steps, kinds of calls, or
+SEED in the environment repeats a run; EVERY=1 lets every call fail and not only a sample. Arguments choose steps, kinds of calls, or
 both."""
 import contextlib
 import errno
@@ -330,7 +330,7 @@ def main():
     unmount_on_termination()
     if mount.transport_missing():
         return
-    seed = int(os.environ.get('SEED', 1))    # the same sample each time: EVERY=1 has not run to its end yet
+    seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
     print(f'# SEED={seed}', flush=True)
     with workspace() as top, disk(top) as host, mount.transport():
         enumerate_calls(host.point, Injector(top), random.Random(seed), sys.argv[3:])
