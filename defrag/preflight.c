@@ -275,6 +275,10 @@ static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 {
 	static const char zeros[4];
 	char magic[4096] = {0};
+	if (ntfs_set_ignore_case(volume) < 0) { /* as Windows does */
+		without_memory = true;
+		return;
+	}
 	ntfs_inode *inode = ntfs_pathname_to_inode(volume, NULL, "hiberfil.sys");
 	if (!inode)
 		return;
