@@ -13,6 +13,7 @@
  *     again from the beginning. (What waiting is left is told below.) Long copies are no exception: left to workers from
  *     64 KiB on, the 1 MiB requests of one client that has four of them on their way were a third to a half faster, but
  *     of one that has one a quarter slower, of four clients a fifth, and those of 64 KiB a third and more.
+ *     But after half a megabyte what is done is answered (subprojects/packagefiles), before more is begun.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.

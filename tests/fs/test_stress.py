@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+from disk import MIB, mount_memory, serving, unmount
 from mount import *
 
 SECONDS = int(os.environ.get('SECONDS', 4))
@@ -43,6 +44,22 @@ def test_fio_buffered(store):
     image(store, 'a.img')
     store.tool('scatter', 'a.img', 1, 65536)
     fio(store, 'a.img', '--direct=0', '--fsync=32')
+
+
+@unmounted
+def test_fio_long_requests(outer):
+    """and with long requests, many at a time, of an image in memory: batches of a ring that end early"""
+    point = os.path.join(outer.top, 'memory')
+    os.mkdir(point)
+    mount_memory(point, 80 * MIB)
+    try:
+        with serving(point) as store:
+            store.start()
+            image(store, 'a.img')
+            store.tool('scatter', 'a.img', 1, 65536)
+            fio(store, 'a.img', '--direct=1', '--bsrange=256k-1m')
+    finally:
+        unmount(point)
 
 
 def test_fio_jobs(store):
