@@ -144,7 +144,7 @@ def list_of_files(cases, store, image, many):
             result = defrag(f'--csv={place}', image)
             equal(result.status, USAGE, 'the exit status')
             equal(os.path.getsize(image), 24 << 20, 'the size of the image')
-            holds('--csv wants a new file' in result.err, result.err)
+            holds('it takes a new file' in result.err, result.err)
 
 
 HOSTILE = ['=cmd|calc', 'a,b', 'with "quotes"', 'line\nbreak', 'escape\033[2J', '\u202edrow', 'Ünïcödé 日本 😀', '@x', '-1+1']
