@@ -51,8 +51,6 @@ static const struct fuse_opt option_table[] = {
         FUSE_OPT_KEY("allow_other", FUSE_OPT_KEY_KEEP),
         FUSE_OPT_KEY("fsname=", FUSE_OPT_KEY_KEEP),
         /* What mount(8), systemd and desktops read in fstab, and pass on. */
-        FUSE_OPT_KEY("x-", KEY_IGNORE),
-        FUSE_OPT_KEY("X-", KEY_IGNORE),
         FUSE_OPT_KEY("comment=", KEY_IGNORE),
         FUSE_OPT_KEY("nofail", KEY_IGNORE),
         FUSE_OPT_KEY("fail", KEY_IGNORE),
@@ -89,11 +87,10 @@ static const struct fuse_opt option_table[] = {
         FUSE_OPT_END,
 };
 
-/* "x-" in the table would match only that very text. */
-static bool is_ignored_prefix(const char *option)
+/* Options of applications, which are passed on from fstab too. The table can only match whole names. */
+static bool is_application_option(const char *option)
 {
-	return strncmp(option, "x-", 2) == 0 || strncmp(option, "X-", 2) == 0 || strncmp(option, "comment=", 8) == 0 ||
-	       strncmp(option, "user=", 5) == 0;
+	return strncmp(option, "x-", 2) == 0 || strncmp(option, "X-", 2) == 0;
 }
 
 static int process(void *data, const char *argument, int key, struct fuse_args *out)
@@ -107,7 +104,7 @@ static int process(void *data, const char *argument, int key, struct fuse_args *
 		return -1;
 	}
 	if (key == FUSE_OPT_KEY_OPT)
-		return is_ignored_prefix(argument) ? 0 : 1;
+		return is_application_option(argument) ? 0 : 1;
 	if (key != FUSE_OPT_KEY_NONOPT)
 		return 1;
 	if (!options->store_path) {

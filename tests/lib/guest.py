@@ -30,24 +30,32 @@ def make_ntfs(image, megabytes, label):
 
 
 @contextlib.contextmanager
-def ntfs_mounted(image, options='ro'):
-    """Mounts a volume with ntfs-3g; after the block the driver has ended, so everything is written and closed."""
-    with tempfile.TemporaryDirectory(prefix='zcfs-guest-') as point:
-        driver = subprocess.Popen(['ntfs-3g', '-o', f'no_detach,big_writes,{options}', image, point],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def mounted_by(*command):
+    """Runs a driver that stays in the foreground and mounts something on the last of its arguments; after the block that is unmounted,
+    and the driver has ended."""
+    point = command[-1]
+    driver = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for_mount(point, driver)
+        yield driver
+    finally:
+        unmount(point)
         try:
-            wait_for_mount(point, driver)
-            yield point
+            driver.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
+            raise
         finally:
-            unmount(point)
-            try:
-                driver.wait(WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                driver.kill()
-                driver.wait()
-                raise
-            finally:
-                driver.stdout.close()
+            driver.stdout.close()
+
+
+@contextlib.contextmanager
+def ntfs_mounted(image, options='ro'):
+    """Mounts a volume with ntfs-3g; after the block everything is written and closed."""
+    with tempfile.TemporaryDirectory(prefix='zcfs-guest-') as point:
+        with mounted_by('ntfs-3g', '-o', f'no_detach,big_writes,{options}', image, point):
+            yield point
 
 
 def wait_for_mount(point, process):

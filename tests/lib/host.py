@@ -7,32 +7,16 @@ import os
 import sqlite3
 import stat
 import struct
-import subprocess
 
-from guest import WAIT_SECONDS, run, unmount, wait_for_mount
+from guest import mounted_by, run, unmount
 
 COMPARE_STEP = 1 << 20   # bytes read at a time
 COMPARE_BLOCK = 1 << 10  # bytes compared at once before looking closer
 
 
-@contextlib.contextmanager
 def store_mounted(zcfs, store, point, *options):
     """Serves store on point by the daemon in the foreground."""
-    daemon = subprocess.Popen([zcfs, '-f', *options, store, point], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        wait_for_mount(point, daemon)
-        yield daemon
-    finally:
-        unmount(point)
-        try:
-            daemon.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
-            raise
-        finally:
-            daemon.stdout.close()
+    return mounted_by(zcfs, '-f', *options, store, point)
 
 
 MAKERS = {
