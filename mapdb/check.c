@@ -4,7 +4,6 @@
  */
 #include "mapdb/check.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -97,24 +96,10 @@ static bool known_member(const char *name)
 	return !strcmp(name, ".") || !strcmp(name, "..");
 }
 
-static int look_for_foreign(struct check *check)
+static int note_foreign(void *context, const char *entry)
 {
-	int fd = io_look.open(&io_look, check->bundle_fd, ".", O_RDONLY | O_DIRECTORY, 0);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-
-	if (fd < 0)
-		return fd;
-	if (!directory) {
-		close(fd);
-		return -ENOMEM;
-	}
-	while ((entry = readdir(directory))) {
-		if (!known_member(entry->d_name))
-			check_add(check, FINDING_FOREIGN, FAULT, "the bundle holds %.150s, which does not belong there",
-			          entry->d_name);
-	}
-	closedir(directory);
+	if (!known_member(entry))
+		check_add(context, FINDING_FOREIGN, FAULT, "the bundle holds %.150s, which does not belong there", entry);
 	return 0;
 }
 
@@ -231,7 +216,7 @@ static int visit_leftover(void *context, const char *entry, const char *name)
 
 static int look_at_bundle(struct check *check)
 {
-	int rc = look_for_foreign(check);
+	int rc = io_look_entries(check->bundle_fd, note_foreign, check);
 
 	if (rc == 0)
 		rc = look_at_members(check);

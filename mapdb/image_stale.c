@@ -19,7 +19,6 @@
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
  */
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -114,26 +113,6 @@ static int list_hidden(void *context, const char *entry, const char *name)
 	return name_list_add(context, entry);
 }
 
-/* Calls visit for each entry of a directory, until one returns other than 0. */
-static int visit_entries(int parent_fd, int (*visit)(void *context, const char *entry), void *context)
-{
-	int fd = io_look.open(&io_look, parent_fd, ".", O_RDONLY | O_DIRECTORY, 0);
-	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
-	int rc = 0;
-
-	if (fd < 0)
-		return fd;
-	if (!directory) {
-		close(fd);
-		return -ENOMEM;
-	}
-	while (rc == 0 && (entry = readdir(directory)))
-		rc = visit(context, entry->d_name);
-	closedir(directory);
-	return rc;
-}
-
 struct hidden_visit {
 	const char *only_name;
 	names_visit visit;
@@ -154,7 +133,7 @@ int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, 
 {
 	struct hidden_visit hidden_visit = {only_name, visit, context};
 
-	return visit_entries(parent_fd, visit_if_hidden, &hidden_visit);
+	return io_look_entries(parent_fd, visit_if_hidden, &hidden_visit);
 }
 
 struct wanted_inode {
@@ -224,7 +203,7 @@ static int has_owner(const struct cleaner *cleaner, const struct hidden *hidden,
 
 	if (rc < 0 || !self->has_data)
 		return rc;
-	return same_image(self, &found) ? 1 : visit_entries(cleaner->parent_fd, is_owner, &search);
+	return same_image(self, &found) ? 1 : io_look_entries(cleaner->parent_fd, is_owner, &search);
 }
 
 /* An adoption or its reverse, before or after the exchange. */

@@ -2,8 +2,10 @@
  *
  * io_look: reads, and can do nothing else.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "mapdb/io.h"
 
@@ -88,3 +90,22 @@ const struct io io_look = {
         .unlink = no_unlink,
         .mkdir = no_mkdir,
 };
+
+int io_look_entries(int dir_fd, int (*visit)(void *context, const char *entry), void *context)
+{
+	int fd = look_open(&io_look, dir_fd, ".", O_RDONLY | O_DIRECTORY, 0);
+	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+	int rc = 0;
+
+	if (fd < 0)
+		return fd;
+	if (!directory) {
+		close(fd);
+		return -ENOMEM;
+	}
+	while (rc == 0 && (entry = readdir(directory)))
+		rc = visit(context, entry->d_name);
+	closedir(directory);
+	return rc;
+}
