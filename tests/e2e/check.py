@@ -11,9 +11,8 @@ import re
 import shutil
 import sqlite3
 import struct
-import sys
 
-from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, check, defrag_report, unmount_on_termination, workspace
+from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, check, defrag_report, seed_argument, unmount_on_termination, workspace
 from guest import run
 from host import digest, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
@@ -466,8 +465,7 @@ def random_damage(cases, bundles, source):
 
 def main():
     unmount_on_termination()
-    seed = int(sys.argv[1]) if len(sys.argv) > 1 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(1)
     cases = Cases()
     with workspace() as directory:
         bundles = Bundles(directory)

@@ -7,10 +7,10 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
-from commands import FAILED, ZCFS, ZCFS_DEFRAG, check_ntfs, defrag_report, scattered_volume, unmount_on_termination, workspace
+from commands import FAILED, ZCFS, ZCFS_DEFRAG, check_ntfs, defrag_report, scattered_volume, seed_argument, unmount_on_termination, \
+    workspace
 from host import digest, store_mounted
 from tap import Cases, equal, holds
 
@@ -120,8 +120,7 @@ def stop_passes(cases, made, source, old, new, duration):
 
 def main():
     unmount_on_termination()
-    seed = int(sys.argv[1]) if len(sys.argv) > 1 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(1)
     source = random.Random(seed)
     cases = Cases()
     with workspace() as directory:

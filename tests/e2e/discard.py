@@ -14,7 +14,7 @@ import sys
 import time
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, MAKERS, NTFS_POPULATE, REFUSED, ZCFS_DEFRAG, check, check_ntfs, defrag, read_runs, \
-    scattered_volume, unmount_on_termination, workspace
+    scattered_volume, seed_argument, unmount_on_termination, workspace
 from guest import hash_files_through_driver, hash_files_through_sleuthkit, run
 from host import data_path, digest, host_file_system, open_database, read_extents, state_of, write_view
 from proof import cluster_size
@@ -391,8 +391,7 @@ class Made:
 def main():
     unmount_on_termination()
     kind = sys.argv[1]
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(2)
     cases = Cases()
     with workspace() as directory, host_file_system(kind, directory, DISK_MIB) as root:
         made = Made(root, kind, random.Random(seed))

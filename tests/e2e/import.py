@@ -5,9 +5,8 @@ Takes a seed for the order in which clusters are allocated as its argument; prin
 import json
 import os
 import random
-import sys
 
-from commands import ZCFS, check_ntfs, defrag_report, scattered_volume, unmount_on_termination, workspace
+from commands import ZCFS, check_ntfs, defrag_report, scattered_volume, seed_argument, unmount_on_termination, workspace
 from guest import hash_files_through_driver, run
 from host import digest, store_mounted
 from tap import Cases, equal, holds
@@ -72,8 +71,7 @@ def convert(cases, store, point, raw, files, form, options, source):
 
 def main():
     unmount_on_termination()
-    seed = int(sys.argv[1]) if len(sys.argv) > 1 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(1)
     source = random.Random(seed)
     cases = Cases()
     with workspace() as directory:

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 
-from commands import DONE, FAILED, IN_USE, MAKERS, USAGE, ZCFS, ZCFS_DEFRAG, check, check_ntfs, defrag, defrag_report, \
-    scattered_volume, unmount_on_termination, workspace
+from commands import DONE, FAILED, IN_USE, MAKERS, USAGE, ZCFS, ZCFS_DEFRAG, check, check_ntfs, defrag, defrag_report, scattered_volume, \
+    seed_argument, unmount_on_termination, workspace
 from guest import hash_files_through_driver, run
 from host import digest, host_file_system, read_extents, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
@@ -237,8 +237,7 @@ def sector_63(cases, root, kind):
 def main():
     unmount_on_termination()
     kind = sys.argv[1]
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(2)
     cases = Cases()
     with workspace() as directory, host_file_system(kind, directory, DISK_MIB) as root:
         image = Image(root, kind)

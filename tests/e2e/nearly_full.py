@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 
-from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, defrag, defrag_report, unmount_on_termination, workspace
+from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, defrag, defrag_report, seed_argument, unmount_on_termination, workspace
 from guest import run
 from host import digest, host_file_system, write_view
 from tap import Cases, equal, holds
@@ -131,8 +131,7 @@ def main():
         print('1..0 # SKIP the kernel has no loop devices')
         return
     kind = sys.argv[1]
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(2)
     source = random.Random(seed)
     cases = Cases()
     with workspace() as directory:

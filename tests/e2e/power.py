@@ -15,7 +15,7 @@ import os
 import random
 import sys
 
-from commands import DONE, ZCFS, check, defrag, scattered_volume, unmount_on_termination, workspace
+from commands import DONE, ZCFS, check, defrag, scattered_volume, seed_argument, unmount_on_termination, workspace
 from disk_log import Log, copy_sparse, logged_disk
 from guest import run, unmount
 from host import MAKERS, digest, store_mounted
@@ -205,8 +205,7 @@ def forget_flushes(cases, life, directory, source):
 def main():
     unmount_on_termination()
     kind = sys.argv[1]
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), 'little')
-    print(f'# seed {seed}', flush=True)
+    seed = seed_argument(2)
     source = random.Random(seed)
     cases = Cases()
     with workspace() as directory:

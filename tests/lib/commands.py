@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 
 from guest import run
@@ -109,6 +110,13 @@ def scattered_volume(path, megabytes=48, fragments=3000, seed=1, what='data,stre
 def workspace():
     """A temporary directory on a real file system."""
     return tempfile.TemporaryDirectory(prefix='zcfs-test-', dir=SCRATCH)
+
+
+def seed_argument(position):
+    """The seed that was given as the program's argument there, or one by chance; printed, so that a failure can be repeated."""
+    seed = int(sys.argv[position]) if len(sys.argv) > position else int.from_bytes(os.urandom(4), 'little')
+    print(f'# seed {seed}', flush=True)
+    return seed
 
 
 def unmount_on_termination():
