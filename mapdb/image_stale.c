@@ -124,7 +124,7 @@ static int visit_if_hidden(void *context, const char *entry)
 	const struct hidden_visit *visit = context;
 	struct hidden hidden;
 
-	if (!parse_hidden(entry, &hidden) || (visit->only_name && strcmp(visit->only_name, hidden.name)))
+	if (!parse_hidden(entry, &hidden) || (visit->only_name && strcmp(visit->only_name, hidden.name) != 0))
 		return 0;
 	return visit->visit(visit->context, entry, hidden.name);
 }
@@ -189,7 +189,7 @@ static int is_owner(void *context, const char *entry)
 	const struct owner_search *search = context;
 	struct found found;
 
-	return !image_name_reserved(entry) && strcmp(entry, ".") && strcmp(entry, "..") &&
+	return !image_name_reserved(entry) && strcmp(entry, ".") != 0 && strcmp(entry, "..") != 0 &&
 	       names_find(search->cleaner->io, search->cleaner->parent_fd, entry, &found) == 0 &&
 	       same_image(search->self, &found);
 }
