@@ -359,10 +359,11 @@ static void give_reasons(struct attempt *a)
 	}
 }
 
-static bool is_where_it_was(const struct plan_input *input, const struct plan_object *object, const struct plan *plan,
-                            const struct plan_target *target)
+static bool is_where_it_was(const struct attempt *a, size_t index)
 {
-	const struct run *was = input->runs + object->first_run, *is = plan->pieces.runs + target->first_piece;
+	const struct plan_object *object = &a->input->objects[index];
+	const struct plan_target *target = &a->plan->targets[index];
+	const struct run *was = a->input->runs + object->first_run, *is = a->plan->pieces.runs + target->first_piece;
 	if (target->first_piece == PLAN_STAYS || target->piece_count != object->run_count)
 		return false;
 	for (uint32_t i = 0; i < object->run_count; i++)
@@ -375,7 +376,7 @@ static bool is_where_it_was(const struct plan_input *input, const struct plan_ob
 static void leave_unmoved(struct attempt *a)
 {
 	for (size_t i = 0; i < a->input->object_count; i++)
-		if (is_where_it_was(a->input, &a->input->objects[i], a->plan, &a->plan->targets[i]))
+		if (is_where_it_was(a, i))
 			a->plan->targets[i].first_piece = PLAN_STAYS;
 }
 
@@ -394,6 +395,10 @@ static int attempt_mode(const struct plan_input *input, enum mode mode, struct p
 		r = -ENOMEM;
 	for (unsigned int round = 0; r == 0; round++) {
 		r = run_round(&a);
+		/* Others have made way for the anchored object in vain. */
+		if (r == 0 && !a.failed && mode < MODE_ANEW && a.anchored != SIZE_MAX &&
+		    is_where_it_was(&a, a.anchored))
+			give_up(&a, a.anchored, PLAN_STAYS_OBSTACLE);
 		for (size_t i = 0; mode == MODE_FRAGMENTED && i < n; i++)
 			if (a.reason[i] == PLAN_STAYS_NO_GAP)
 				*complete = false;
