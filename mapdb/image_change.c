@@ -11,10 +11,12 @@
  *     COMMIT               in a bundle: from here on the change exists. In a staging bundle: nobody knows it yet
  *     link, sync staging   the staging bundle is complete and durable
  *     sync parent          so is the end of earlier changes: should hidden names of theirs come back after the
- * exchange, nobody could tell what they are exchange             from here on the change exists drop the old link
- * before redo, because it changes the data's ctime, which is stamped into the undo sync parent          redo must not
- * touch the data before: the plain file could come back. One sync for both: no journal reorders what happens to one
- * name redo, sync, forget   map_db_apply_redo
+ *                          exchange, nobody could tell what they are
+ *     exchange             from here on the change exists
+ *     drop the old link    before redo, because it changes the data's ctime, which is stamped into the undo
+ *     sync parent          redo must not touch the data before: the plain file could come back. One sync for
+ *                          both: no journal reorders what happens to one name
+ *     redo, sync, forget   map_db_apply_redo
  */
 #include <assert.h>
 #include <errno.h>
