@@ -49,8 +49,8 @@ extern const struct io io_posix;
  * something is -EROFS, syncs included. */
 extern const struct io io_look;
 
-/* Calls visit for each entry of a directory, "." and ".." too, until one returns other than 0, which is returned. dir_fd is not read
- * from itself, and may be O_PATH. */
+/* Calls visit for each entry of a directory, "." and ".." too, until one returns other than 0, which is returned; otherwise 0 or
+ * -errno. dir_fd is not read from itself, and may be O_PATH. */
 int io_look_entries(int dir_fd, int (*visit)(void *context, const char *entry), void *context);
 
 /* For the beginning of main(): opens /dev/null for those of the descriptors 0, 1 and 2 that are closed. Otherwise files

@@ -95,7 +95,6 @@ int io_look_entries(int dir_fd, int (*visit)(void *context, const char *entry), 
 {
 	int fd = look_open(&io_look, dir_fd, ".", O_RDONLY | O_DIRECTORY, 0);
 	DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-	struct dirent *entry;
 	int rc = 0;
 
 	if (fd < 0)
@@ -104,8 +103,15 @@ int io_look_entries(int dir_fd, int (*visit)(void *context, const char *entry), 
 		close(fd);
 		return -ENOMEM;
 	}
-	while (rc == 0 && (entry = readdir(directory)))
+	while (rc == 0) {
+		errno = 0;
+		struct dirent *entry = readdir(directory);
+		if (!entry) {
+			rc = errno == ENOENT ? 0 : -errno; /* removed meanwhile: it has no entries */
+			break;
+		}
 		rc = visit(context, entry->d_name);
+	}
 	closedir(directory);
 	return rc;
 }
