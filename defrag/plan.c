@@ -363,9 +363,9 @@ static bool is_where_it_was(const struct attempt *a, size_t index)
 {
 	const struct plan_object *object = &a->input->objects[index];
 	const struct plan_target *target = &a->plan->targets[index];
-	const struct run *was = a->input->runs + object->first_run, *is = a->plan->pieces.runs + target->first_piece;
 	if (target->first_piece == PLAN_STAYS || target->piece_count != object->run_count)
 		return false;
+	const struct run *was = a->input->runs + object->first_run, *is = a->plan->pieces.runs + target->first_piece;
 	for (uint32_t i = 0; i < object->run_count; i++)
 		if (was[i].lcn != is[i].lcn || was[i].length != is[i].length)
 			return false;

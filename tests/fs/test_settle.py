@@ -460,7 +460,7 @@ def test_unmounted(store):
         assert process.poll() is None, process.stdout.read()
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT_SECONDS) == 1
-    assert 'goes on' in process.stdout.read()
+    assert 'to continue' in process.stdout.read()
     settle(store.path('a.img'))
     assert read_file(store.path('a.img')) == want
     store.unmount()
