@@ -38,13 +38,21 @@ struct open_call {
 
 static void set_open_flags(struct fuse_file_info *info)
 {
-	/* keep_cache stays 0: what the kernel kept from earlier opens may be from before a change of the map. */
 	if (!(info->flags & O_DIRECT))
 		return;
 	info->direct_io = 1;
 #ifdef ZCFS_FUSE_PARALLEL_DIRECT_WRITES
 	info->parallel_direct_writes = 1;
 #endif
+}
+
+/* What the kernel kept from earlier opens may be from before a change of the map: it goes. Not while others have the
+ * image open: the kernel sends what was written into its cache without holding on to the pages, and one that is dropped
+ * just then may be read in again before the write arrives, and stay old. Only if something was written past the cache
+ * whoever opens the image is to see that. */
+static bool may_keep_cache(struct open_image *image, bool open_already)
+{
+	return open_already && !atomic_load(&image->written_directly) && !passthrough_in_use(&image->passthrough);
 }
 
 static int open_reply(struct open_call *call)
@@ -88,10 +96,11 @@ static int open_attempt(struct waiting *waiting)
 	if (call->set_mode)
 		call->entry.attr.st_mode = S_IFREG | call->final_mode;
 	call->info.fh = (uintptr_t)image;
-	atomic_store_explicit(&image->handed_out, true, memory_order_release);
+	bool open_already = atomic_exchange_explicit(&image->handed_out, true, memory_order_acq_rel);
 	set_open_flags(&call->info);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
 	passthrough_tell(&image->passthrough, &call->info);
+	call->info.keep_cache = may_keep_cache(image, open_already);
 	open_image_choose_cache(image, flags);
 	return open_reply(call);
 }

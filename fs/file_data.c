@@ -290,13 +290,16 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
               struct fuse_file_info *info)
 {
 	int flags = write_flags(info) | (request_by_ring(req) ? DATA_NOW : 0);
+	struct open_image *image = open_image_of(info);
 	struct data_call *call;
 	ssize_t n = -EAGAIN;
 
+	if ((flags & DATA_DIRECT) && !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
+		atomic_store(&image->written_directly, true);
 	if (kills_privileges(info) && !(flags & DATA_NOW))
-		open_image_drop_privileges(open_image_of(info));
+		open_image_drop_privileges(image);
 	if (!kills_privileges(info) || !(flags & DATA_NOW))
-		n = data_write(open_image_of(info), (const uint8_t *)buffer, size, (uint64_t)off, flags);
+		n = data_write(image, (const uint8_t *)buffer, size, (uint64_t)off, flags);
 	if (n >= 0) {
 		fuse_reply_write(req, (size_t)n);
 		return;

@@ -51,6 +51,7 @@ struct open_image {
 	struct direct_file direct;
 	struct write_gate gate;
 	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */
+	atomic_bool written_directly; /* past the kernel's cache: O_DIRECT */
 	struct passthrough passthrough;
 
 	struct group_flush flushes;

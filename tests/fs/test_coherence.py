@@ -191,6 +191,41 @@ def test_direct_writes_of_every_shape(store, path, model):
     assert read_file(path) == model
 
 
+def cached_blocks(memory):
+    """How many blocks of a mapping are in the kernel's cache."""
+    resident = (ctypes.c_ubyte * (len(memory) // BLOCK))()
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    check_call(libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(len(memory)), resident))
+    return sum(entry & 1 for entry in resident)
+
+
+def test_open_and_what_is_cached(store):
+    """an open leaves alone what others have in the cache, which they may be writing to; after a write past the cache it is dropped"""
+    model = bytearray(store.bundle('a.img', noise(256 * BLOCK)))
+    path = store.path('a.img')
+    fd = os.open(path, os.O_RDWR)
+    memory = mmap.mmap(fd, len(model))
+    try:
+        assert memory[:] == model and cached_blocks(memory) == 256
+        for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_DIRECT):
+            os.close(os.open(path, flags))
+            assert cached_blocks(memory) == 256, flags
+        aligned = mmap.mmap(-1, BLOCK)
+        aligned[:] = model[:BLOCK] = noise(BLOCK)
+        direct = os.open(path, os.O_RDWR | os.O_DIRECT)
+        assert os.pwritev(direct, [aligned], 0) == BLOCK
+        os.close(direct)
+        os.close(os.open(path, os.O_RDONLY))
+        assert cached_blocks(memory) == 0
+        assert memory[:] == model
+    finally:
+        memory.close()
+        os.close(fd)
+    store.released('a.img')
+    store.tool('scatter', 'a.img', SEED % 1000, BLOCK)
+    assert read_file(path) == store.expected('a.img')
+
+
 # ---- at the same time ----
 #
 # Every block has one writer, which numbers its versions and says in shared memory when it begins and when it has written one. A reader may
