@@ -6,15 +6,13 @@ zcfs-defrag is done or says that it was renamed.
 SEED in the environment repeats a run; EVERY=1 renames at every call and not only at a sample."""
 import errno
 import os
-import random
 import subprocess
 import time
 
-from commands import DONE, FAILED, ZCFS_DEFRAG, check, unmount_on_termination, workspace
-from host import host_file_system
-from injector import ALLOCATE, NAME, OPEN, READ, SYNC, TRUNCATE, WRITE, Injector, offsets
-from scenarios import CORRECTED, SCENARIOS, Store, between, views
-from tap import Cases, equal, holds
+from commands import DONE, FAILED, ZCFS_DEFRAG, check
+from injector import ALLOCATE, NAME, OPEN, READ, SYNC, TRUNCATE, WRITE, offsets
+from scenarios import CORRECTED, between, try_all
+from tap import equal, holds
 
 # Calls during which it happens, and of how many of them in a command.
 CALLS = {'a name': ((NAME,), 12), 'anything else': ((READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN), 4)}
@@ -90,19 +88,9 @@ def try_calls(cases, store, injector, scenario, what, source, seen):
             holds(not problems, '\n'.join(problems))
 
 
-def main():
-    unmount_on_termination()
-    seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
-    print(f'# SEED={seed}', flush=True)
-    source = random.Random(seed)
-    cases = Cases()
-    with workspace() as directory, host_file_system('tmpfs', directory, 200) as root:
-        injector, store = Injector(root), Store(root)
-        for scenario in SCENARIOS:
-            seen = views(store, scenario)
-            for what in CALLS:
-                try_calls(cases, store, injector, scenario, what, source, seen)
-    cases.finish()
+def try_scenario(cases, store, injector, scenario, source, seen):
+    for what in CALLS:
+        try_calls(cases, store, injector, scenario, what, source, seen)
 
 
-main()
+try_all(try_scenario)

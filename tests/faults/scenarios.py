@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the commands do, each with an image that they have something to do on."""
 import os
+import random
 import shutil
 
-from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, ZCFS_CHECK, ZCFS_DEFRAG, check, defrag
+from commands import DONE, FAILED, NTFS_POPULATE, NTFS_SCATTER, ZCFS_CHECK, ZCFS_DEFRAG, check, defrag, unmount_on_termination, workspace
 from guest import run
-from host import write_view
-from tap import holds
+from host import host_file_system, write_view
+from injector import Injector
+from tap import Cases, holds
 
 MAP_IMAGE = os.environ.get('MAP_IMAGE', 'map-image')
 SECTOR = 512
@@ -101,3 +103,17 @@ def views(store, scenario):
 def defrag_or_check(scenario, store):
     result = (defrag if scenario.words[0] == ZCFS_DEFRAG else check)(*scenario.words[1:], store.image)
     holds(result.status in (0, 1), f'without faults: {result!r}')
+
+
+def try_all(try_scenario):
+    """Calls try_scenario(cases, store, injector, scenario, source, seen) for each of them; seen: what the guest sees before and after."""
+    unmount_on_termination()
+    seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
+    print(f'# SEED={seed}', flush=True)
+    source = random.Random(seed)
+    cases = Cases()
+    with workspace() as directory, host_file_system('tmpfs', directory, 200) as root:
+        injector, store = Injector(root), Store(root)
+        for scenario in SCENARIOS:
+            try_scenario(cases, store, injector, scenario, source, views(store, scenario))
+    cases.finish()

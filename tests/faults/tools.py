@@ -5,15 +5,13 @@ says on what and why, and an image that is the old one or the new one and needs 
 SEED in the environment repeats a run; EVERY=1 lets every call fail and not only a sample."""
 import errno
 import os
-import random
 import subprocess
 import sys
 
-from commands import DONE, ZCFS_DEFRAG, check, unmount_on_termination, workspace
-from host import host_file_system
-from injector import HARMLESS, KINDS, Injector, name_of, offsets
-from scenarios import CORRECTED, SCENARIOS, Store, between, views
-from tap import Cases, holds
+from commands import DONE, ZCFS_DEFRAG, check
+from injector import HARMLESS, KINDS, name_of, offsets
+from scenarios import CORRECTED, between, try_all
+from tap import holds
 
 SAMPLE = 4            # of a way in which calls may fail, this many calls
 HANG_SECONDS = 60
@@ -91,21 +89,11 @@ def try_kind(cases, store, injector, scenario, kind, source, seen):
             holds(not problems, '\n'.join(problems))
 
 
-def main():
-    unmount_on_termination()
-    seed = int(os.environ.get('SEED', int.from_bytes(os.urandom(4), 'little')))
-    print(f'# SEED={seed}', flush=True)
-    source = random.Random(seed)
+def try_scenario(cases, store, injector, scenario, source, seen):
     only = sys.argv[1:]
-    cases = Cases()
-    with workspace() as directory, host_file_system('tmpfs', directory, 200) as root:
-        injector, store = Injector(root), Store(root)
-        for scenario in SCENARIOS:
-            seen = views(store, scenario)
-            for kind in KINDS:
-                if not only or scenario.name in only or kind in only:
-                    try_kind(cases, store, injector, scenario, kind, source, seen)
-    cases.finish()
+    for kind in KINDS:
+        if not only or scenario.name in only or kind in only:
+            try_kind(cases, store, injector, scenario, kind, source, seen)
 
 
-main()
+try_all(try_scenario)
