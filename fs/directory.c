@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "fs/control.h"
@@ -23,7 +24,13 @@ struct listing {
 	DIR *dir;
 	off_t off;            /* where dir stands */
 	struct dirent *ahead; /* read from dir, not handed out yet */
+	LIST_ENTRY(listing) others;
 };
+
+/* All that are open. Nobody looks them up: but when the daemon ends before the kernel has released them, a checker of
+ * leaks finds them here. */
+static LIST_HEAD(, listing) listings = LIST_HEAD_INITIALIZER(listings);
+static pthread_mutex_t listings_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static struct listing *listing_of(const struct fuse_file_info *info)
 {
@@ -46,8 +53,21 @@ static int open_listing(struct node *node, struct listing **out)
 		return -ENOMEM;
 	}
 	pthread_mutex_init(&listing->lock, NULL);
+	pthread_mutex_lock(&listings_lock);
+	LIST_INSERT_HEAD(&listings, listing, others);
+	pthread_mutex_unlock(&listings_lock);
 	*out = listing;
 	return 0;
+}
+
+static void close_listing(struct listing *listing)
+{
+	pthread_mutex_lock(&listings_lock);
+	LIST_REMOVE(listing, others);
+	pthread_mutex_unlock(&listings_lock);
+	closedir(listing->dir);
+	pthread_mutex_destroy(&listing->lock);
+	free(listing);
 }
 
 void fs_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
@@ -72,11 +92,8 @@ void fs_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *inf
 {
 	struct listing *listing = listing_of(info);
 
-	if (listing) {
-		closedir(listing->dir);
-		pthread_mutex_destroy(&listing->lock);
-		free(listing);
-	}
+	if (listing)
+		close_listing(listing);
 	if (req)
 		fuse_reply_err(req, 0);
 }
