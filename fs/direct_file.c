@@ -75,6 +75,11 @@ int direct_file_write_fd(const struct direct_file *file)
 	return fd >= 0 && file->writable ? fd : -1;
 }
 
+bool direct_file_takes_sectors(const struct direct_file *file)
+{
+	return direct_file_fd(file) >= 0 && (file->memory_align | file->off_align) <= IMAGE_MAP_UNIT;
+}
+
 static bool piece_fits(const struct direct_file *file, const uint8_t *buffer, uint64_t host_off, size_t length)
 {
 	return ((uintptr_t)buffer & (file->memory_align - 1)) == 0 &&

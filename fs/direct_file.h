@@ -38,6 +38,9 @@ void direct_file_open(struct direct_file *file, int data_fd, bool writable);
 int direct_file_fd(const struct direct_file *file);
 int direct_file_write_fd(const struct direct_file *file);
 
+/* Whether there is a descriptor, and by it the host takes whatever a disk with sectors of 512 bytes would. */
+bool direct_file_takes_sectors(const struct direct_file *file);
+
 /* If [off, off + length) of an image can be transferred to or from buffer: by that map all pieces are aligned (map
  * NULL: they are where they are in the image). Where there is a descriptor. */
 bool direct_file_fits(const struct direct_file *file, const struct image_map *map, const uint8_t *buffer, uint64_t off,

@@ -99,9 +99,9 @@ static int open_attempt(struct waiting *waiting)
 	bool open_already = atomic_exchange_explicit(&image->handed_out, true, memory_order_acq_rel);
 	set_open_flags(&call->info);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
-	passthrough_tell(&image->passthrough, &call->info);
-	call->info.keep_cache = may_keep_cache(image, open_already);
 	open_image_choose_cache(image, flags);
+	passthrough_tell(&image->passthrough, &call->info, direct_file_takes_sectors(&image->direct));
+	call->info.keep_cache = may_keep_cache(image, open_already);
 	return open_reply(call);
 }
 

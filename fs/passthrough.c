@@ -20,12 +20,12 @@ struct backing_map {
 
 /* Set once, before the first open. */
 static struct fuse_session *session;
-static bool direct_too;
+static bool direct_writers_too;
 
-void passthrough_allow(struct fuse_session *the_session, bool direct)
+void passthrough_allow(struct fuse_session *the_session, bool direct_writers)
 {
 	session = the_session;
-	direct_too = direct;
+	direct_writers_too = direct_writers;
 }
 
 void passthrough_init(struct passthrough *self)
@@ -86,11 +86,21 @@ bool passthrough_in_use(struct passthrough *self)
 	return id_of(self) != 0;
 }
 
-void passthrough_tell(struct passthrough *self, struct fuse_file_info *info)
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+/* The kernel makes passed-through direct writes one at a time, and leaves it to the host how they must be aligned. */
+static bool suits(int open_flags, bool host_takes_sectors)
+{
+	if (!(open_flags & O_DIRECT) || direct_writers_too)
+		return true;
+	return (open_flags & O_ACCMODE) == O_RDONLY && host_takes_sectors;
+}
+#endif
+
+void passthrough_tell(struct passthrough *self, struct fuse_file_info *info, bool host_takes_sectors)
 {
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
 	info->backing_id = id_of(self);
-	if (info->backing_id == 0 || ((info->flags & O_DIRECT) && !direct_too))
+	if (info->backing_id == 0 || !suits(info->flags, host_takes_sectors))
 		return;
 	info->direct_io = 0;
 	info->parallel_direct_writes = 0;

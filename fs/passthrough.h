@@ -27,17 +27,16 @@ struct passthrough {
 	int id;       /* of the kernel; 0: not passed through */
 };
 
-/* Before the first open: whether kernel and options allow it, and whether opens with O_DIRECT are to be passed through,
- * too. */
-void passthrough_allow(struct fuse_session *session, bool direct);
+/* Before the first open, if kernel and options allow it. direct_writers: even opens for writing with O_DIRECT. */
+void passthrough_allow(struct fuse_session *session, bool direct_writers);
 
 void passthrough_init(struct passthrough *self);
 void passthrough_destroy(struct passthrough *self); /* nobody has it open any more */
 
 /* Decides, if nobody has yet, for an image with that data file. */
 void passthrough_decide(struct passthrough *self, bool plain, int data_fd);
-/* For an answer to an open: tells the kernel, or leaves info alone. */
-void passthrough_tell(struct passthrough *self, struct fuse_file_info *info);
+/* For an answer to an open: tells the kernel, or leaves info alone. host_takes_sectors: with O_DIRECT, by 512 bytes. */
+void passthrough_tell(struct passthrough *self, struct fuse_file_info *info, bool host_takes_sectors);
 
 /* Whether it was decided that the kernel reads and writes by itself. */
 bool passthrough_in_use(struct passthrough *self);

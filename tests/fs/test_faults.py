@@ -681,7 +681,7 @@ def stalled_reads(store, server):
 
 
 def hold_reads(store, server, models):
-    others = {name: os.open(store.path(name), os.O_RDONLY | os.O_DIRECT) for name in ('other', 'other-bundle')}
+    others = {name: os.open(store.path(name), os.O_RDWR | os.O_DIRECT) for name in ('other', 'other-bundle')}
     open_files_are_served(others, models)
     readers = []
     for i in range(16):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+from disk import disk, serving
 from mount import *
 
 SIZE = 1 << 20
@@ -25,10 +26,11 @@ def passed_through(store, fd):
     os.kill(store.daemon, signal.SIGSTOP)
     wait_until(lambda: stopped(store.daemon), 'the daemon is not stopped')
     timer = threading.Timer(2, lambda: os.kill(store.daemon, signal.SIGCONT))
+    memory = mmap.mmap(-1, 4096)
     timer.start()
     begin = time.monotonic()
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.pread(fd, 4096, 0)
+    os.preadv(fd, [memory], 0)
     took = time.monotonic() - begin
     timer.cancel()
     os.kill(store.daemon, signal.SIGCONT)
@@ -56,6 +58,42 @@ def test_plain_is(store):
             skip('the kernel offers no passthrough')
         assert passed_through(store, fd) == expected, name
         os.close(fd)
+
+
+def direct_opens(outer, reader_expected, writer_expected, *options, sector_size=512):
+    with disk(outer.top, sector_size=sector_size) as its_disk, serving(its_disk.point) as store:
+        store.start(*options)
+        data = plain_image(store)
+        path = store.path('a.img')
+        with open(path, 'rb') as file:
+            if not passed_through(store, file.fileno()):
+                skip('the kernel offers no passthrough')
+        reader, writer = direct(path, os.O_RDONLY), direct(path, os.O_RDWR)
+        assert passed_through(store, reader) == reader_expected
+        assert passed_through(store, writer) == writer_expected
+        memory = mmap.mmap(-1, 512)
+        for off in range(0, SIZE, 65536 + 512):
+            assert os.preadv(reader, [memory], off) == 512 and memory[:] == data[off:off + 512]
+        os.close(writer)
+        os.close(reader)
+
+
+@unmounted
+def test_direct(outer):
+    """opens with O_DIRECT are passed through only for reading"""
+    direct_opens(outer, True, False)
+
+
+@unmounted
+def test_direct_large_sectors(outer):
+    """and not from a disk with larger sectors than guests may have"""
+    direct_opens(outer, False, False, sector_size=4096)
+
+
+@unmounted
+def test_direct_on(outer):
+    """with passthrough=on all are"""
+    direct_opens(outer, True, True, '-o', 'passthrough=on')
 
 
 @with_options('-o', 'passthrough=off')

@@ -8,7 +8,7 @@
     hp-uring     passthrough_hp over io_uring
     hp-*-wt      the same with --nocache, so without the kernel's write-back cache: buffered writes go through, as with zcfs
     hp-pass      passthrough_hp with kernel passthrough
-    zcfs-plain   zcfs as it comes, a plain image: kernel passthrough, but for those who open it with O_DIRECT
+    zcfs-plain   zcfs as it comes, a plain image: kernel passthrough, but for those who open it for writing with O_DIRECT
     zcfs-pass    a plain image with kernel passthrough for all, zcfs-nopass for none
     zcfs-1       a bundle of one extent; zcfs-1-clone: without io_uring
     zcfs-10k     bundles of 10,000, 100,000 and a million extents
