@@ -10,10 +10,12 @@
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
  *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
  *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
- *     again from the beginning. (What waiting is left is told below.) Long copies are no exception: left to workers from
- *     64 KiB on, the 1 MiB requests of one client that has four of them on their way were a third to a half faster, but
- *     of one that has one a quarter slower, of four clients a fifth, and those of 64 KiB a third and more.
- *     But after half a megabyte what is done is answered (subprojects/packagefiles), before more is begun.
+ *     again from the beginning. (What waiting is left is told below.) A long copy is offered to a worker, too, while
+ *     other requests wait at the ring and not all processors are busy with such: whoever is free first does it
+ *     (fs/ring_queue.h). It is the thread of one client that would otherwise do all copies while the other
+ *     processors are idle. Without these conditions, clients that keep them busy already would lose a tenth, and one
+ *     that has a single request on its way a quarter. After half a megabyte what is done is answered
+ *     (subprojects/packagefiles), before more is begun.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -94,6 +96,11 @@
 
 /* A write over more extents than that goes through the host's cache. */
 #define DIRECT_PIECES_MAX 32
+
+bool data_by_cache(const struct open_image *image, int flags)
+{
+	return !(flags & DATA_DIRECT) || direct_file_fd(&image->direct) < 0;
+}
 
 /* ---- reading ---- */
 

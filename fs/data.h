@@ -20,6 +20,9 @@ enum {
 ssize_t data_read(struct open_image *image, uint8_t *buffer, size_t length, uint64_t guest_off, int flags);
 ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t length, uint64_t guest_off, int flags);
 
+/* False if reads and writes with these flags go past the host's cache, where they can. */
+bool data_by_cache(const struct open_image *image, int flags);
+
 /* The descriptor for a write past the host's cache, within the size of a bundle (live; NULL: a plain image); -1:
  * through it. The map is borrowed or pinned. */
 int data_direct_write_fd(const struct open_image *image, const struct live_map *live, const uint8_t *buffer,

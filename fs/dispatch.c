@@ -1,76 +1,17 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "fs/dispatch.h"
-
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * dispatch: which thread handles a request.
+ *
+ * Requests come by /dev/fuse, to a pool of threads that may wait, or by a ring, to its one thread, which must not. So
+ * of the latter only reads, writes and close() are tried there (file.c, file_data.c), and everything else is left to a
+ * worker.
+ */
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "fs/negotiate.h"
 #include "fs/operations.h"
-
-/* ---- the queues of the rings ---- */
-
-/* Places in a ring that are kept free for requests which are answered at once. */
-#define LINGER_RESERVE 8
-
-struct ring_queue {
-	atomic_uint lingering; /* requests */
-};
-
-static unsigned int linger_max;
-static _Thread_local struct ring_queue *current;
-
-void dispatch_init(unsigned int ring_depth)
-{
-	linger_max = ring_depth > 2 * LINGER_RESERVE ? ring_depth - LINGER_RESERVE : ring_depth / 2;
-}
-
-struct ring_queue *dispatch_queue(void)
-{
-	return current;
-}
-
-bool dispatch_may_linger(struct ring_queue *queue)
-{
-	if (!queue || atomic_fetch_add(&queue->lingering, 1) < linger_max)
-		return true;
-	atomic_fetch_sub(&queue->lingering, 1);
-	return false;
-}
-
-void dispatch_lingered(struct ring_queue *queue)
-{
-	if (queue)
-		atomic_fetch_sub(&queue->lingering, 1);
-}
-
-/* The queue of a ring's thread: there from the thread's first request, as long as the daemon. */
-static struct ring_queue *queue_of_this_thread(void)
-{
-	static _Thread_local struct ring_queue *own;
-
-	if (!own)
-		own = calloc(1, sizeof(*own));
-	return own;
-}
-
-static void run_deferred(struct job *job)
-{
-	struct deferred *self = (struct deferred *)job;
-
-	current = self->queue;
-	self->run(self);
-	current = NULL;
-}
-
-bool dispatch_defer(struct deferred *self)
-{
-	self->job.run = run_deferred;
-	self->queue = queue_of_this_thread();
-	return workers_run(&self->job);
-}
-
-/* ---- calls of handlers by another thread ---- */
+#include "fs/ring_queue.h"
 
 /* The arguments of any handler. Names and values stay where they are, in the ring's buffer, until the answer. */
 struct call {
@@ -121,7 +62,7 @@ static int leave_to_worker(const struct call *args)
 		call->other_info_copy = *args->other_info;
 		call->other_info = &call->other_info_copy;
 	}
-	if (dispatch_defer(&call->deferred))
+	if (ring_queue_defer(&call->deferred))
 		return 0;
 	free(call);
 	return -ENOTCONN; /* the daemon is ending */

@@ -11,9 +11,9 @@
 #include <string.h>
 
 #include "fs/data.h"
-#include "fs/dispatch.h"
 #include "fs/file_handle.h"
 #include "fs/operations.h"
+#include "fs/ring_queue.h"
 #include "fs/store.h"
 #include "fs/transfer.h"
 #include "fs/waiting.h"
@@ -78,7 +78,7 @@ static uint8_t *answer_buffer(fuse_req_t req, size_t size)
 	return thread_buffer(size);
 }
 
-/* A read or write that a ring's thread starts without waiting for it, or leaves to a worker; also one that waits for
+/* A read or write that a ring's thread starts without waiting for it, or leaves to another; also one that waits for
  * somebody outside. */
 struct data_call {
 	struct waiting waiting; /* its req is the request's */
@@ -112,10 +112,22 @@ static struct data_call *call_transferred(struct transfer_request *transfer)
 static void leave_to_worker(struct data_call *call, void (*run)(struct deferred *deferred))
 {
 	call->deferred.run = run;
-	if (dispatch_defer(&call->deferred))
+	if (ring_queue_defer(&call->deferred))
 		return;
 	fuse_reply_err(call->waiting.req, ENOTCONN); /* the daemon is ending */
 	free(call);
+}
+
+/* What is shorter is copied in less time than it takes to have another thread do it and answer. */
+#define LONG_COPY (128u << 10)
+
+/* True if a ring's thread may offer it to others, as it has no time for it: more is waiting at its ring. flags: of
+ * data_read or data_write. */
+static bool is_to_be_offered(const struct open_image *image, size_t size, int flags, bool more_waits)
+{
+	bool long_copy = size >= LONG_COPY && image && !(flags & DATA_SYNC) && data_by_cache(image, flags);
+
+	return long_copy && ring_queue_may_offer() && more_waits;
 }
 
 static int direct_flag(const struct fuse_file_info *info)
@@ -163,15 +175,22 @@ static void read_transferred(struct transfer_request *transfer, ssize_t n)
 	free(call);
 }
 
-static void read_later(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
-                       struct fuse_file_info *info)
+/* By whoever was free: answers, or leaves it to somebody who may wait. */
+static void read_offered(struct deferred *deferred)
+{
+	struct data_call *call = call_of(deferred);
+
+	read_transferred(&call->transfer, data_read(call->image, call->transfer.buffer, call->size, (uint64_t)call->off,
+	                                            call->flags | DATA_NOW));
+}
+
+static struct data_call *read_call_new(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
+                                       const struct fuse_file_info *info)
 {
 	struct data_call *call = calloc(1, sizeof(*call));
 
-	if (!call) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
+	if (!call)
+		return NULL;
 	call->waiting.req = req;
 	call->number = number;
 	call->image = open_image_of(info);
@@ -187,25 +206,64 @@ static void read_later(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_
 	        .direct = call->flags & DATA_DIRECT,
 	        .done = read_transferred,
 	};
-	if (is_copy(info))
-		leave_to_worker(call, read_in_worker);
-	else
+	return call;
+}
+
+static bool offer_read(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
+                       const struct fuse_file_info *info, bool more_waits)
+{
+	struct data_call *call = NULL;
+
+	if (is_to_be_offered(open_image_of(info), size, direct_flag(info), more_waits))
+		call = read_call_new(req, number, buffer, size, off, info);
+	if (!call)
+		return false;
+	call->deferred.run = read_offered;
+	ring_queue_offer(&call->deferred);
+	return true;
+}
+
+static void read_later(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
+                       const struct fuse_file_info *info)
+{
+	struct data_call *call = read_call_new(req, number, buffer, size, off, info);
+
+	if (!call)
+		fuse_reply_err(req, ENOMEM);
+	else if (call->image)
 		transfer_read(&call->transfer);
+	else
+		leave_to_worker(call, read_in_worker);
+}
+
+/* By its thread. */
+static void read_by_ring(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
+                         const struct fuse_file_info *info)
+{
+	bool more_waits = requests_waiting(req) > 0;
+	ssize_t n;
+
+	if (offer_read(req, number, buffer, size, off, info, more_waits))
+		return;
+	n = read_some(number, open_image_of(info), buffer, size, off, direct_flag(info) | DATA_NOW);
+	if (n == -EAGAIN)
+		read_later(req, number, buffer, size, off, info);
+	else
+		reply_read(req, buffer, n);
+	if (!more_waits)
+		ring_queue_take_back();
 }
 
 void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
 {
 	uint8_t *buffer = answer_buffer(req, size);
-	bool by_ring = request_by_ring(req);
-	ssize_t n = -ENOMEM;
 
-	if (buffer)
-		n = read_some(number, open_image_of(info), buffer, size, off,
-		              direct_flag(info) | (by_ring ? DATA_NOW : 0));
-	if (n == -EAGAIN && by_ring)
-		read_later(req, number, buffer, size, off, info);
+	if (!buffer)
+		fuse_reply_err(req, ENOMEM);
+	else if (request_by_ring(req))
+		read_by_ring(req, number, buffer, size, off, info);
 	else
-		reply_read(req, buffer, n);
+		reply_read(req, buffer, read_some(number, open_image_of(info), buffer, size, off, direct_flag(info)));
 }
 
 static int write_attempt(struct waiting *waiting)
@@ -230,29 +288,12 @@ static void write_transferred(struct transfer_request *transfer, ssize_t n)
 {
 	struct data_call *call = call_transferred(transfer);
 
-	if (n == -EAGAIN) {
+	if (n < 0) {
 		leave_to_worker(call, write_in_worker);
 		return;
 	}
 	fuse_reply_write(transfer->req, (size_t)n);
 	free(call);
-}
-
-static void write_later(struct data_call *call)
-{
-	call->transfer = (struct transfer_request){
-	        .req = call->waiting.req,
-	        .image = call->image,
-	        .buffer = (uint8_t *)(uintptr_t)call->buffer,
-	        .length = call->size,
-	        .off = (uint64_t)call->off,
-	        .direct = call->flags & DATA_DIRECT,
-	        .done = write_transferred,
-	};
-	if (call->drops_privileges || call->flags & DATA_SYNC)
-		leave_to_worker(call, write_in_worker);
-	else
-		transfer_write(&call->transfer);
 }
 
 static int write_flags(const struct fuse_file_info *info)
@@ -279,6 +320,15 @@ static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *i
 	        .flags = write_flags(info),
 	        .drops_privileges = kills_privileges(info),
 	};
+	call->transfer = (struct transfer_request){
+	        .req = req,
+	        .image = call->image,
+	        .buffer = (uint8_t *)(uintptr_t)buffer,
+	        .length = size,
+	        .off = (uint64_t)off,
+	        .direct = call->flags & DATA_DIRECT,
+	        .done = write_transferred,
+	};
 	if (!by_ring) {
 		memcpy(call->copy, buffer, size);
 		call->buffer = call->copy;
@@ -286,33 +336,92 @@ static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *i
 	return call;
 }
 
-void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
-              struct fuse_file_info *info)
+/* As read_offered. */
+static void write_offered(struct deferred *deferred)
 {
-	int flags = write_flags(info) | (request_by_ring(req) ? DATA_NOW : 0);
-	struct open_image *image = open_image_of(info);
-	struct data_call *call;
+	struct data_call *call = call_of(deferred);
+
+	write_transferred(&call->transfer, data_write(call->image, call->buffer, call->size, (uint64_t)call->off,
+	                                              call->flags | DATA_NOW));
+}
+
+static bool offer_write(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off,
+                        bool more_waits)
+{
+	struct data_call *call = NULL;
+
+	if (!kills_privileges(info) && is_to_be_offered(open_image_of(info), size, write_flags(info), more_waits))
+		call = write_call_new(req, info, buffer, size, off);
+	if (!call)
+		return false;
+	call->deferred.run = write_offered;
+	ring_queue_offer(&call->deferred);
+	return true;
+}
+
+static void write_later(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off)
+{
+	struct data_call *call = write_call_new(req, info, buffer, size, off);
+
+	if (!call)
+		fuse_reply_err(req, ENOMEM);
+	else if (call->drops_privileges || call->flags & DATA_SYNC)
+		leave_to_worker(call, write_in_worker);
+	else
+		transfer_write(&call->transfer);
+}
+
+/* By its thread. */
+static void write_by_ring(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off)
+{
+	bool more_waits = requests_waiting(req) > 0;
 	ssize_t n = -EAGAIN;
 
-	if ((flags & DATA_DIRECT) && !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
-		atomic_store(&image->written_directly, true);
-	if (kills_privileges(info) && !(flags & DATA_NOW))
+	if (offer_write(req, info, buffer, size, off, more_waits))
+		return;
+	if (!kills_privileges(info))
+		n = data_write(open_image_of(info), (const uint8_t *)buffer, size, (uint64_t)off,
+		               write_flags(info) | DATA_NOW);
+	if (n >= 0)
+		fuse_reply_write(req, (size_t)n);
+	else if (n == -EAGAIN || n == -EBUSY)
+		write_later(req, info, buffer, size, off);
+	else
+		fuse_reply_err(req, (int)-n);
+	if (!more_waits)
+		ring_queue_take_back();
+}
+
+/* By a thread that may wait, but not for a tool. */
+static void write_by_device(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off)
+{
+	struct open_image *image = open_image_of(info);
+	struct data_call *call;
+	ssize_t n;
+
+	if (kills_privileges(info))
 		open_image_drop_privileges(image);
-	if (!kills_privileges(info) || !(flags & DATA_NOW))
-		n = data_write(image, (const uint8_t *)buffer, size, (uint64_t)off, flags);
+	n = data_write(image, (const uint8_t *)buffer, size, (uint64_t)off, write_flags(info));
 	if (n >= 0) {
 		fuse_reply_write(req, (size_t)n);
 		return;
 	}
-	if (n != -EBUSY && !(n == -EAGAIN && (flags & DATA_NOW))) {
-		fuse_reply_err(req, (int)-n);
-		return;
-	}
-	call = write_call_new(req, info, buffer, size, off);
-	if (!call)
-		fuse_reply_err(req, ENOMEM);
-	else if (flags & DATA_NOW)
-		write_later(call);
-	else
+	call = n == -EBUSY ? write_call_new(req, info, buffer, size, off) : NULL;
+	if (call)
 		waiting_run(&call->waiting);
+	else
+		fuse_reply_err(req, n == -EBUSY ? ENOMEM : (int)-n);
+}
+
+void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
+              struct fuse_file_info *info)
+{
+	struct open_image *image = open_image_of(info);
+
+	if ((info->flags & O_DIRECT) && !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
+		atomic_store(&image->written_directly, true);
+	if (request_by_ring(req))
+		write_by_ring(req, info, buffer, size, off);
+	else
+		write_by_device(req, info, buffer, size, off);
 }

@@ -17,9 +17,9 @@
 #include <syslog.h>
 #include <unistd.h>
 
-#include "fs/dispatch.h"
 #include "fs/log.h"
 #include "fs/negotiate.h"
+#include "fs/ring_queue.h"
 #include "fs/settle.h"
 #include "fs/waiting.h"
 #include "fs/workers.h"
@@ -191,7 +191,7 @@ static int catch_signals(void)
 
 static int start_rings(struct fuse_session *session, const struct options *options)
 {
-	dispatch_init(options->ring_depth);
+	ring_queues_init(options->ring_depth);
 	workers_start(options->max_threads);
 	return start_channels(session);
 }

@@ -13,12 +13,12 @@
 #include <unistd.h>
 
 #include "fs/caller.h"
-#include "fs/dispatch.h"
 #include "fs/host_file.h"
 #include "fs/log.h"
 #include "fs/mirror.h"
 #include "fs/open_image.h"
 #include "fs/operations.h"
+#include "fs/ring_queue.h"
 #include "fs/store.h"
 #include "fs/thread.h"
 #include "mapdb/cleanup.h"
@@ -341,7 +341,7 @@ static void *settle_thread(void *argument)
 		fuse_reply_err(call->req, -ret);
 	else
 		reply(call->req, &call->request);
-	dispatch_lingered(call->queue);
+	ring_queue_lingered(call->queue);
 	free(call);
 	end(image);
 	return NULL;
@@ -363,7 +363,7 @@ static int start_thread(struct settle_call *call)
 	} else {
 		open_image_put(image);
 	}
-	dispatch_lingered(queue);
+	ring_queue_lingered(queue);
 	free(call);
 	return ret;
 }
@@ -381,18 +381,18 @@ static int check_request(fuse_req_t req, const struct settle_request *request)
 
 static int begin_step(fuse_req_t req, struct node *node, const struct settle_request *request)
 {
-	struct ring_queue *queue = dispatch_queue();
+	struct ring_queue *queue = ring_queue_current();
 	struct open_image *image;
 	struct settle_call *call;
 
-	if (!dispatch_may_linger(queue))
+	if (!ring_queue_may_linger(queue))
 		return -EAGAIN;
 	image = open_image_peek(node);
 	call = image ? malloc(sizeof(*call)) : NULL;
 	if (!call) {
 		if (image)
 			open_image_put(image);
-		dispatch_lingered(queue);
+		ring_queue_lingered(queue);
 		return image ? -ENOMEM : -EBADF;
 	}
 	*call = (struct settle_call){.req = req, .queue = queue, .image = image, .request = *request};

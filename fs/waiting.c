@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "fs/caller.h"
-#include "fs/dispatch.h"
+#include "fs/ring_queue.h"
 
 #define POLL_MS 5 /* a pass takes about a second; this is lost in it */
 
@@ -29,8 +29,8 @@ static bool leave_to_thread(struct waiting *self)
 {
 	bool taken;
 
-	self->queue = dispatch_queue();
-	if (!dispatch_may_linger(self->queue))
+	self->queue = ring_queue_current();
+	if (!ring_queue_may_linger(self->queue))
 		return false;
 	pthread_mutex_lock(&lock);
 	taken = running && !stop;
@@ -41,7 +41,7 @@ static bool leave_to_thread(struct waiting *self)
 	}
 	pthread_mutex_unlock(&lock);
 	if (!taken)
-		dispatch_lingered(self->queue);
+		ring_queue_lingered(self->queue);
 	return taken;
 }
 
@@ -72,7 +72,7 @@ static struct waiting *attempt_all(struct waiting *list, bool stopping)
 			self->next = left;
 			left = self;
 		} else {
-			dispatch_lingered(self->queue);
+			ring_queue_lingered(self->queue);
 			finish(self, ret);
 		}
 	}

@@ -9,7 +9,7 @@
  * system call.
  *
  * A request that came by a ring keeps its place there while it waits. So that some places are always left for others,
- * the number of those who wait is limited for each ring; who comes after gets -EBUSY (see dispatch.h).
+ * the number of those who wait is limited for each ring; who comes after gets -EBUSY (see ring_queue.h).
  */
 #ifndef ZCFS_WAITING_H
 #define ZCFS_WAITING_H

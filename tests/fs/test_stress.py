@@ -48,7 +48,7 @@ def test_fio_buffered(store):
 
 @unmounted
 def test_fio_long_requests(outer):
-    """and with long requests, many at a time, of an image in memory: batches of a ring that end early"""
+    """and with long requests, many at a time, of an image in memory: batches of a ring that end early, copies that are shared"""
     point = os.path.join(outer.top, 'memory')
     os.mkdir(point)
     mount_memory(point, 80 * MIB)
