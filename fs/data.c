@@ -38,6 +38,10 @@
  *
  * Cached or not
  * -------------
+ * Without O_DIRECT, what a guest reads and writes is cached once, by the host's file system: the kernel's cache for the
+ * mount would be a second copy of it, and costs more than it saves where requests are large. Only images that are first
+ * opened for reading, by somebody who may do so in small pieces, are cached there, too (open_image_choose_cache).
+ *
  * Who has opened an image with O_DIRECT gets it past the host's page cache, too: his reads and writes go to the disk by
  * a second descriptor (fs/direct_file.h), without a copy and without pushing out what others have cached. So that they
  * are what he asked for, reads of what is cached all the same are not answered from there. Through the cache go, for

@@ -36,9 +36,9 @@ struct open_call {
 	struct fuse_entry_param entry; /* holds a lookup on node until it is answered */
 };
 
-static void set_open_flags(struct fuse_file_info *info)
+static void set_open_flags(struct open_image *image, struct fuse_file_info *info)
 {
-	if (!(info->flags & O_DIRECT))
+	if (!(info->flags & O_DIRECT) && !open_image_uncached(image))
 		return;
 	info->direct_io = 1;
 #ifdef ZCFS_FUSE_PARALLEL_DIRECT_WRITES
@@ -97,9 +97,9 @@ static int open_attempt(struct waiting *waiting)
 		call->entry.attr.st_mode = S_IFREG | call->final_mode;
 	call->info.fh = (uintptr_t)image;
 	bool open_already = atomic_exchange_explicit(&image->handed_out, true, memory_order_acq_rel);
-	set_open_flags(&call->info);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
 	open_image_choose_cache(image, flags);
+	set_open_flags(image, &call->info);
 	passthrough_tell(&image->passthrough, &call->info, direct_file_takes_sectors(&image->direct));
 	call->info.keep_cache = may_keep_cache(image, open_already);
 	return open_reply(call);

@@ -418,7 +418,8 @@ void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size
 {
 	struct open_image *image = open_image_of(info);
 
-	if ((info->flags & O_DIRECT) && !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
+	if ((info->flags & O_DIRECT || open_image_uncached(image)) &&
+	    !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
 		atomic_store(&image->written_directly, true);
 	if (request_by_ring(req))
 		write_by_ring(req, info, buffer, size, off);

@@ -240,6 +240,7 @@ static int run(struct options *options)
 
 	store.read_only = options->read_only;
 	store.privileged = geteuid() == 0;
+	store.caching = (enum caching)options->caching;
 	store.passthrough = store.privileged && options->passing != PASSING_OFF;
 	if (!prepare_path(options->store_path, &store_path) || !prepare_path(given_mount, &mount_path) ||
 	    !check_paths(store_path, mount_path) || !store_open(store_path))

@@ -33,6 +33,7 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
 	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, true);
+	store.maps_uncached = connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
 #endif
 
 	/* A write is done when it is answered: the guest's flush is then enough. */

@@ -341,8 +341,25 @@ void open_image_put(struct open_image *image)
 		open_image_free(image);
 }
 
+bool open_image_uncached(const struct open_image *image)
+{
+	return atomic_load_explicit(&image->cached_by, memory_order_relaxed) == CACHED_BY_HOST;
+}
+
+static enum cached_by cache_for(struct open_image *image, int flags)
+{
+	if (passthrough_in_use(&image->passthrough))
+		return CACHED_BY_BOTH; /* is up to the kernel */
+	if (store.caching == CACHING_AUTO)
+		return (flags & O_ACCMODE) != O_RDONLY && store.maps_uncached ? CACHED_BY_HOST : CACHED_BY_BOTH;
+	return store.caching == CACHING_HOST ? CACHED_BY_HOST : CACHED_BY_BOTH;
+}
+
 void open_image_choose_cache(struct open_image *image, int flags)
 {
+	int nobody = CACHED_BY_NOBODY_YET;
+
+	atomic_compare_exchange_strong(&image->cached_by, &nobody, cache_for(image, flags));
 	if (flags & O_DIRECT) {
 		if (!image->host.in_memory)
 			direct_file_open(&image->direct, image->image->data_fd, atomic_load(&image->write_fd) >= 0);

@@ -29,6 +29,9 @@
 #include "fs/write_gate.h"
 #include "mapdb/image.h"
 
+/* Who caches an image for those who have it open without O_DIRECT. */
+enum cached_by { CACHED_BY_NOBODY_YET, CACHED_BY_HOST, CACHED_BY_BOTH };
+
 struct open_image {
 	struct node *node; /* a reference */
 	struct image *image;
@@ -51,7 +54,8 @@ struct open_image {
 	struct direct_file direct;
 	struct write_gate gate;
 	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */
-	atomic_bool written_directly; /* past the kernel's cache: O_DIRECT */
+	atomic_int cached_by;         /* enum cached_by */
+	atomic_bool written_directly; /* past the kernel's cache for the mount */
 	struct passthrough passthrough;
 
 	struct group_flush flushes;
@@ -74,9 +78,14 @@ void open_image_put(struct open_image *image);
 bool open_image_bundle_size(struct node *node, uint64_t *size);
 bool open_image_is_plain(struct node *node); /* open, and plain */
 
-/* For a handle that was opened with these flags: O_DIRECT ones get the descriptor past the host's cache. Those by which the
- * kernel writes to the host's cache itself rule that out for writes, until the image has been closed. May wait for the disk. */
+/* For a handle that was opened with these flags. The first one decides until the image has been closed whether the kernel
+ * caches it for the mount, so that all see the same: guests write and have a cache of their own; who only reads, like a
+ * backup, may do so in small pieces. O_DIRECT ones get the descriptor past the host's cache. Those by which the kernel
+ * writes to the host's cache itself rule that out for writes. May wait for the disk. After passthrough_decide(). */
 void open_image_choose_cache(struct open_image *image, int flags);
+
+/* Whether it was decided that the kernel does not cache it for the mount. */
+bool open_image_uncached(const struct open_image *image);
 
 /* fsync of the data file, or fdatasync. The only way to have it flushed: the host tells of a failed write-back once
  * only, whoever asks, and the handles of an inode share a descriptor. So the first failure is every later one's result,

@@ -42,6 +42,9 @@ static const struct fuse_opt option_table[] = {
         OPTION("passthrough=auto", passing, PASSING_AUTO),
         OPTION("passthrough=on", passing, PASSING_ON),
         OPTION("passthrough=off", passing, PASSING_OFF),
+        OPTION("cache=auto", caching, CACHING_AUTO),
+        OPTION("cache=host", caching, CACHING_HOST),
+        OPTION("cache=both", caching, CACHING_BOTH),
         OPTION("max_threads=%u", max_threads, 0),
         OPTION("max_idle_threads=%u", max_idle_threads, 0),
         FUSE_OPT_KEY("ro", FUSE_OPT_KEY_KEEP),
@@ -167,6 +170,7 @@ void options_print_help(void)
 	       "  -o io_uring=auto       FUSE over io_uring if the kernel has it; or yes, no\n"
 	       "  -o io_uring_depth=N    requests in each processor's ring\n"
 	       "  -o passthrough=auto    the kernel serves plain images itself; or on, off\n"
+	       "  -o cache=auto          by the host only, or for the mount too; or host, both\n"
 	       "  -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "  -o fsname=NAME         what df and mount show (DIR)\n"
 	       "  -h, --help; -V, --version\n"

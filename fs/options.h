@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "fs/fuse_api.h"
+#include "fs/store.h"
 
 enum rings { RINGS_AUTO, RINGS_YES, RINGS_NO }; /* FUSE over io_uring */
 
@@ -21,6 +22,7 @@ struct options {
 	unsigned int max_threads, max_idle_threads;
 	int rings;                /* enum rings */
 	int passing;              /* enum passing */
+	int caching;              /* enum caching */
 	unsigned int ring_depth;  /* requests in each processor's ring; 0: none given */
 	struct fuse_args session; /* what is libfuse's to understand, program name first */
 };

@@ -10,6 +10,14 @@
 
 #include "mapdb/io.h"
 
+/* Where the kernel caches what is read and written without O_DIRECT: the host's file system always does. For the mount,
+ * too, costs memory and a second copy, but answers small reads at once. */
+enum caching {
+	CACHING_AUTO, /* for the mount, too, what is first opened for reading only */
+	CACHING_HOST,
+	CACHING_BOTH,
+};
+
 struct store {
 	const struct io *io;
 	int dir_fd;       /* the store itself, below an over-mount; carries the daemon's flock */
@@ -17,6 +25,8 @@ struct store {
 	bool privileged;  /* effective uid 0: acts for callers with other uids */
 	bool passthrough; /* plain images may be left to the kernel */
 	bool acls;        /* the kernel asks for ACLs and obeys them; known after the first request */
+	enum caching caching;
+	bool maps_uncached; /* the kernel maps files that it does not cache for the mount; known after the first request */
 };
 
 extern struct store store;
