@@ -123,11 +123,11 @@ static void leave_to_worker(struct data_call *call, void (*run)(struct deferred 
 
 /* True if a ring's thread may offer it to others, as it has no time for it: more is waiting at its ring. flags: of
  * data_read or data_write. */
-static bool is_to_be_offered(const struct open_image *image, size_t size, int flags, bool more_waits)
+static bool is_to_be_offered(fuse_req_t req, const struct open_image *image, size_t size, int flags)
 {
 	bool long_copy = size >= LONG_COPY && image && !(flags & DATA_SYNC) && data_by_cache(image, flags);
 
-	return long_copy && ring_queue_may_offer() && more_waits;
+	return long_copy && ring_queue_may_offer() && requests_waiting(req) > 0;
 }
 
 static int direct_flag(const struct fuse_file_info *info)
@@ -210,11 +210,11 @@ static struct data_call *read_call_new(fuse_req_t req, fuse_ino_t number, uint8_
 }
 
 static bool offer_read(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
-                       const struct fuse_file_info *info, bool more_waits)
+                       const struct fuse_file_info *info)
 {
 	struct data_call *call = NULL;
 
-	if (is_to_be_offered(open_image_of(info), size, direct_flag(info), more_waits))
+	if (is_to_be_offered(req, open_image_of(info), size, direct_flag(info)))
 		call = read_call_new(req, number, buffer, size, off, info);
 	if (!call)
 		return false;
@@ -240,18 +240,15 @@ static void read_later(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_
 static void read_by_ring(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, size_t size, off_t off,
                          const struct fuse_file_info *info)
 {
-	bool more_waits = requests_waiting(req) > 0;
 	ssize_t n;
 
-	if (offer_read(req, number, buffer, size, off, info, more_waits))
+	if (offer_read(req, number, buffer, size, off, info))
 		return;
 	n = read_some(number, open_image_of(info), buffer, size, off, direct_flag(info) | DATA_NOW);
 	if (n == -EAGAIN)
 		read_later(req, number, buffer, size, off, info);
 	else
 		reply_read(req, buffer, n);
-	if (!more_waits)
-		ring_queue_take_back();
 }
 
 void fs_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t off, struct fuse_file_info *info)
@@ -345,12 +342,11 @@ static void write_offered(struct deferred *deferred)
 	                                              call->flags | DATA_NOW));
 }
 
-static bool offer_write(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off,
-                        bool more_waits)
+static bool offer_write(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off)
 {
 	struct data_call *call = NULL;
 
-	if (!kills_privileges(info) && is_to_be_offered(open_image_of(info), size, write_flags(info), more_waits))
+	if (!kills_privileges(info) && is_to_be_offered(req, open_image_of(info), size, write_flags(info)))
 		call = write_call_new(req, info, buffer, size, off);
 	if (!call)
 		return false;
@@ -374,10 +370,9 @@ static void write_later(fuse_req_t req, struct fuse_file_info *info, const char 
 /* By its thread. */
 static void write_by_ring(fuse_req_t req, struct fuse_file_info *info, const char *buffer, size_t size, off_t off)
 {
-	bool more_waits = requests_waiting(req) > 0;
 	ssize_t n = -EAGAIN;
 
-	if (offer_write(req, info, buffer, size, off, more_waits))
+	if (offer_write(req, info, buffer, size, off))
 		return;
 	if (!kills_privileges(info))
 		n = data_write(open_image_of(info), (const uint8_t *)buffer, size, (uint64_t)off,
@@ -388,8 +383,6 @@ static void write_by_ring(fuse_req_t req, struct fuse_file_info *info, const cha
 		write_later(req, info, buffer, size, off);
 	else
 		fuse_reply_err(req, (int)-n);
-	if (!more_waits)
-		ring_queue_take_back();
 }
 
 /* By a thread that may wait, but not for a tool. */

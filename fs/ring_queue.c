@@ -25,12 +25,6 @@ static unsigned int processors;
 static _Atomic(struct ring_queue *) queues;
 static _Thread_local struct ring_queue *current;
 
-void ring_queues_init(unsigned int ring_depth)
-{
-	linger_max = ring_depth > 2 * LINGER_RESERVE ? ring_depth - LINGER_RESERVE : ring_depth / 2;
-	processors = (unsigned int)get_nprocs();
-}
-
 /* ---- what is answered later ---- */
 
 struct ring_queue *ring_queue_current(void)
@@ -129,7 +123,8 @@ void ring_queue_offer(struct deferred *self)
 		older->run(older);
 }
 
-void ring_queue_take_back(void)
+/* Before a ring's thread waits. */
+static void take_back(void)
 {
 	struct ring_queue *queue = queue_of_this_thread();
 	struct deferred *offered = queue ? atomic_exchange(&queue->offered, NULL) : NULL;
@@ -159,4 +154,18 @@ bool ring_queue_may_offer(void)
 	for (const struct ring_queue *queue = atomic_load(&queues); queue; queue = queue->next)
 		busy += atomic_load_explicit(&queue->busy_ns, memory_order_relaxed) == now;
 	return busy < processors;
+}
+
+static void call_before_waiting(void (*function)(void))
+{
+#ifdef ZCFS_FUSE_RING_IO
+	fuse_uring_on_idle(function);
+#endif
+}
+
+void ring_queues_init(unsigned int ring_depth)
+{
+	linger_max = ring_depth > 2 * LINGER_RESERVE ? ring_depth - LINGER_RESERVE : ring_depth / 2;
+	processors = (unsigned int)get_nprocs();
+	call_before_waiting(take_back);
 }

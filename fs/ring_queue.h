@@ -18,7 +18,7 @@
 
 struct ring_queue;
 
-/* How many requests one ring can hold. Before the first request. */
+/* ring_depth: how many requests one ring can hold. Before the first request. */
 void ring_queues_init(unsigned int ring_depth);
 
 static inline bool request_by_ring(fuse_req_t req)
@@ -51,11 +51,9 @@ struct deferred {
  * of who runs it. */
 bool ring_queue_defer(struct deferred *self);
 
-/* For what waits for nothing but takes long: whoever is free first does it, a worker or the ring's thread itself, at
- * its next offer or when it takes back. Takes self. Of a ring's thread. */
+/* For what waits for nothing but takes long: whoever is free first does it, a worker, or the ring's thread itself when
+ * it offers the next or has nothing else to do. Takes self. Of a ring's thread. */
 void ring_queue_offer(struct deferred *self);
-/* Does what this thread has offered and nobody has begun. */
-void ring_queue_take_back(void);
 /* Whether a worker may find an idle processor: not while the threads of rings keep all of them busy, those that call
  * this. Of a ring's thread that has something to do that takes long. */
 bool ring_queue_may_offer(void);
