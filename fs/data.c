@@ -4,7 +4,7 @@
  *
  * The thread model
  * ----------------
- * Requests come in one of two ways (fs/dispatch.h), and three kinds of threads handle them:
+ * Requests come in one of two ways (fs/dispatch.c), and three kinds of threads handle them:
  *
  *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
  *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves

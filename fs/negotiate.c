@@ -33,7 +33,6 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_READDIRPLUS_AUTO, true);
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
 	want(connection, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, true);
-	store.maps_uncached = connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
 #endif
 
 	/* A write is done when it is answered: the guest's flush is then enough. */
@@ -54,6 +53,9 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV, false);
 #ifdef ZCFS_FUSE_KILL_SUIDGID
 	want(connection, FUSE_CAP_HANDLE_KILLPRIV_V2, true);
+	/* Past its cache the kernel does not do it. */
+	store.uncached = (connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP) &&
+	                 (connection->capable & FUSE_CAP_HANDLE_KILLPRIV_V2);
 #endif
 
 #ifdef FUSE_CAP_PASSTHROUGH

@@ -348,11 +348,10 @@ bool open_image_uncached(const struct open_image *image)
 
 static enum cached_by cache_for(struct open_image *image, int flags)
 {
-	if (passthrough_in_use(&image->passthrough))
-		return CACHED_BY_BOTH; /* is up to the kernel */
-	if (store.caching == CACHING_AUTO)
-		return (flags & O_ACCMODE) != O_RDONLY && store.maps_uncached ? CACHED_BY_HOST : CACHED_BY_BOTH;
-	return store.caching == CACHING_HOST ? CACHED_BY_HOST : CACHED_BY_BOTH;
+	bool wanted = store.caching == CACHING_AUTO ? (flags & O_ACCMODE) != O_RDONLY : store.caching == CACHING_HOST;
+
+	/* What is passed through is up to the kernel. */
+	return wanted && store.uncached && !passthrough_in_use(&image->passthrough) ? CACHED_BY_HOST : CACHED_BY_BOTH;
 }
 
 void open_image_choose_cache(struct open_image *image, int flags)

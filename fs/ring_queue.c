@@ -103,7 +103,7 @@ static void ask_for_help(struct ring_queue *queue)
 {
 	if (atomic_exchange(&queue->help_asked, true))
 		return;
-	queue->help = (struct job){.run = help, .quick = true};
+	queue->help = (struct job){.run = help, .quick = true}; /* it waits for nothing */
 	if (!workers_run(&queue->help))
 		atomic_store(&queue->help_asked, false);
 }

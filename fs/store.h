@@ -26,7 +26,7 @@ struct store {
 	bool passthrough; /* plain images may be left to the kernel */
 	bool acls;        /* the kernel asks for ACLs and obeys them; known after the first request */
 	enum caching caching;
-	bool maps_uncached; /* the kernel maps files that it does not cache for the mount; known after the first request */
+	bool uncached; /* the kernel does all it must for files that it does not cache for the mount; as acls */
 };
 
 extern struct store store;

@@ -2,9 +2,9 @@
  *
  * workers: threads for what a ring's handler must not wait for. Where requests come by /dev/fuse none is ever started.
  *
- * Most jobs wait for something, and each gets a thread at once. Some only might, if things are bad, and usually take less
- * time than it takes to wake a thread: these are done one after another by one thread that is awake anyway, as long as it
- * gets on; when it has not for a millisecond, others come to help.
+ * Most jobs wait for something, and each gets a thread at once. Some only might, if things are bad: these quick ones, which
+ * mostly take less time than it takes to wake a thread, are done one after another by one thread that is awake anyway, as
+ * long as it gets on; when it has not for a millisecond, others come to help.
  */
 #ifndef ZCFS_WORKERS_H
 #define ZCFS_WORKERS_H
