@@ -106,7 +106,10 @@ static int open_files(struct image *image, int flags)
 		rc = open_bundle_files(image, flags);
 	else
 		return S_ISLNK(status.st_mode) ? -ELOOP : -EINVAL;
-	/* An adoption or its reverse, while we waited for its lease to end, looks like damage. */
+	/* An adoption or its reverse, while we waited for its lease to end, looks like damage. Names that are exchanged
+	 * may be what they were again by now. */
+	if (S_ISREG(status.st_mode) ? rc == -EISDIR || rc == -EUCLEAN : rc == -ENOTDIR)
+		return TRY_AGAIN;
 	return rc < 0 && names_inode(image->parent_fd, image->name, &status) == 0 ? TRY_AGAIN : rc;
 }
 

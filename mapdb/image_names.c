@@ -37,6 +37,8 @@ int name_stat(int dir_fd, const char *name, struct stat *status)
 
 /* ---- classification ---- */
 
+#define CLASSIFY_TRIES 8
+
 static int classify_bundle(const struct io *io, int parent_fd, int bundle_fd, struct stat *status)
 {
 	struct map_db *db;
@@ -59,7 +61,7 @@ static int classify_bundle(const struct io *io, int parent_fd, int bundle_fd, st
 	return rc;
 }
 
-int image_classify(const struct io *io, int parent_fd, const char *name, enum name_kind *kind, struct stat *status)
+static int classify(const struct io *io, int parent_fd, const char *name, enum name_kind *kind, struct stat *status)
 {
 	struct stat map_status;
 	int rc = name_stat(parent_fd, name, status);
@@ -79,6 +81,16 @@ int image_classify(const struct io *io, int parent_fd, const char *name, enum na
 		return rc == -ENOENT || rc == -EACCES ? 0 : rc;
 	*kind = NAME_BUNDLE;
 	return classify_bundle(io, parent_fd, bundle_fd, status);
+}
+
+int image_classify(const struct io *io, int parent_fd, const char *name, enum name_kind *kind, struct stat *status)
+{
+	int rc = -ENOTDIR;
+
+	/* What was a directory is a file: names were exchanged between two looks. */
+	for (int i = 0; i < CLASSIFY_TRIES && rc == -ENOTDIR; i++)
+		rc = classify(io, parent_fd, name, kind, status);
+	return rc;
 }
 
 /* ---- removal ---- */

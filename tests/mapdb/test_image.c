@@ -144,6 +144,43 @@ static void check_undo_validity(void)
 	image_close(image);
 }
 
+/* Names that somebody exchanges just before they are opened, and back again after. */
+static int exchanges_left;
+
+static int open_exchanged(const struct io *io, int from_fd, const char *path, int flags, mode_t mode)
+{
+	bool exchange = from_fd >= 0 && (!strcmp(path, "a.img") || !strcmp(path, "b.img")) && exchanges_left-- > 0;
+
+	if (exchange)
+		CHECK_IS(renameat2(dir_fd, "a.img", dir_fd, "b.img", RENAME_EXCHANGE), 0);
+	int fd = io_fast.open(&io_fast, from_fd, path, flags, mode);
+	if (exchange)
+		CHECK_IS(renameat2(dir_fd, "a.img", dir_fd, "b.img", RENAME_EXCHANGE), 0);
+	return fd;
+}
+
+/* a.img is a bundle, b.img is not. */
+static void check_exchanges(void)
+{
+	struct io io = io_fast;
+	struct image *image;
+	struct stat status;
+	enum name_kind kind;
+
+	io.open = open_exchanged;
+	exchanges_left = 1;
+	CHECK_IS(image_classify(&io, dir_fd, "a.img", &kind, &status), 0);
+	CHECK_IS(kind, NAME_BUNDLE);
+	CHECK(exchanges_left <= 0);
+	for (int i = 0; i < 2; i++) {
+		exchanges_left = 1;
+		CHECK_IS(image_open(&io, dir_fd, i == 0 ? "a.img" : "b.img", IMAGE_SHARED, 0, 0, &image), 0);
+		CHECK((image->bundle_fd >= 0) == (i == 0));
+		CHECK(exchanges_left <= 0);
+		image_close(image);
+	}
+}
+
 static void check_classes(void)
 {
 	struct image *image;
@@ -310,6 +347,7 @@ int main(void)
 	check_links();
 	check_adoption_while_waiting();
 	check_undo_validity();
+	check_exchanges();
 	check_classes();
 	check_forged();
 	check_cleaning_after_rename();
