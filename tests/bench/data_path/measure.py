@@ -37,7 +37,7 @@ class Bench:
 
     def sample(self, peer, row, path, process, medium):
         size = medium.qcow2_size if peer.name == 'qsd-qcow2' else medium.size
-        with opened(path, row.direct) as seconds:
+        with opened(path, row) as seconds:
             before = cpu_seconds(process)
             sample = run_fio(row, path, size, self.seconds)
             sample['server_cpu'] = cpu_seconds(process) - before

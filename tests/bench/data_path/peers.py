@@ -157,11 +157,11 @@ def memory_kib(process):
 
 
 @contextlib.contextmanager
-def opened(path, direct):
-    """Holds the image open, as fio opens it: zcfs loads the map at the first open(), which is not to be in fio's time. Yields how long
-    that open() took, in seconds."""
+def opened(path, row):
+    """Holds the image open, as fio opens it: zcfs loads the map at the first open(), which is not to be in fio's time, and decides who
+    caches the image. Yields how long that open() took, in seconds."""
     started = time.monotonic()
-    fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+    fd = os.open(path, (os.O_RDONLY if row.reads else os.O_RDWR) | (os.O_DIRECT if row.direct else 0))
     try:
         yield time.monotonic() - started
     finally:
