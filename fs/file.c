@@ -46,13 +46,16 @@ static void set_open_flags(struct open_image *image, struct fuse_file_info *info
 #endif
 }
 
-/* What the kernel kept from earlier opens may be from before a change of the map: it goes. Not while others have the
- * image open: the kernel sends what was written into its cache without holding on to the pages, and one that is dropped
- * just then may be read in again before the write arrives, and stay old. Only if something was written past the cache
- * whoever opens the image is to see that. */
-static bool may_keep_cache(struct open_image *image, bool open_already)
+/* What the kernel kept from earlier opens may be from before a change of the map: it goes. Not once others write
+ * through that cache: the kernel sends what was written without holding on to the pages, and one that is dropped just
+ * then may be read in again before the write arrives, and stay old. By then nothing can be old: whoever has written
+ * first has dropped it with his own open, which the kernel does after the answer. (So it does not do to ask whether it
+ * is open already: the others may not have got to it.) Only if something was written past the cache whoever opens the
+ * image is to see that. */
+static bool may_keep_cache(struct open_image *image)
 {
-	return open_already && !atomic_load(&image->written_directly) && !passthrough_in_use(&image->passthrough);
+	return atomic_load(&image->written_cached) && !atomic_load(&image->written_directly) &&
+	       !passthrough_in_use(&image->passthrough);
 }
 
 static int open_reply(struct open_call *call)
@@ -96,12 +99,12 @@ static int open_attempt(struct waiting *waiting)
 	if (call->set_mode)
 		call->entry.attr.st_mode = S_IFREG | call->final_mode;
 	call->info.fh = (uintptr_t)image;
-	bool open_already = atomic_exchange_explicit(&image->handed_out, true, memory_order_acq_rel);
+	atomic_store_explicit(&image->handed_out, true, memory_order_release);
 	passthrough_decide(&image->passthrough, !image->bundle, image->image->data_fd);
 	open_image_choose_cache(image, flags);
 	set_open_flags(image, &call->info);
 	passthrough_tell(&image->passthrough, &call->info, direct_file_takes_sectors(&image->direct));
-	call->info.keep_cache = may_keep_cache(image, open_already);
+	call->info.keep_cache = may_keep_cache(image);
 	return open_reply(call);
 }
 

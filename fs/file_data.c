@@ -109,6 +109,20 @@ static struct data_call *call_transferred(struct transfer_request *transfer)
 	return (struct data_call *)((char *)transfer - offsetof(struct data_call, transfer));
 }
 
+static void set_transfer(struct data_call *call, uint8_t *buffer,
+                         void (*done)(struct transfer_request *transfer, ssize_t n))
+{
+	call->transfer = (struct transfer_request){
+	        .req = call->waiting.req,
+	        .image = call->image,
+	        .buffer = buffer,
+	        .length = call->size,
+	        .off = (uint64_t)call->off,
+	        .direct = call->flags & DATA_DIRECT,
+	        .done = done,
+	};
+}
+
 static void leave_to_worker(struct data_call *call, void (*run)(struct deferred *deferred))
 {
 	call->deferred.run = run;
@@ -197,15 +211,7 @@ static struct data_call *read_call_new(fuse_req_t req, fuse_ino_t number, uint8_
 	call->size = size;
 	call->off = off;
 	call->flags = direct_flag(info);
-	call->transfer = (struct transfer_request){
-	        .req = req,
-	        .image = call->image,
-	        .buffer = buffer,
-	        .length = size,
-	        .off = (uint64_t)off,
-	        .direct = call->flags & DATA_DIRECT,
-	        .done = read_transferred,
-	};
+	set_transfer(call, buffer, read_transferred);
 	return call;
 }
 
@@ -317,15 +323,7 @@ static struct data_call *write_call_new(fuse_req_t req, struct fuse_file_info *i
 	        .flags = write_flags(info),
 	        .drops_privileges = kills_privileges(info),
 	};
-	call->transfer = (struct transfer_request){
-	        .req = req,
-	        .image = call->image,
-	        .buffer = (uint8_t *)(uintptr_t)buffer,
-	        .length = size,
-	        .off = (uint64_t)off,
-	        .direct = call->flags & DATA_DIRECT,
-	        .done = write_transferred,
-	};
+	set_transfer(call, (uint8_t *)(uintptr_t)buffer, write_transferred);
 	if (!by_ring) {
 		memcpy(call->copy, buffer, size);
 		call->buffer = call->copy;
@@ -406,14 +404,20 @@ static void write_by_device(fuse_req_t req, struct fuse_file_info *info, const c
 		fuse_reply_err(req, n == -EBUSY ? ENOMEM : (int)-n);
 }
 
+/* For later opens. */
+static void note_written(struct open_image *image, const struct fuse_file_info *info)
+{
+	bool directly = info->flags & O_DIRECT || open_image_uncached(image);
+	atomic_bool *written = directly ? &image->written_directly : &image->written_cached;
+
+	if (!atomic_load_explicit(written, memory_order_relaxed))
+		atomic_store(written, true);
+}
+
 void fs_write(fuse_req_t req, fuse_ino_t number, const char *buffer, size_t size, off_t off,
               struct fuse_file_info *info)
 {
-	struct open_image *image = open_image_of(info);
-
-	if ((info->flags & O_DIRECT || open_image_uncached(image)) &&
-	    !atomic_load_explicit(&image->written_directly, memory_order_relaxed))
-		atomic_store(&image->written_directly, true);
+	note_written(open_image_of(info), info);
 	if (request_by_ring(req))
 		write_by_ring(req, info, buffer, size, off);
 	else

@@ -55,7 +55,8 @@ struct open_image {
 	struct write_gate gate;
 	atomic_bool written_past_us; /* by the kernel, for somebody who has it open through the cache (passthrough) */
 	atomic_int cached_by;         /* enum cached_by */
-	atomic_bool written_directly; /* past the kernel's cache for the mount */
+	atomic_bool written_cached;   /* through the kernel's cache for the mount */
+	atomic_bool written_directly; /* past it */
 	struct passthrough passthrough;
 
 	struct group_flush flushes;

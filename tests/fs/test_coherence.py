@@ -261,13 +261,19 @@ def test_cached_by_both(store):
     who_caches(store, True, True)
 
 
+@with_options('-o', 'cache=both')
 def test_open_and_what_is_cached(store):
-    """an open leaves alone what others have in the cache, which they may be writing to; after a write past the cache it is dropped"""
+    """an open drops what is cached, but leaves alone what others write to through the cache; after a write past the cache it is dropped"""
     model = bytearray(store.bundle('a.img', noise(256 * BLOCK)))
     path = store.path('a.img')
     fd = os.open(path, os.O_RDWR)
     memory = mmap.mmap(fd, len(model))
     try:
+        assert memory[:] == model and cached_blocks(memory) > 128
+        os.close(os.open(path, os.O_RDONLY))
+        assert cached_blocks(memory) == 0
+        model[BLOCK:2 * BLOCK] = noise(BLOCK)
+        os.pwrite(fd, model[BLOCK:2 * BLOCK], BLOCK)
         assert memory[:] == model and cached_blocks(memory) > 128
         for flags in (os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_DIRECT):
             os.close(os.open(path, flags))
