@@ -170,7 +170,7 @@ void options_print_help(void)
 	       "  -o io_uring=auto       FUSE over io_uring if the kernel has it; or yes, no\n"
 	       "  -o io_uring_depth=N    requests in each processor's ring\n"
 	       "  -o passthrough=auto    the kernel serves plain images itself; or on, off\n"
-	       "  -o cache=auto          by the host only, or for the mount too; or host, both\n"
+	       "  -o cache=auto          who caches images: host, both, or as first opened\n"
 	       "  -o no_clone_fd         one channel to the kernel for all threads\n"
 	       "  -o fsname=NAME         what df and mount show (DIR)\n"
 	       "  -h, --help; -V, --version\n"
