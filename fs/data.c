@@ -6,16 +6,16 @@
  * ----------------
  * Requests come in one of two ways (fs/dispatch.c), and three kinds of threads handle them:
  *
- *   - The thread of a ring, one a processor. Nothing that comes by its ring is answered while it handles a request, so
- *     it waits for nothing: reads of what is cached and writes into the cache are done in it (DATA_NOW), which saves
- *     two changes of thread. What goes past the cache it starts without waiting for it, by the same ring, and answers
- *     when that is done (fs/transfer.h). As soon as anything would have to wait, or has failed, a worker starts it
- *     again from the beginning. (What waiting is left is told below.) A long copy is offered to a worker, too, while
- *     other requests wait at the ring and not all processors are busy with such: whoever is free first does it
- *     (fs/ring_queue.h). It is the thread of one client that would otherwise do all copies while the other
- *     processors are idle. Without these conditions, clients that keep them busy already would lose a tenth, and one
- *     that has a single request on its way a quarter. After half a megabyte what is done is answered
- *     (subprojects/packagefiles), before more is begun.
+ *   - The thread of a ring, one a processor, where it runs unless another is better (fs/ring_place.h). Nothing that
+ *     comes by its ring is answered while it handles a request, so it waits for nothing: reads of what is cached and
+ *     writes into the cache are done in it (DATA_NOW), which saves two changes of thread. What goes past the cache it
+ *     starts without waiting for it, by the same ring, and answers when that is done (fs/transfer.h). As soon as
+ *     anything would have to wait, or has failed, a worker starts it again from the beginning. (What waiting is left is
+ *     told below.) A long copy is offered to a worker, too, while other requests wait at the ring and not all
+ *     processors are busy with such: whoever is free first does it (fs/ring_queue.h). It is the thread of one client
+ *     that would otherwise do all copies while the other processors are idle. Without these conditions, clients that
+ *     keep them busy already would lose a tenth, and one that has a single request on its way a quarter. After half a
+ *     megabyte what is done is answered (subprojects/packagefiles), before more is begun.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.

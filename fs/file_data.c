@@ -13,6 +13,7 @@
 #include "fs/data.h"
 #include "fs/file_handle.h"
 #include "fs/operations.h"
+#include "fs/ring_place.h"
 #include "fs/ring_queue.h"
 #include "fs/store.h"
 #include "fs/transfer.h"
@@ -248,6 +249,7 @@ static void read_by_ring(fuse_req_t req, fuse_ino_t number, uint8_t *buffer, siz
 {
 	ssize_t n;
 
+	ring_place_request();
 	if (offer_read(req, number, buffer, size, off, info))
 		return;
 	n = read_some(number, open_image_of(info), buffer, size, off, direct_flag(info) | DATA_NOW);
@@ -370,6 +372,7 @@ static void write_by_ring(fuse_req_t req, struct fuse_file_info *info, const cha
 {
 	ssize_t n = -EAGAIN;
 
+	ring_place_request();
 	if (offer_write(req, info, buffer, size, off))
 		return;
 	if (!kills_privileges(info))

@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/sysinfo.h>
-#include <time.h>
+
+#include "fs/coarse_clock.h"
+#include "fs/ring_place.h"
 
 /* Places in a ring that are kept free for requests which are answered at once. */
 #define LINGER_RESERVE 8
@@ -123,7 +125,6 @@ void ring_queue_offer(struct deferred *self)
 		older->run(older);
 }
 
-/* Before a ring's thread waits. */
 static void take_back(void)
 {
 	struct ring_queue *queue = queue_of_this_thread();
@@ -133,19 +134,16 @@ static void take_back(void)
 		offered->run(offered);
 }
 
-/* Of a clock that costs nothing to look at, and moves on every few milliseconds. */
-static uint64_t now_ns(void)
+static void before_waiting(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	take_back();
+	ring_place_wait();
 }
 
 bool ring_queue_may_offer(void)
 {
 	struct ring_queue *own = queue_of_this_thread();
-	uint64_t now = now_ns();
+	uint64_t now = coarse_now_ns();
 	unsigned int busy = 0;
 
 	if (!own)
@@ -167,5 +165,6 @@ void ring_queues_init(unsigned int ring_depth)
 {
 	linger_max = ring_depth > 2 * LINGER_RESERVE ? ring_depth - LINGER_RESERVE : ring_depth / 2;
 	processors = (unsigned int)get_nprocs();
-	call_before_waiting(take_back);
+	call_before_waiting(before_waiting);
+	ring_places_init(processors);
 }

@@ -7,12 +7,12 @@
 #include <unistd.h>
 
 /* The main thread is bound to nothing but what the whole daemon is bound to. */
-static void unbind(pthread_t thread)
+bool thread_unbind(pthread_t thread)
 {
 	cpu_set_t processors;
 
-	if (sched_getaffinity(getpid(), sizeof(processors), &processors) == 0)
-		pthread_setaffinity_np(thread, sizeof(processors), &processors);
+	return sched_getaffinity(getpid(), sizeof(processors), &processors) == 0 &&
+	       pthread_setaffinity_np(thread, sizeof(processors), &processors) == 0;
 }
 
 int thread_start(const char *name, void *(*run)(void *), void *argument)
@@ -27,7 +27,7 @@ int thread_start(const char *name, void *(*run)(void *), void *argument)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (ret < 0)
 		return ret;
-	unbind(thread);
+	thread_unbind(thread);
 	pthread_setname_np(thread, name);
 	pthread_detach(thread);
 	return 0;

@@ -8,7 +8,13 @@
 #ifndef ZCFS_THREAD_H
 #define ZCFS_THREAD_H
 
+#include <pthread.h>
+#include <stdbool.h>
+
 /* Any thread. Nobody joins it. name: at most 15 characters. 0 or -errno. */
 int thread_start(const char *name, void *(*run)(void *argument), void *argument);
+
+/* It may run wherever the daemon may. False: it could not be done. */
+bool thread_unbind(pthread_t thread);
 
 #endif

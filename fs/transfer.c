@@ -8,6 +8,7 @@
 
 #include "fs/data.h"
 #include "fs/map_walk.h"
+#include "fs/ring_place.h"
 #include "fs/workers.h"
 
 /* A request over more pieces than that is for a thread that waits: it also puts them in the order of the host. */
@@ -109,6 +110,7 @@ static struct transfer *start(struct transfer_request *request, struct live_map 
 		return NULL;
 	*transfer =
 	        (struct transfer){.request = request, .live = live, .length = length, .write = write, .under_way = 1};
+	ring_place_transfer();
 	if (live)
 		map_pointer_pin(live);
 	if (!live)
