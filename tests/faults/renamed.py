@@ -19,6 +19,7 @@ CALLS = {'a name': ((NAME,), 12), 'anything else': ((READ, WRITE, SYNC, ALLOCATE
 NEVER = (1 << 64) - 1
 DELAY_MS = 30         # of such a call, so that there is time
 HANG_SECONDS = 60
+BEFORE_OPEN = 3       # calls at most: of its directory, of the image as a file, and as a directory
 OTHER = b'another image'
 
 
@@ -27,11 +28,10 @@ class Trial:
 
     def __init__(self, store, injector, scenario, calls, at, other):
         scenario.prepare(store)
-        self.store, self.scenario, self.other = store, scenario, other
+        self.store, self.scenario, self.at, self.other = store, scenario, at, other
         self.moved = os.path.join(store.directory, 'b.img')
         injector.arm(calls, at, errno.EINTR, delay_ms=DELAY_MS)   # and then it is tried again
-        process = subprocess.Popen([*scenario.words, store.image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, env=injector.environment(), text=True, errors='replace')
+        process = self.start(injector.environment())
         while at != NEVER and not injector.happened() and process.poll() is None:
             time.sleep(0.001)
         self.renamed = at != NEVER and self.rename()
@@ -44,15 +44,31 @@ class Trial:
         self.counted, _ = injector.disarm()
         self.status = process.returncode
 
+    def start(self, environment=None):
+        return subprocess.Popen([*self.scenario.words, self.store.image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, env=environment, text=True, errors='replace')
+
     def rename(self):
+        other = os.path.join(self.store.root, 'other')
+        with open(other, 'wb') as file:
+            file.write(OTHER)
         os.rename(self.store.image, self.moved)
         if self.other:
-            with open(self.store.image, 'xb') as file:
-                file.write(OTHER)
+            os.rename(other, self.store.image)
         return True
 
+    def has_not_seen_it(self):
+        """It was renamed before it was opened: what the command says is what it says of what has the name now."""
+        if self.at >= BEFORE_OPEN:
+            return False
+        process = self.start()
+        return (*process.communicate(), process.returncode) == (self.out, self.err, self.status)
+
     def judge(self, old, new):
-        self.judge_outcome()
+        if self.has_not_seen_it():
+            new = old
+        else:
+            self.judge_outcome()
         result = check('--repair', self.store.directory)
         holds(result.status in (DONE, CORRECTED), f'zcfs-check --repair afterwards: {result!r}')
         equal(sorted(os.listdir(self.store.directory)), ['a.img', 'b.img'] if self.other else ['b.img'], 'what the store has')
