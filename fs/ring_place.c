@@ -26,24 +26,23 @@
 #define RETURN_TRANSFERS 25
 
 static unsigned int processors;
+static int load_fd = -1; /* of /proc/loadavg */
 
 static _Thread_local struct place {
 	bool away;
-	cpu_set_t own; /* away: where it was bound to */
+	cpu_set_t own;    /* away: where it was bound to */
+	bool would_leave; /* said the last look */
 	uint64_t since_ns;
 	unsigned int requests, transfers, waits; /* since then */
 } place;
 
-/* Threads that run or could run, this one among them. 0: not known. */
+/* Threads of the whole machine that run or could run, this one among them. 0: not known. */
 static unsigned int count_running(void)
 {
 	unsigned int running;
 	char text[128];
-	int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+	ssize_t n = pread(load_fd, text, sizeof(text) - 1, 0);
 
-	if (fd >= 0)
-		close(fd);
 	text[n > 0 ? n : 0] = '\0';
 	return sscanf(text, "%*f %*f %*f %u/", &running) == 1 ? running : 0;
 }
@@ -71,17 +70,23 @@ static bool reaches(unsigned int depth, unsigned int transfers_percent)
 	       place.transfers * UINT64_C(100) >= place.requests * (uint64_t)transfers_percent;
 }
 
+/* Returns at once, but leaves only at the second look that says so: a processor may have been idle for a moment. */
 static void look(void)
 {
-	if (!place.away && reaches(LEAVE_DEPTH, LEAVE_TRANSFERS) && is_processor_idle())
+	bool would_leave = reaches(LEAVE_DEPTH, LEAVE_TRANSFERS) && is_processor_idle();
+
+	if (!place.away && would_leave && place.would_leave)
 		leave();
 	else if (place.away && !(reaches(RETURN_DEPTH, RETURN_TRANSFERS) && is_processor_idle()))
 		come_back();
+	place.would_leave = would_leave;
 }
 
 void ring_places_init(unsigned int processors_online)
 {
 	processors = processors_online;
+	if (load_fd < 0)
+		load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
 }
 
 void ring_place_request(void)

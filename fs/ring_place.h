@@ -19,7 +19,7 @@
 /* processors: how many threads can run at a time. Before the first request. */
 void ring_places_init(unsigned int processors);
 
-/* A ring's thread handles a request. */
+/* A ring's thread handles a read or a write. */
 void ring_place_request(void);
 /* For that it starts I/O and does not wait for it. */
 void ring_place_transfer(void);

@@ -154,11 +154,11 @@ bool ring_queue_may_offer(void)
 	return busy < processors;
 }
 
-/* Without it, threads stay where they are: nobody would know how often they wait. */
-static void call_before_waiting(void (*function)(void))
+/* Where libfuse does not tell when a ring's thread waits, nobody can say where it should run, either. */
+static void watch_waiting(void (*before)(void))
 {
 #ifdef ZCFS_FUSE_RING_IO
-	fuse_uring_on_idle(function);
+	fuse_uring_on_idle(before);
 	ring_places_init(processors);
 #endif
 }
@@ -167,5 +167,5 @@ void ring_queues_init(unsigned int ring_depth)
 {
 	linger_max = ring_depth > 2 * LINGER_RESERVE ? ring_depth - LINGER_RESERVE : ring_depth / 2;
 	processors = (unsigned int)get_nprocs();
-	call_before_waiting(before_waiting);
+	watch_waiting(before_waiting);
 }

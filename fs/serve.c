@@ -60,7 +60,8 @@ static bool kernel_offers(void)
 static int try_ring(void)
 {
 	struct io_uring ring;
-	int ret = io_uring_queue_init(1, &ring, IORING_SETUP_SQE128);
+	int ret = io_uring_queue_init(1, &ring,
+	                              IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
 
 	if (ret == 0)
 		io_uring_queue_exit(&ring);

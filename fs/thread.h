@@ -2,7 +2,7 @@
  *
  * thread: starts the daemon's threads that live by themselves.
  *
- * A thread inherits from the one that starts it, which may be that of a ring: bound to one processor, and named after it. These
+ * A thread inherits from the one that starts it, which may be that of a ring: often bound to one processor, and named after it. These
  * may run wherever the daemon may, leave all signals to the main thread, and are called what they are.
  */
 #ifndef ZCFS_THREAD_H

@@ -28,7 +28,8 @@ class Trial:
 
     def __init__(self, store, injector, scenario, calls, at, other):
         scenario.prepare(store)
-        self.store, self.scenario, self.at, self.other = store, scenario, at, other
+        self.store, self.scenario, self.other = store, scenario, other
+        self.early = OPEN in calls and at < BEFORE_OPEN
         self.moved = os.path.join(store.directory, 'b.img')
         injector.arm(calls, at, errno.EINTR, delay_ms=DELAY_MS)   # and then it is tried again
         process = self.start(injector.environment())
@@ -59,10 +60,10 @@ class Trial:
 
     def has_not_seen_it(self):
         """It was renamed before it was opened: what the command says is what it says of what has the name now."""
-        if self.at >= BEFORE_OPEN:
+        if not self.early:
             return False
         process = self.start()
-        return (*process.communicate(), process.returncode) == (self.out, self.err, self.status)
+        return (*process.communicate(timeout=HANG_SECONDS), process.returncode) == (self.out, self.err, self.status)
 
     def judge(self, old, new):
         if self.has_not_seen_it():

@@ -76,7 +76,10 @@ int main(void)
 {
 	pthread_t thread;
 
-	sched_getaffinity(0, sizeof(all), &all);
+	if (sched_getaffinity(0, sizeof(all), &all) != 0) {
+		perror("sched_getaffinity");
+		return 1;
+	}
 	CPU_ZERO(&own);
 	for (int i = 0; CPU_COUNT(&own) == 0; i++) {
 		if (CPU_ISSET(i, &all))

@@ -268,7 +268,7 @@ def test_kill_daemon(store):
 
 
 def test_threads(store):
-    """what works for the threads of the rings, each of which is bound to a processor, may run on any"""
+    """what works for the threads of the rings, each of which may be bound to a processor, may run on any"""
     noise_image(store, 'a.img', 16 << 20)
     store.tool('scatter', 'a.img', SEED, 4096)
     allowed, process = {}, start_settle(store, store.path('a.img'), '--rate=8')
