@@ -30,8 +30,8 @@ static int load_fd = -1; /* of /proc/loadavg */
 
 static _Thread_local struct place {
 	bool away;
-	cpu_set_t own;    /* away: where it was bound to */
-	bool would_leave; /* said the last look */
+	cpu_set_t own;   /* away: where it was bound to */
+	bool would_move; /* said the last look */
 	uint64_t since_ns;
 	unsigned int requests, transfers, waits; /* since then */
 } place;
@@ -70,16 +70,22 @@ static bool reaches(unsigned int depth, unsigned int transfers_percent)
 	       place.transfers * UINT64_C(100) >= place.requests * (uint64_t)transfers_percent;
 }
 
-/* Returns at once, but leaves only at the second look that says so: a processor may have been idle for a moment. */
+static bool is_better_away(void)
+{
+	return (place.away ? reaches(RETURN_DEPTH, RETURN_TRANSFERS) : reaches(LEAVE_DEPTH, LEAVE_TRANSFERS)) &&
+	       is_processor_idle();
+}
+
+/* Believes only the second look in succession that says so: a processor may have been idle, or not, for a moment. */
 static void look(void)
 {
-	bool would_leave = reaches(LEAVE_DEPTH, LEAVE_TRANSFERS) && is_processor_idle();
+	bool would_move = is_better_away() != place.away;
 
-	if (!place.away && would_leave && place.would_leave)
-		leave();
-	else if (place.away && !(reaches(RETURN_DEPTH, RETURN_TRANSFERS) && is_processor_idle()))
+	if (would_move && place.would_move && place.away)
 		come_back();
-	place.would_leave = would_leave;
+	else if (would_move && place.would_move)
+		leave();
+	place.would_move = would_move;
 }
 
 void ring_places_init(unsigned int processors_online)
