@@ -312,6 +312,16 @@ def others(cases, made):
         holds(result.status == FAILED and 'time' in result.err, f'{result!r}')
 
 
+def wait_until_caught(process, number):
+    """Before it catches the signal, which is some milliseconds after its start, it would end without a word."""
+    while process.poll() is None:
+        with open(f'/proc/{process.pid}/status', encoding='ascii', errors='replace') as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith('SigCgt:'))
+        if caught >> (number - 1) & 1:
+            break
+        time.sleep(0.001)
+
+
 def kills(cases, made):
     with cases.case(f'killed or stopped {KILLS} times: free clusters are as before or zeros, the rest untouched'):
         made.fresh()
@@ -328,7 +338,10 @@ def kills(cases, made):
             running = subprocess.Popen([ZCFS_DEFRAG, '--discard=forget-undo', made.image], stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             time.sleep(made.source.random() * duration * 1.3)
-            running.send_signal(signal.SIGINT if number % 3 == 2 else signal.SIGKILL)
+            stop = signal.SIGINT if number % 3 == 2 else signal.SIGKILL
+            if stop == signal.SIGINT:
+                wait_until_caught(running, stop)
+            running.send_signal(stop)
             _, words = running.communicate()
             ends[running.returncode] = ends.get(running.returncode, 0) + 1
             holds(running.returncode in (-signal.SIGKILL, DONE) or b'stopped' in words, words)
