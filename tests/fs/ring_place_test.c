@@ -6,6 +6,7 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -34,12 +35,33 @@ static void handle(unsigned int requests_a_wait, unsigned int transfers_percent)
 	}
 }
 
-static void expect(const char *what, const cpu_set_t *expected)
+/* One after the other. */
+static const struct step {
+	const char *what;
+	unsigned int requests_a_wait, transfers_percent, processors;
+	bool away; /* in the end */
+} steps[] = {
+        {"one at a time", 1, 0, MANY_PROCESSORS, false},
+        {"twenty at a time", 20, 0, MANY_PROCESSORS, true},
+        {"one at a time again", 1, 0, MANY_PROCESSORS, false},
+        {"from the disk", 1, 100, MANY_PROCESSORS, true},
+        {"two of five from the disk", 1, 40, MANY_PROCESSORS, true},
+        {"one of ten from the disk", 1, 10, MANY_PROCESSORS, false},
+        {"two of five from the disk, again", 1, 40, MANY_PROCESSORS, false},
+        {"twenty at a time again", 20, 0, MANY_PROCESSORS, true},
+        {"twenty at a time, all processors busy", 20, 0, 0, false},
+        {"from the disk, all processors busy", 1, 100, 0, false},
+};
+
+static void try_step(const struct step *step)
 {
+	const cpu_set_t *expected = step->away ? &all : &own;
 	cpu_set_t now;
 
+	ring_places_init(step->processors);
+	handle(step->requests_a_wait, step->transfers_percent);
 	if (sched_getaffinity(0, sizeof(now), &now) != 0 || !CPU_EQUAL(&now, expected)) {
-		printf("%s: may run on %d processors, not %d\n", what, CPU_COUNT(&now), CPU_COUNT(expected));
+		printf("%s: may run on %d processors, not %d\n", step->what, CPU_COUNT(&now), CPU_COUNT(expected));
 		failures++;
 	}
 }
@@ -47,28 +69,8 @@ static void expect(const char *what, const cpu_set_t *expected)
 static void *run(void *unused)
 {
 	sched_setaffinity(0, sizeof(own), &own); /* as libfuse does */
-	ring_places_init(MANY_PROCESSORS);
-	handle(1, 0);
-	expect("one at a time", &own);
-	handle(20, 0);
-	expect("twenty at a time", &all);
-	handle(1, 0);
-	expect("one at a time again", &own);
-	handle(1, 100);
-	expect("from the disk", &all);
-	handle(1, 40);
-	expect("two of five from the disk", &all);
-	handle(1, 10);
-	expect("one of ten from the disk", &own);
-	handle(1, 40);
-	expect("two of five from the disk, again", &own);
-	handle(20, 0);
-	expect("twenty at a time again", &all);
-	ring_places_init(0);
-	handle(20, 0);
-	expect("twenty at a time, all processors busy", &own);
-	handle(1, 100);
-	expect("from the disk, all processors busy", &own);
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		try_step(&steps[i]);
 	return NULL;
 }
 
