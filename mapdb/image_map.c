@@ -19,8 +19,7 @@ struct image_map_builder {
 	struct map_entry *entries;
 };
 
-#define CACHE_LINE 64u
-#define HUGE_PAGE  (2u << 20)
+#define HUGE_PAGE (2u << 20)
 
 /* What the array of count extents takes. */
 static size_t entries_bytes(size_t count)
@@ -35,7 +34,7 @@ static struct map_entry *entries_new(size_t count)
 	size_t bytes = entries_bytes(count);
 	void *entries;
 
-	if (posix_memalign(&entries, bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE, bytes) != 0)
+	if (posix_memalign(&entries, bytes < HUGE_PAGE ? KEY_INDEX_LINE : HUGE_PAGE, bytes) != 0)
 		return NULL;
 	if (bytes >= HUGE_PAGE)
 		madvise(entries, bytes - bytes % HUGE_PAGE, MADV_HUGEPAGE);
@@ -243,9 +242,6 @@ size_t image_map_find(const struct image_map *map, uint64_t guest_off)
 	const struct map_entry *group = &map->entries[first];
 
 	assert(guest_off < map->size);
-	/* Each is in a line of its own, none of which should be waited for after another. */
-	for (size_t i = 0; i < KEY_INDEX_FANOUT; i += CACHE_LINE / sizeof *group)
-		__builtin_prefetch(&group[i]);
 	return first + key_index_place(&group->guest_off, sizeof *group / sizeof group->guest_off, guest_off);
 }
 

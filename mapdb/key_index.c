@@ -9,7 +9,7 @@ static size_t groups(size_t count)
 	return (count + KEY_INDEX_FANOUT - 1) / KEY_INDEX_FANOUT;
 }
 
-/* Every 16th of count keys, filled up with keys that are greater than any. */
+/* Every 64th of count keys, filled up with keys that are greater than any. */
 static void sample(uint64_t *to, const uint64_t *from, size_t count, size_t stride)
 {
 	size_t used = groups(count), room = groups(used) * KEY_INDEX_FANOUT;
@@ -30,7 +30,7 @@ int key_index_init(struct key_index *index, const uint64_t *first, size_t count,
 		total += groups(n) * KEY_INDEX_FANOUT;
 	if (total == 0)
 		return 0;
-	keys = aligned_alloc(64, total * sizeof(*keys));
+	keys = aligned_alloc(KEY_INDEX_LINE, total * sizeof(*keys));
 	if (!keys)
 		return -ENOMEM;
 	for (size_t n = groups(count); n > 1; n = groups(n)) {
