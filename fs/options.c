@@ -96,6 +96,23 @@ static bool is_application_option(const char *option)
 	return strncmp(option, "x-", 2) == 0 || strncmp(option, "X-", 2) == 0;
 }
 
+/* The words that an option which is not in the table may be given, if it is one that takes words. */
+static const char *words_of(const char *option)
+{
+	static const struct {
+		const char *name, *words;
+	} choices[] = {
+	        {"io_uring=", "auto, yes or no"},
+	        {"passthrough=", "auto, on or off"},
+	        {"cache=", "auto, host or both"},
+	};
+
+	for (size_t i = 0; i < sizeof(choices) / sizeof(*choices); i++)
+		if (strncmp(option, choices[i].name, strlen(choices[i].name)) == 0)
+			return choices[i].words;
+	return NULL;
+}
+
 static int process(void *data, const char *argument, int key, struct fuse_args *out)
 {
 	struct options *options = data;
@@ -104,6 +121,10 @@ static int process(void *data, const char *argument, int key, struct fuse_args *
 		return 0;
 	if (key == KEY_REFUSE) {
 		fprintf(stderr, "zcfs: -o %s is not supported; leave it out\n", argument);
+		return -1;
+	}
+	if (key == FUSE_OPT_KEY_OPT && words_of(argument)) {
+		fprintf(stderr, "zcfs: -o %s: must be %s\n", argument, words_of(argument));
 		return -1;
 	}
 	if (key == FUSE_OPT_KEY_OPT)

@@ -38,6 +38,9 @@ def test_usage(store):
         result = zcfs(*arguments)
         assert result.returncode == 2, (arguments, result)
         assert result.stderr, arguments
+    for option, words in (('io_uring=maybe', 'auto, yes or no'), ('passthrough=', 'auto, on or off'), ('cache=none', 'auto, host or both')):
+        result = zcfs('-o', f'ro,{option}', store.dir)
+        assert result.returncode == 2 and f'zcfs: -o {option}: must be {words}' in result.stderr, result
     assert mounts_at(store.dir) == []
 
 
