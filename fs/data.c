@@ -60,12 +60,14 @@
  *
  * Direct I/O is not quite started without waiting by who asks for that: iomap, by which ext4, XFS and btrfs do it, does
  * not tell the block layer, where a thread then waits for a place in the disk's queue; if the disk hangs, as long as it
- * does (tested), and with a ring's thread all whose bytes are in memory. So a ring's thread starts only what is alone:
- * while no direct I/O of its ring is under way and no worker is at work. The rest it leaves to threads of the
- * kernel's, which costs a change of thread. What a ring's thread may still wait for, without anything of this daemon's
- * waiting already, is a place in a queue that others have filled, among them the kernel writing out what is dirty or,
- * with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is the disk then,
- * never another request.
+ * does (tested), and with a ring's thread all whose bytes are in memory. So a ring's thread starts only a few: while
+ * hardly any direct I/O is under way, of all rings, and no worker is at work (fs/transfer.c). The rest it leaves to
+ * threads of the kernel's, which costs a change of thread. What a ring's thread may still wait for, without much of
+ * this daemon's waiting already, is a place in a queue that others have filled, among them the kernel writing out what
+ * is dirty or, with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is
+ * the disk then, never another request. After four that it has started or ended, it has the kernel begin with them and
+ * tell the clients (subprojects/packagefiles): a disk that gets its requests all at once is idle while they are
+ * handled.
  *
  * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
  * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.

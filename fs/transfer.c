@@ -4,6 +4,7 @@
 #ifdef ZCFS_FUSE_RING_IO
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "fs/data.h"
@@ -14,14 +15,17 @@
 /* A request over more pieces than that is for a thread that waits: it also puts them in the order of the host. */
 #define PIECES_MAX 32
 
+/* Pieces under way, from which on the next is started by another thread: no disk's queue is that short. */
+#define START_HERE_MAX 8
+
 struct piece {
 	struct fuse_uring_io io; /* first */
 	struct transfer *transfer;
 	unsigned int length; /* bytes */
 };
 
-/* Pieces that this thread has begun and not ended. */
-static _Thread_local unsigned int pieces_under_way;
+/* Pieces that have begun and not ended, of all rings. */
+static atomic_uint pieces_under_way;
 
 /* All of it belongs to the ring's thread. */
 struct transfer {
@@ -53,7 +57,7 @@ static void piece_done(struct fuse_uring_io *io, int result)
 {
 	struct piece *piece = (struct piece *)io;
 
-	pieces_under_way--;
+	atomic_fetch_sub_explicit(&pieces_under_way, 1, memory_order_relaxed);
 	piece->transfer->failed |= result != (int)piece->length;
 	end_one(piece->transfer);
 }
@@ -69,12 +73,12 @@ static size_t count_pieces(struct map_walk walk)
 	return count;
 }
 
-/* A piece that is alone under way is started by this thread itself, which takes one change of thread less. The kernel
- * may then have it wait for a place in the disk's queue, so not while anything else that the daemon has begun is
- * waiting: if the disk hangs, that is what fills its queue. */
+/* While few pieces are under way, this thread starts the next itself, which takes one change of thread less. The kernel
+ * may then have it wait for a place in the disk's queue, so not while more that the daemon has begun is waiting: if the
+ * disk hangs, that is what fills its queue. */
 static bool may_start_here(void)
 {
-	return pieces_under_way == 0 && !workers_at_work();
+	return atomic_load_explicit(&pieces_under_way, memory_order_relaxed) < START_HERE_MAX && !workers_at_work();
 }
 
 static void start_piece(struct transfer *transfer, struct piece *piece, int fd, uint8_t *buffer, size_t length,
@@ -87,7 +91,7 @@ static void start_piece(struct transfer *transfer, struct piece *piece, int fd, 
 		transfer->failed = true;
 		return;
 	}
-	pieces_under_way++;
+	atomic_fetch_add_explicit(&pieces_under_way, 1, memory_order_relaxed);
 	transfer->under_way++;
 }
 
