@@ -343,8 +343,8 @@ static void check_wide(void)
 	}
 }
 
-/* As many extents as fill the levels of the index, one fewer, and one more. Extents of odd numbers of units, so that
- * none begins where a multiple would put it. */
+/* As many extents as fill the levels of the index, one fewer, and one more. Extents of one to seven units, so
+ * that none begins where a multiple would put it. */
 static void check_index_levels(void)
 {
 	for (size_t full = 1; full <= (size_t)KEY_INDEX_FANOUT * KEY_INDEX_FANOUT * KEY_INDEX_FANOUT;
