@@ -15,7 +15,8 @@
  *     processors are busy with such: whoever is free first does it (fs/ring_queue.h). It is the thread of one client
  *     that would otherwise do all copies while the other processors are idle. Without these conditions, clients that
  *     keep them busy already would lose a tenth, and one that has a single request on its way a quarter. After half a
- *     megabyte what is done is answered (subprojects/packagefiles), before more is begun.
+ *     megabyte, or four I/Os that it has started or ended, the kernel gets to know what is done before more is begun
+ *     (subprojects/packagefiles): a disk that gets its requests all at once is idle while their answers are handled.
  *   - Workers (fs/workers.h): whatever else comes by a ring. They may wait, and answer by the ring's own thread, which
  *     libfuse wakes up for it.
  *   - The threads that read /dev/fuse. Without rings they handle everything, as a worker would.
@@ -65,9 +66,7 @@
  * threads of the kernel's, which costs a change of thread. What a ring's thread may still wait for, without much of
  * this daemon's waiting already, is a place in a queue that others have filled, among them the kernel writing out what
  * is dirty or, with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is
- * the disk then, never another request. After four that it has started or ended, it has the kernel begin with them and
- * tell the clients (subprojects/packagefiles): a disk that gets its requests all at once is idle while they are
- * handled.
+ * the disk then, never another request.
  *
  * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
  * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.

@@ -15,8 +15,10 @@
 /* A request over more pieces than that is for a thread that waits: it also puts them in the order of the host. */
 #define PIECES_MAX 32
 
-/* Pieces under way, from which on the next is started by another thread: no disk's queue is that short. */
+/* While fewer requests of the disk's are under way, a ring's thread starts the next piece itself. Few disks' queues are
+ * that short (a USB disk's is: 2). A long piece is several, roughly. */
 #define START_HERE_MAX 8
+#define DISK_REQUEST   (128u << 10)
 
 struct piece {
 	struct fuse_uring_io io; /* first */
@@ -24,8 +26,8 @@ struct piece {
 	unsigned int length; /* bytes */
 };
 
-/* Pieces that have begun and not ended, of all rings. */
-static atomic_uint pieces_under_way;
+/* Of the disk, for pieces that have begun and not ended, of all rings. */
+static atomic_uint requests_under_way;
 
 /* All of it belongs to the ring's thread. */
 struct transfer {
@@ -53,11 +55,16 @@ static void end_one(struct transfer *transfer)
 	request->done(request, n);
 }
 
+static unsigned int disk_requests(const struct piece *piece)
+{
+	return 1 + piece->length / DISK_REQUEST;
+}
+
 static void piece_done(struct fuse_uring_io *io, int result)
 {
 	struct piece *piece = (struct piece *)io;
 
-	atomic_fetch_sub_explicit(&pieces_under_way, 1, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&requests_under_way, disk_requests(piece), memory_order_relaxed);
 	piece->transfer->failed |= result != (int)piece->length;
 	end_one(piece->transfer);
 }
@@ -73,12 +80,12 @@ static size_t count_pieces(struct map_walk walk)
 	return count;
 }
 
-/* While few pieces are under way, this thread starts the next itself, which takes one change of thread less. The kernel
- * may then have it wait for a place in the disk's queue, so not while more that the daemon has begun is waiting: if the
- * disk hangs, that is what fills its queue. */
+/* While little is under way, this thread starts the next piece itself, which takes one change of thread less. The
+ * kernel may then have it wait for a place in the disk's queue, so not while more that the daemon has begun is waiting:
+ * if the disk hangs, that is what fills its queue. */
 static bool may_start_here(void)
 {
-	return atomic_load_explicit(&pieces_under_way, memory_order_relaxed) < START_HERE_MAX && !workers_at_work();
+	return atomic_load_explicit(&requests_under_way, memory_order_relaxed) < START_HERE_MAX && !workers_at_work();
 }
 
 static void start_piece(struct transfer *transfer, struct piece *piece, int fd, uint8_t *buffer, size_t length,
@@ -91,7 +98,7 @@ static void start_piece(struct transfer *transfer, struct piece *piece, int fd, 
 		transfer->failed = true;
 		return;
 	}
-	atomic_fetch_add_explicit(&pieces_under_way, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&requests_under_way, disk_requests(piece), memory_order_relaxed);
 	transfer->under_way++;
 }
 
