@@ -21,7 +21,8 @@ struct image_map_builder {
 
 #define HUGE_PAGE (2u << 20)
 
-_Static_assert(IMAGE_MAP_COUNT_MAX < UINT64_C(1) << 6 * (KEY_INDEX_LEVELS + 1), "the index has levels enough");
+_Static_assert(IMAGE_MAP_COUNT_MAX < UINT64_C(1) << KEY_INDEX_BITS * (KEY_INDEX_LEVELS + 1),
+               "the index has levels enough");
 
 /* What the array of count extents takes. */
 static size_t entries_bytes(size_t count)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * key_index: finds the place of a number in a long sorted array with one access to memory instead of twenty.
+ * key_index: finds the place of a number in a long sorted array with two or three accesses to memory instead of twenty.
  *
  * Every 64th key of the array is copied, every 64th of the copies, and so on up to a level of 64 or less. A search
  * looks at six of 64 neighbours on each level, without a branch to guess wrong, and has all of them fetched at once:
@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KEY_INDEX_FANOUT 64u
+#define KEY_INDEX_BITS   6u
+#define KEY_INDEX_FANOUT (1u << KEY_INDEX_BITS)
 #define KEY_INDEX_LEVELS 5u /* 64^6 keys */
 
 #define KEY_INDEX_LINE 64u /* bytes of the processor's cache that are fetched at once */

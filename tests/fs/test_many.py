@@ -21,6 +21,10 @@ IMAGES = 64
 SIZE = 2 << 20
 MIB = 1 << 20
 
+# With it (meson test sets it) malloc fills what it gives out: buffers of threads, of which there are more on a busy machine, would
+# count in full.
+os.environ.pop('MALLOC_PERTURB_', None)
+
 
 def descriptors(store):
     """What the daemon has open, without its channels to the kernel and the rings that its threads keep."""
@@ -29,11 +33,6 @@ def descriptors(store):
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(f'/proc/{store.daemon}/fd/{fd}'))
     return [name for name in found if 'fuse' not in name and 'io_uring' not in name]
-
-
-# With it (meson test sets it) malloc fills what it gives out: buffers of threads, of which there are more on a busy machine, would
-# count in full.
-os.environ.pop('MALLOC_PERTURB_', None)
 
 
 def memory(store):
