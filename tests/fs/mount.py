@@ -202,6 +202,12 @@ def transport_missing():
     return missing
 
 
+def unmount_by(*command):
+    """Other tests' programs look at all mounts of the machine: any may be busy for a moment."""
+    wait_until(lambda: subprocess.run(command, stderr=subprocess.DEVNULL, timeout=WAIT_SECONDS).returncode == 0,
+               f'{command}: still busy')
+
+
 class Store:
     """A temporary directory to serve, and where it is mounted."""
 
@@ -296,6 +302,17 @@ class Store:
                 raise AssertionError(f'busy: cannot be unmounted\n{users_of(self.point)}{threads_of(self.daemon)}')
             time.sleep(0.05)
         self.wait_for_end()
+
+    def abort(self):
+        """Breaks the kernel's connection to the daemon."""
+        connection = os.stat(self.point).st_dev & 0xff
+        control = os.path.join(self.top, 'control')
+        os.mkdir(control)
+        subprocess.run(['mount', '-t', 'fusectl', 'zcfs-test', control], check=True, timeout=WAIT_SECONDS)
+        try:
+            write_file(f'{control}/{connection}/abort', b'1')
+        finally:
+            unmount_by('umount', control)
 
     def wait_for_end(self):
         if self.daemon:

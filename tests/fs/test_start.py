@@ -20,12 +20,6 @@ def zcfs(*arguments, user=None):
                           timeout=WAIT_SECONDS)
 
 
-def unmount_by(*command):
-    """Other tests' programs look at all mounts of the machine: any may be busy for a moment."""
-    wait_until(lambda: subprocess.run(command, stderr=subprocess.DEVNULL, timeout=WAIT_SECONDS).returncode == 0,
-               f'{command}: still busy')
-
-
 @unmounted
 def test_usage(store):
     """--help and --version go to standard output; nonsense gives exit status 2 and a usage line"""
@@ -143,13 +137,7 @@ def test_term_with_open_files(store):
 
 def test_aborted_connection(store):
     """a daemon whose connection to the kernel is aborted by the administrator ends, and takes its mount with it"""
-    control = os.path.join(store.top, 'control')
-    os.mkdir(control)
-    subprocess.run(['mount', '-t', 'fusectl', 'zcfs-test', control], check=True, timeout=WAIT_SECONDS)
-    try:
-        write_file(f'{control}/{os.stat(store.point).st_dev & 0xff}/abort', b'1')
-    finally:
-        unmount_by('umount', control)
+    store.abort()
     store.wait_for_end()
     assert mounts_at(store.point) == []
 
