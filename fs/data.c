@@ -8,7 +8,7 @@
  *
  *   - The thread of a ring, one a processor, where it runs unless another is better (fs/ring_place.h). Nothing that
  *     comes by its ring is answered while it handles a request, so it waits for nothing: reads of what is cached and
- *     writes into the cache are done in it (DATA_NOW), which saves two changes of thread. What goes past the cache it
+ *     writes into memory are done in it (DATA_NOW), which saves two changes of thread. What goes past the cache it
  *     starts without waiting for it, by the same ring, and answers when that is done (fs/transfer.h). As soon as
  *     anything would have to wait, or has failed, a worker starts it again from the beginning. (What waiting is left is
  *     told below.) A long copy is offered to a worker, too, while other requests wait at the ring and not all
@@ -67,6 +67,11 @@
  * this daemon's waiting already, is a place in a queue that others have filled, among them the kernel writing out what
  * is dirty or, with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is
  * the disk then, never another request.
+ *
+ * Writes into the cache of a file system are not for a ring's thread. Some of these cannot say whether that means to
+ * wait (ext4). And while one is frozen, as when a snapshot is taken, every write waits before it is looked at whether
+ * it may; for good, if direct writes are on their way, which the freeze waits for and whose end is that thread's to
+ * see.
  *
  * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
  * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.
@@ -286,22 +291,18 @@ static void fetch_edges(int fd, struct map_walk walk)
 }
 
 static int write_mapped(struct open_image *image, int fd, const struct image_map *map, const uint8_t *buffer,
-                        size_t length, uint64_t guest_off, int flags)
+                        size_t length, uint64_t guest_off)
 {
 	struct map_walk walk = map_walk_begin(map, guest_off, length);
 	uint64_t host_off;
-	ssize_t ret = 0;
+	int ret = 0;
 	size_t n;
 
-	if (!(flags & DATA_NOW) && !image->host.in_memory)
+	if (!image->host.in_memory)
 		fetch_edges(fd, walk);
-	for (; ret >= 0 && map_walk_next(&walk, &host_off, &n); buffer += n) {
-		if (flags & DATA_NOW)
-			ret = host_write_now(&image->host, fd, buffer, n, host_off);
-		else
-			ret = write_all(fd, buffer, n, host_off);
-	}
-	return ret < 0 ? (int)ret : 0;
+	for (; ret == 0 && map_walk_next(&walk, &host_off, &n); buffer += n)
+		ret = write_all(fd, buffer, n, host_off);
+	return ret;
 }
 
 /* What goes to the new place of a window, too. */
@@ -329,7 +330,7 @@ static int write_mirrored(struct open_image *image, int fd, const struct live_ma
 	if (flags & DATA_NOW)
 		return -EAGAIN;
 	mirror_hold(live->mirror, &hold, guest_off, length);
-	ret = write_mapped(image, fd, live->map, buffer, length, guest_off, flags);
+	ret = write_mapped(image, fd, live->map, buffer, length, guest_off);
 	if (ret < 0)
 		mirror_fail(live->mirror, ret);
 	else
@@ -349,12 +350,11 @@ static ssize_t write_cached(struct open_image *image, int fd, const struct live_
 	else if (!write_gate_begin_cached_now(&image->gate))
 		return -EAGAIN;
 	if (!live)
-		ret = flags & DATA_NOW ? host_write_now(&image->host, fd, buffer, length, off)
-		                       : write_wait(fd, buffer, length, off);
+		ret = write_wait(fd, buffer, length, off);
 	else if (live->mirror && mirror_covers(live->mirror, off, length))
 		ret = write_mirrored(image, fd, live, buffer, length, off, flags);
 	else
-		ret = write_mapped(image, fd, live->map, buffer, length, off, flags);
+		ret = write_mapped(image, fd, live->map, buffer, length, off);
 	write_gate_end_cached(&image->gate);
 	return ret;
 }
@@ -440,7 +440,7 @@ ssize_t data_write(struct open_image *image, const uint8_t *buffer, size_t lengt
 		return 0;
 	if (__builtin_add_overflow(guest_off, length, &end) || end > IMAGE_MAP_OFF_MAX)
 		return -EFBIG;
-	if ((flags & DATA_NOW) && (flags & DATA_SYNC))
+	if ((flags & DATA_NOW) && (flags & DATA_SYNC || !image->host.in_memory))
 		return -EAGAIN;
 	if (image->bundle)
 		ret = write_bundle(image, fd, buffer, length, guest_off, flags);

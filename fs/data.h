@@ -10,7 +10,7 @@
 #include "fs/open_image.h"
 
 enum {
-	DATA_NOW = 1,    /* -EAGAIN rather than to wait for the disk or for anybody else */
+	DATA_NOW = 1,    /* -EAGAIN rather than to wait for the disk or for anybody else: of writes, all but into memory */
 	DATA_SYNC = 2,   /* a write that is on the disk when it is done (O_DSYNC) */
 	DATA_DIRECT = 4, /* past the host's cache where that is possible (O_DIRECT): waits, see fs/transfer.h */
 };

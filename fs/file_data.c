@@ -346,7 +346,8 @@ static bool offer_write(fuse_req_t req, struct fuse_file_info *info, const char 
 {
 	struct data_call *call = NULL;
 
-	if (!kills_privileges(info) && is_to_be_offered(req, open_image_of(info), size, write_flags(info)))
+	if (open_image_of(info)->host.in_memory && !kills_privileges(info) &&
+	    is_to_be_offered(req, open_image_of(info), size, write_flags(info)))
 		call = write_call_new(req, info, buffer, size, off);
 	if (!call)
 		return false;

@@ -9,13 +9,21 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+static void leave_access_time(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		(void)fcntl(fd, F_SETFL, flags | O_NOATIME);
+}
+
 void host_file_init(struct host_file *file, int fd)
 {
 	struct statfs status;
 
 	file->in_memory = fstatfs(fd, &status) == 0 && (status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC);
 	atomic_init(&file->blind_reads, false);
-	atomic_init(&file->blind_writes, false);
+	leave_access_time(fd);
 }
 
 int host_open_again(int fd, int flags)
@@ -24,7 +32,10 @@ int host_open_again(int fd, int flags)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	fd = TEMP_FAILURE_RETRY(open(path, flags | O_CLOEXEC));
-	return fd < 0 ? -errno : fd;
+	if (fd < 0)
+		return -errno;
+	leave_access_time(fd);
+	return fd;
 }
 
 ssize_t host_read_now(struct host_file *file, int fd, uint8_t *buffer, size_t length, uint64_t host_off)
@@ -44,25 +55,6 @@ ssize_t host_read_now(struct host_file *file, int fd, uint8_t *buffer, size_t le
 	/* Less may be the end of the file or of what is cached. Errors are for whoever tries in earnest. */
 	if (n < 0 && errno == EOPNOTSUPP)
 		atomic_store_explicit(&file->blind_reads, true, memory_order_relaxed);
-	return -EAGAIN;
-}
-
-ssize_t host_write_now(struct host_file *file, int fd, const uint8_t *buffer, size_t length, uint64_t host_off)
-{
-	struct iovec vector = {(void *)(uintptr_t)buffer, length};
-	ssize_t n;
-
-	if (file->in_memory) {
-		n = pwrite(fd, buffer, length, (off_t)host_off);
-		return n == (ssize_t)length ? n : -EAGAIN;
-	}
-	if (atomic_load_explicit(&file->blind_writes, memory_order_relaxed))
-		return -EAGAIN;
-	n = pwritev2(fd, &vector, 1, (off_t)host_off, RWF_NOWAIT);
-	if (n == (ssize_t)length)
-		return n;
-	if (n < 0 && errno == EOPNOTSUPP)
-		atomic_store_explicit(&file->blind_writes, true, memory_order_relaxed);
 	return -EAGAIN;
 }
 

@@ -541,11 +541,11 @@ while True:
 """
 
 
-def slow_writers(store, count, pause):
-    """Processes that write, each to its own 64 KiB, to both images, buffered and direct."""
+def slow_writers(store, count, pause, kinds=('buffered', 'direct')):
+    """Processes that write, each to its own 64 KiB, to both images."""
     writers = []
     for i in range(count):
-        process = subprocess.Popen([sys.executable, '-c', WRITER, store.path(NAMES[i % 2]), ('buffered', 'direct')[i // 2 % 2], str(i),
+        process = subprocess.Popen([sys.executable, '-c', WRITER, store.path(NAMES[i % 2]), kinds[i // 2 % len(kinds)], str(i),
                                     str(pause)],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         store.children.append(process)
@@ -587,10 +587,10 @@ def slow_images(store):
     return models
 
 
-def frozen(store, its_disk, writers, pause):
+def frozen(store, its_disk, writers, pause, **kinds):
     models = slow_images(store)
     store.start()
-    writers = slow_writers(store, writers, pause)
+    writers = slow_writers(store, writers, pause, **kinds)
     time.sleep(1)
     with its_disk.frozen():
         time.sleep(0.3)
@@ -626,6 +626,27 @@ def test_frozen_idle_disk(store, its_disk):
     frozen(store, its_disk, max(4, len(os.sched_getaffinity(0))), 0.02)
 
 
+# Were a ring's thread to wait, too, then with direct writers under way the freeze itself would never end.
+@on_disk(kind='xfs', size=320 * MIB)
+def test_frozen_xfs(store, its_disk):
+    """the same on a file system that would say whether a write has to wait for the disk"""
+    frozen(store, its_disk, 16, 0, kinds=['buffered'])
+
+
+@on_disk()
+def test_aborted_while_writing(store, its_disk):
+    """a daemon whose connection is aborted while direct writes are under way, and others wait for these, ends when they have"""
+    make_images(store, 4 * MIB)
+    store.start()
+    slow_writers(store, 8, 0)
+    time.sleep(1)
+    with its_disk.frozen():
+        time.sleep(0.3)
+        store.abort()
+        time.sleep(0.3)
+    store.wait_for_end()
+
+
 @unmounted
 def test_stalled_reads(outer):
     """reads that hang in the host hold up nobody whose bytes are in memory, and end with their disk's return, killed or not"""
@@ -642,7 +663,7 @@ def test_stalled_reads(outer):
             device = command('losetup', '--find', '--show', lower.path('disk'))
             try:
                 command('mkfs.ext4', '-q', '-F', '-E', 'nodiscard', device)
-                command('mount', '-o', 'noatime', device, point)
+                command('mount', device, point)
                 try:
                     with serving(point) as store:
                         stalled_reads(store, lower.daemon)
