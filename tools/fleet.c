@@ -129,6 +129,7 @@ static int start(struct worker *worker, const char *path, const struct defrag_op
 		if (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent || dup2(output, STDOUT_FILENO) < 0 ||
 		    dup2(problems, STDERR_FILENO) < 0)
 			_exit(EXIT_FAILED);
+		stop_on_signal(SIGTERM); /* its parent's, whatever that itself ignores */
 		progress_on_signal(false);
 		_exit(work(worker, options));
 	}

@@ -14,14 +14,20 @@ static void note_signal(int number)
 	stop_signal = number;
 }
 
-void stop_on_signals(void)
+void stop_on_signal(int number)
 {
 	/* No SA_RESTART: a wait for an image ends with EINTR. */
 	struct sigaction stop = {.sa_handler = note_signal};
-	sigaction(SIGINT, &stop, NULL);
-	sigaction(SIGTERM, &stop, NULL);
-	sigaction(SIGHUP, &stop, NULL);
-	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	sigaction(number, &stop, NULL);
+}
+
+void stop_on_signals(void)
+{
+	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction inherited, ignore = {.sa_handler = SIG_IGN};
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		if (sigaction(signals[i], NULL, &inherited) == 0 && inherited.sa_handler != SIG_IGN)
+			stop_on_signal(signals[i]);
 	sigaction(SIGIO, &ignore, NULL);
 	sigaction(SIGXFSZ, &ignore, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);

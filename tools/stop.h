@@ -8,9 +8,12 @@
 
 #include <stdbool.h>
 
-/* Installs the handlers. Ignored are SIGIO, which a broken lease raises, and SIGXFSZ, which a file does that becomes longer than ulimit
- * allows: their default actions would kill in mid-pass. */
+/* Installs the handlers, but for signals that are ignored from the start: nohup(1) and shells mean it. Ignored are
+ * SIGIO, which a broken lease raises, SIGXFSZ, which a file does that becomes longer than ulimit allows, and SIGPIPE, where
+ * whoever reads the output has gone away: their default actions would kill in mid-pass. */
 void stop_on_signals(void);
+/* Installs that of one signal in any case. */
+void stop_on_signal(int number);
 bool stop_requested(void);
 
 /* From now on the process has so many seconds. */

@@ -72,9 +72,10 @@ def logs(cases, image):
         equal([defrag('-n', image).err, defrag('-nq', image).err], ['', ''], 'standard error')
 
 
-def start(*arguments):
-    """Until it listens to SIGUSR1, which would end it before."""
-    process = subprocess.Popen([ZCFS_DEFRAG, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(*arguments, ignored=()):
+    """Until it listens to SIGUSR1, which would end it before. ignored: signals that it begins with as nohup would have it."""
+    process = subprocess.Popen([ZCFS_DEFRAG, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in ignored])
     for _ in range(10000):
         with open(f'/proc/{process.pid}/status', encoding='ascii') as status:
             caught = re.search(r'SigCgt:\s*([0-9a-f]+)', status.read())
@@ -115,6 +116,17 @@ def signals(cases, image, copy_of):
         equal(process.returncode, FAILED, 'the exit status')
         holds('stopped; nothing has been changed' in err, err)
         equal(state_of(os.path.dirname(image)), before, 'the store')
+    with cases.case('signals that are ignored from the start, as by nohup and in the background, end nothing; another one does'):
+        ignored = (signal.SIGHUP, signal.SIGINT)
+        with open(image, 'rb'):
+            process = start('-q', '--wait', image, ignored=ignored)
+            for number in ignored:
+                process.send_signal(number)
+            answers(process, 'waiting until nobody uses it; running for')
+            process.send_signal(signal.SIGTERM)
+            err = process.communicate(timeout=60)[1].decode()
+        equal(process.returncode, FAILED, 'the exit status')
+        holds('stopped; nothing has been changed' in err, err)
     for arguments in (['-n'], [], ['--undo'], ['--pack'], ['--settle'], ['--plain=copy'], ['--all']):
         with cases.case(f'SIGUSR1 all the time: {" ".join(arguments) or "a pass"} ends well all the same'):
             process = start('-q', *arguments, image if arguments != ['--all'] else os.path.dirname(image))
