@@ -25,17 +25,17 @@ static bool begin_file(const char *path, struct new_file *file)
 	return !error || tell(path, "cannot be made; nothing has been tried", error);
 }
 
-static void finish_file(const char *path, struct new_file *file)
+static bool finish_file(const char *path, struct new_file *file)
 {
 	int error = file->file ? new_file_commit(file) : 0;
-	if (error)
-		tell(path, "could not be written; the images are as the exit status says", error);
+	return !error || tell(path, "could not be written; the work on the images is not affected", error);
 }
 
-static void give_up(const char *path, struct new_file *file, int error)
+static void give_up(struct drawing *drawing, const char *path, struct new_file *file, int error)
 {
 	new_file_drop(file);
-	tell(path, "could not be drawn; the images are as the exit status says", error);
+	tell(path, "could not be drawn; the work on the images is not affected", error);
+	drawing->failed = true;
 }
 
 static void close_part(struct drawing_part *part)
@@ -95,7 +95,7 @@ static void draw_file(struct drawing *drawing, const struct outcome *outcome)
 		picture_page_release(&page);
 	}
 	if (error)
-		give_up(path, &drawing->picture, error);
+		give_up(drawing, path, &drawing->picture, error);
 }
 
 /* ---- a report ---- */
@@ -111,7 +111,7 @@ static void add_to_report(struct drawing *drawing, const struct outcome *outcome
 {
 	int error = drawing_part_add(&drawing->part, outcome, drawing->options->mode, ++drawing->images);
 	if (error)
-		give_up(drawing->options->report_file, &drawing->report, error);
+		give_up(drawing, drawing->options->report_file, &drawing->report, error);
 }
 
 static bool copy_to_end(FILE *from, FILE *to)
@@ -138,9 +138,9 @@ static void finish_report(struct drawing *drawing)
 	copied = copied && copy_to_end(drawing->part.sections, file);
 	report_html_foot(file);
 	if (copied)
-		finish_file(drawing->options->report_file, &drawing->report);
+		drawing->failed |= !finish_file(drawing->options->report_file, &drawing->report);
 	else
-		give_up(drawing->options->report_file, &drawing->report, -EIO);
+		give_up(drawing, drawing->options->report_file, &drawing->report, -EIO);
 }
 
 /* ---- all of it ---- */
@@ -158,12 +158,13 @@ void drawing_add(struct drawing *drawing, const struct outcome *outcome)
 		add_to_report(drawing, outcome);
 }
 
-void drawing_finish(struct drawing *drawing)
+bool drawing_finish(struct drawing *drawing)
 {
-	finish_file(drawing->options->picture_file, &drawing->picture);
+	drawing->failed |= !finish_file(drawing->options->picture_file, &drawing->picture);
 	if (drawing->report.file)
 		finish_report(drawing);
 	close_part(&drawing->part);
+	return !drawing->failed;
 }
 
 /* ---- parts ---- */
@@ -185,6 +186,6 @@ void drawing_take(struct drawing *drawing, struct drawing_part *part, bool compl
 {
 	if (drawing->report.file && part->index && complete &&
 	    (!copy_to_end(part->index, drawing->part.index) || !copy_to_end(part->sections, drawing->part.sections)))
-		give_up(drawing->options->report_file, &drawing->report, -EIO);
+		give_up(drawing, drawing->options->report_file, &drawing->report, -EIO);
 	close_part(part);
 }

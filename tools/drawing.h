@@ -22,13 +22,15 @@ struct drawing {
 	struct new_file picture, report;
 	struct drawing_part part;
 	size_t images; /* begun, for the report */
+	bool failed;   /* a file is not what it should be, which has been told */
 };
 
 /* False: something cannot be begun. */
 bool drawing_begin(struct drawing *drawing, const struct defrag_options *options);
 /* Prints or keeps what belongs to one image; after its text. */
 void drawing_add(struct drawing *drawing, const struct outcome *outcome);
-void drawing_finish(struct drawing *drawing);
+/* False: a file could not be drawn or written. */
+bool drawing_finish(struct drawing *drawing);
 
 /* For a fleet: a part that a process of its own writes, of which its parent takes what it has become. number: of the
  * image. */

@@ -96,7 +96,7 @@ static int print_list(const struct image *image, const struct map_options *optio
 	int error = 0;
 
 	printf(",\n  \"%s\": [", options->question_count ? "answers" : "extents");
-	for (size_t i = 0; i < count && !error; i++) {
+	for (size_t i = 0; i < count && !error && !ferror(stdout); i++) {
 		struct extent extent = options->question_count ? answers[i].extent : image_map_get(image->map, i);
 
 		error = print_element(options->question_count ? answer_json(&answers[i]) : extent_json(&extent), i);

@@ -11,7 +11,7 @@
 void map_print_table(const struct image_map *map)
 {
 	printf("%20s %20s %20s\n", "guest offset", "length", "host offset");
-	for (size_t i = 0; i < image_map_count(map); i++) {
+	for (size_t i = 0; i < image_map_count(map) && !ferror(stdout); i++) {
 		struct extent extent = image_map_get(map, i);
 
 		printf("%20" PRIu64 " %20" PRIu64 " %20" PRIu64 "\n", extent.guest_off, extent.length, extent.host_off);

@@ -16,6 +16,7 @@
 #include "tools/check_print.h"
 #include "tools/directory.h"
 #include "tools/locate.h"
+#include "tools/output.h"
 #include "tools/stop.h"
 #include "tools/text.h"
 #include "tools/users.h"
@@ -252,7 +253,7 @@ static void print_json(struct run *run)
 	json_t *document =
 	        json_pack("{s:s, s:i, s:o}", "zcfs", ZCFS_VERSION, "exit_code", run->exit_code, "images", run->images);
 
-	run->lost |= !document || json_dumpf(document, stdout, JSON_INDENT(2)) != 0;
+	run->lost |= !document || (json_dumpf(document, stdout, JSON_INDENT(2)) != 0 && !ferror(stdout));
 	putchar('\n');
 	json_decref(document);
 }
@@ -276,7 +277,7 @@ int main(int argc, char **argv)
 		run.exit_code |= CHECK_CANCELLED;
 	if (options.json)
 		print_json(&run);
-	if (run.lost || fflush(stdout) || ferror(stdout)) {
+	if (output_lost(stdout) || run.lost) {
 		fputs("zcfs-check: the report could not be written\n", stderr);
 		run.exit_code |= CHECK_OPERATIONAL;
 	}

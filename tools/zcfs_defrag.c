@@ -10,25 +10,37 @@
 #include "tools/defrag_image.h"
 #include "tools/drawing.h"
 #include "tools/fleet.h"
+#include "tools/output.h"
 #include "tools/progress.h"
 #include "tools/stop.h"
 #include "tools/text.h"
 
 #define JSON_SCHEMA 1 /* of the document: a new number if a field goes or changes its meaning */
 
-static int print_json(json_t *images, int exit_code)
+/* What there is besides messages. */
+struct report {
+	json_t *images; /* NULL: text */
+	FILE *csv;      /* NULL: none */
+	struct drawing drawing;
+	bool lost; /* some of it */
+};
+
+/* ---- the images ---- */
+
+static void tell(const struct defrag_options *options, struct outcome *outcome, struct report *report)
 {
-	json_t *document = json_pack("{s:i, s:s, s:i, s:o}", "schema", JSON_SCHEMA, "zcfs", ZCFS_VERSION, "exit_code",
-	                             exit_code, "images", images);
-	if (!document)
-		return -ENOMEM;
-	int error = json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) ? -EIO : 0;
-	putchar('\n');
-	json_decref(document);
-	return error;
+	if (report->csv)
+		report->lost |= file_list_write(&outcome->files, outcome->image, report->csv) < 0;
+	if (report->images) {
+		report->lost |= json_array_append_new(report->images, outcome_json(outcome, options)) != 0;
+		outcome_print_problems(outcome);
+	} else {
+		outcome_print(outcome, options);
+	}
+	drawing_add(&report->drawing, outcome);
 }
 
-static int defrag_images(const struct defrag_options *options, json_t *images, struct drawing *drawing, FILE *csv)
+static int defrag_images(const struct defrag_options *options, struct report *report)
 {
 	int exit_code = EXIT_DONE;
 	for (size_t i = 0; i < options->image_count; i++) {
@@ -39,15 +51,7 @@ static int defrag_images(const struct defrag_options *options, json_t *images, s
 		}
 		defrag_image(options->images[i], options, &outcome);
 		exit_code = graver_exit_code(exit_code, outcome.exit_code);
-		if (csv && file_list_write(&outcome.files, outcome.image, csv) < 0)
-			fputs("zcfs-defrag: not enough memory for the list of files: it is incomplete\n", stderr);
-		if (images) {
-			json_array_append_new(images, outcome_json(&outcome, options));
-			outcome_print_problems(&outcome);
-		} else {
-			outcome_print(&outcome, options);
-		}
-		drawing_add(drawing, &outcome);
+		tell(options, &outcome, report);
 		outcome_release(&outcome);
 		if (stop_requested() && i + 1 < options->image_count) {
 			fputs("zcfs-defrag: stopped; the remaining images have not been looked at\n", stderr);
@@ -56,6 +60,58 @@ static int defrag_images(const struct defrag_options *options, json_t *images, s
 	}
 	return exit_code;
 }
+
+/* ---- the report ---- */
+
+static bool begin_report(const struct defrag_options *options, struct report *report)
+{
+	int error = options->csv ? file_list_create(options->csv, &report->csv) : 0;
+	if (error) {
+		fprintf(stderr,
+		        "zcfs-defrag: --csv: cannot write %s: %s; it takes a new file, or such a list to replace\n"
+		        "Try 'zcfs-defrag --help'.\n",
+		        options->csv, strerror(-error));
+		return false;
+	}
+	if (!drawing_begin(&report->drawing, options)) {
+		if (report->csv)
+			fclose(report->csv);
+		return false;
+	}
+	report->images = options->json ? json_array() : NULL;
+	report->lost = options->json && !report->images;
+	return true;
+}
+
+/* What could not be written is standard output's error. */
+static bool print_json(json_t *images, int exit_code)
+{
+	json_t *document = json_pack("{s:i, s:s, s:i, s:o}", "schema", JSON_SCHEMA, "zcfs", ZCFS_VERSION, "exit_code",
+	                             exit_code, "images", images);
+	bool made = document &&
+	            (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 || ferror(stdout));
+	putchar('\n');
+	json_decref(document);
+	return made;
+}
+
+/* The exit code, with what becomes of the report. */
+static int finish_report(struct report *report, int exit_code)
+{
+	if (!drawing_finish(&report->drawing))
+		exit_code = graver_exit_code(exit_code, EXIT_FAILED);
+	if (report->csv)
+		report->lost |= output_close(report->csv);
+	int failed = graver_exit_code(exit_code, EXIT_FAILED);
+	if (report->images)
+		report->lost |= !print_json(report->images, report->lost ? failed : exit_code);
+	if (!output_lost(stdout) && !report->lost)
+		return exit_code;
+	fputs("zcfs-defrag: the report could not be written; the work on the images is not affected\n", stderr);
+	return failed;
+}
+
+/* ---- everything ---- */
 
 static void warn_of_save_file(const char *path, const char *why)
 {
@@ -66,36 +122,14 @@ static void warn_of_save_file(const char *path, const char *why)
 
 static int run(const struct defrag_options *options)
 {
-	FILE *csv = NULL;
-	int error = options->csv ? file_list_create(options->csv, &csv) : 0;
-	if (error) {
-		fprintf(stderr,
-		        "zcfs-defrag: --csv: cannot write %s: %s; it takes a new file, or such a list to replace\n"
-		        "Try 'zcfs-defrag --help'.\n",
-		        options->csv, strerror(-error));
+	struct report report = {0};
+	if (!begin_report(options, &report))
 		return EXIT_USAGE;
-	}
-	json_t *images = options->json ? json_array() : NULL;
-	bool lost = options->json && !images;
-	struct drawing drawing;
-	if (!drawing_begin(&drawing, options)) {
-		json_decref(images);
-		if (csv)
-			fclose(csv);
-		return EXIT_USAGE;
-	}
 	if (defrag_changes_view(options->mode))
 		saved_domains_doubtful(&options->saved, warn_of_save_file);
 	int exit_code =
-	        options->all ? fleet_run(options, images, &drawing) : defrag_images(options, images, &drawing, csv);
-	if (images)
-		lost |= print_json(images, exit_code) != 0;
-	drawing_finish(&drawing);
-	if (csv)
-		lost |= ferror(csv) | fclose(csv);
-	if (lost || fflush(stdout) || ferror(stdout))
-		fputs("zcfs-defrag: the report could not be written; the images are as its exit status says\n", stderr);
-	return exit_code;
+	        options->all ? fleet_run(options, report.images, &report.drawing) : defrag_images(options, &report);
+	return finish_report(&report, exit_code);
 }
 
 int main(int argc, char **argv)

@@ -12,6 +12,7 @@
 #include "tools/locate.h"
 #include "tools/map_answer.h"
 #include "tools/map_options.h"
+#include "tools/output.h"
 #include "tools/stop.h"
 #include "tools/text.h"
 
@@ -146,7 +147,7 @@ int main(int argc, char **argv)
 		exit_code = show(&options);
 	}
 	map_options_free(&options);
-	if (fflush(stdout) || ferror(stdout)) {
+	if (output_lost(stdout)) {
 		fputs("zcfs-map: standard output could not be written\n", stderr);
 		exit_code = MAP_FAILED;
 	}

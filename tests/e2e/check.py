@@ -12,7 +12,8 @@ import shutil
 import sqlite3
 import struct
 
-from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, check, defrag_report, seed_argument, unmount_on_termination, workspace
+from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, ZCFS_CHECK, check, defrag_report, seed_argument, to_full_disk, to_nobody, \
+    unmount_on_termination, workspace
 from guest import run
 from host import digest, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
@@ -423,6 +424,12 @@ def untouched(cases, bundles):
             equal(check(*arguments).status, USAGE, f'the exit status of {arguments}')
         lines = check('--help').out.splitlines()
         holds(len(lines) <= 24 and max(map(len, lines)) <= 80, f'{len(lines)} lines')
+    for arguments in ([], ['--json']):
+        with cases.case(f'the output cannot be written: exit status 8; its reader has seen enough: no error {" ".join(arguments)}'):
+            status, err = to_full_disk(ZCFS_CHECK, *arguments, path)
+            equal(status, OPERATIONAL, 'the exit status')
+            holds('could not be written' in err, err)
+            equal(to_nobody(ZCFS_CHECK, *arguments, path), (CLEAN, ''), 'exit status and messages')
     with cases.case('what is no image: exit status 8'):
         for name in ('nothing', 'a.img/data'):
             equal(check(os.path.join(bundles.store, name)).status, OPERATIONAL, f'the exit status of {name}')

@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, USAGE, ZCFS_DEFRAG, defrag, defrag_report, scattered_volume, \
-    unmount_on_termination, workspace
+    to_full_disk, to_nobody, unmount_on_termination, workspace
 from guest import make_ntfs, run
 from host import state_of
 from tap import Cases, equal, holds
@@ -126,10 +125,21 @@ def text_output(cases, image):
         result = defrag('-n', '--volume=7', image)
         equal(result.status, FAILED, 'the exit status')
         holds('has no NTFS volume 7' in result.err, result.err)
-    with cases.case('a full disk under the output is told, and does no harm'):
-        with open('/dev/full', 'w', encoding='ascii') as full:
-            done = subprocess.run([ZCFS_DEFRAG, '-n', image], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
-        holds(b'report could not be written' in done.stderr, done.stderr)
+
+
+def incomplete_output(cases, image):
+    for arguments in (['-n'], ['--json', '-n'], ['--all', '--json', '-n']):
+        path = os.path.dirname(image) if '--all' in arguments else image
+        with cases.case(f'a full disk under the output is told, and does no harm: {" ".join(arguments)}: exit status 1'):
+            status, err = to_full_disk(ZCFS_DEFRAG, *arguments, path)
+            equal(status, FAILED, 'the exit status')
+            holds('report could not be written' in err, err)
+        with cases.case(f'a reader that has seen enough is no error: {" ".join(arguments)}'):
+            equal(to_nobody(ZCFS_DEFRAG, *arguments, path), (DONE, ''), 'exit status and messages')
+    with cases.case('a full disk under --csv is told: exit status 1, in the JSON document, too'):
+        result = defrag('-a', '--json', '--csv=/dev/full', image)
+        equal((result.status, json.loads(result.out)['exit_code']), (FAILED, FAILED), 'the exit status')
+        holds('report could not be written' in result.err, result.err)
 
 
 def json_output(cases, image):
@@ -168,6 +178,7 @@ def main():
         usage(cases, image)
         wrong_images(cases, store)
         text_output(cases, image)
+        incomplete_output(cases, image)
         json_output(cases, image)
         hostile_label(cases, store)
         with open(image, 'rb'):

@@ -7,13 +7,12 @@ import random
 import sqlite3
 import subprocess
 
-from commands import DAMAGED, DONE, FAILED, USAGE, ZCFS, Result, defrag, read_runs, scattered_volume, \
-    unmount_on_termination, workspace
+from commands import DAMAGED, DONE, FAILED, USAGE, ZCFS, ZCFS_MAP, Result, defrag, read_runs, scattered_volume, to_full_disk, \
+    to_nobody, unmount_on_termination, workspace
 from guest import run
 from host import read_extents, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
 
-ZCFS_MAP = os.environ.get('ZCFS_MAP', 'zcfs-map')
 SEED = int(os.environ.get('SEED', random.randrange(1 << 32)))
 QUESTIONS = 60
 MANUAL = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'tools', 'zcfs-store.5')
@@ -51,9 +50,10 @@ def usage(cases, image):
             equal((result.status, result.out), (FAILED, ''), 'the end')
             holds(words in result.err, result.err)
     with cases.case('standard output is full: exit status 1'):
-        with open('/dev/full', 'wb') as full:
-            done = subprocess.run([ZCFS_MAP, image], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
-        equal(done.returncode, FAILED, 'the exit status')
+        equal(to_full_disk(ZCFS_MAP, image)[0], FAILED, 'the exit status')
+    for arguments in ([], ['--json']):
+        with cases.case(f'a reader that has seen enough is no error: {" ".join(arguments) or "the table"}'):
+            equal(to_nobody(ZCFS_MAP, *arguments, image), (DONE, ''), 'exit status and messages')
 
 
 def table(cases, plain, bundle):

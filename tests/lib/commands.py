@@ -48,6 +48,22 @@ def defrag(*arguments, timeout=300, **popen):
                                  stderr=subprocess.PIPE, timeout=timeout, check=False, **popen))
 
 
+def to_full_disk(*command):
+    """Exit status and messages of a command whose output cannot be written."""
+    with open('/dev/full', 'wb') as full:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+def to_nobody(*command):
+    """The same of one whose reader has gone away, as head(1) does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, 'wb') as pipe:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.PIPE, timeout=120, check=False)
+    return done.returncode, done.stderr.decode()
+
+
 def defrag_report(*arguments, status=DONE):
     """Runs with --json, wants that exit status, returns the report on the (one) image."""
     result = defrag('--json', *arguments)
