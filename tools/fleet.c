@@ -23,46 +23,66 @@
 #include "tools/stop.h"
 #include "tools/text.h"
 
-/* ---- what there is ---- */
-
-static int collect(int directory_fd, const char *path, struct name_list *images);
-
-static int collect_entry(int directory_fd, const char *path, const char *name, struct name_list *images)
-{
-	enum name_kind kind;
-	struct stat status;
-	cleanup_free char *below = NULL;
-
-	if (asprintf(&below, "%s/%s", path, name) < 0)
-		return -ENOMEM;
-	int error = image_classify(&io_look, directory_fd, name, &kind, &status);
-	if (error == -EUCLEAN || (!error && kind != NAME_OTHER))
-		return name_list_add(images, below); /* a damaged one will be told of */
-	if (error || !S_ISDIR(status.st_mode))
-		return 0;
-	cleanup_fd int fd = openat(directory_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return fd < 0 ? -errno : collect(fd, below, images);
-}
-
-/* Goes on where something cannot be looked at; the first error. */
-static int collect(int directory_fd, const char *path, struct name_list *images)
-{
-	cleanup_name_list struct name_list names = {0};
-	int error = directory_names(directory_fd, &names);
-
-	for (size_t i = 0; i < names.count && !stop_requested(); i++) {
-		int entry_error = collect_entry(directory_fd, path, names.names[i], images);
-		if (!error)
-			error = entry_error;
-	}
-	return error;
-}
-
 static void tell(const char *path, const char *what)
 {
 	cleanup_free char *printable = text_escape(path, true);
 
 	fprintf(stderr, "zcfs-defrag: %s: %s\n", printable ? printable : "?", what);
+}
+
+/* ---- what there is ---- */
+
+/* Of a directory, or of what may be one. */
+static void tell_error(const char *path, int error, const char *remedy)
+{
+	struct outcome outcome = {0};
+
+	snprintf(outcome.remedy, sizeof outcome.remedy, "%s", remedy);
+	outcome_explain(&outcome, STEP_LOCATE, error);
+	tell(path, error == -ENOENT    ? "no such directory"
+	           : error == -ENOTDIR ? "is not a directory of images, which --all takes"
+	                               : outcome.cause);
+	if (outcome.remedy[0])
+		fprintf(stderr, "  what to do: %s\n", outcome.remedy);
+}
+
+/* Whether it could be; otherwise why not is told. */
+static bool looked_at(const char *path, int error)
+{
+	if (!error || error == -ENOENT) /* gone meanwhile */
+		return true;
+	tell_error(path, error, "");
+	return false;
+}
+
+static bool collect(int directory_fd, const char *path, struct name_list *images);
+
+static bool collect_entry(int directory_fd, const char *path, const char *name, struct name_list *images)
+{
+	enum name_kind kind = NAME_OTHER;
+	struct stat status;
+	cleanup_free char *below = NULL;
+
+	if (asprintf(&below, "%s/%s", path, name) < 0)
+		return looked_at(path, -ENOMEM);
+	int error = image_classify(&io_look, directory_fd, name, &kind, &status);
+	if (kind != NAME_OTHER || error == -EUCLEAN) /* what is wrong with it, the pass will tell */
+		return looked_at(below, name_list_add(images, below));
+	if (error || !S_ISDIR(status.st_mode))
+		return looked_at(below, error);
+	cleanup_fd int fd = openat(directory_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? looked_at(below, -errno) : collect(fd, below, images);
+}
+
+/* Goes on where something cannot be looked at. False: there was something. */
+static bool collect(int directory_fd, const char *path, struct name_list *images)
+{
+	cleanup_name_list struct name_list names = {0};
+	bool all = looked_at(path, directory_names(directory_fd, &names));
+
+	for (size_t i = 0; i < names.count && !stop_requested(); i++)
+		all &= collect_entry(directory_fd, path, names.names[i], images);
+	return all;
 }
 
 /* ---- one image: a process ---- */
@@ -90,8 +110,10 @@ static int work(const struct worker *worker, const struct defrag_options *option
 {
 	struct outcome outcome = {.image = text_escape(worker->path, true)};
 
-	if (!outcome.image)
+	if (!outcome.image) {
+		tell(worker->path, "not enough memory; nothing has been tried");
 		return EXIT_FAILED;
+	}
 	defrag_image(worker->path, options, &outcome);
 	*worker->gist = outcome_gist(&outcome, options->mode);
 	draw(worker, &outcome, options);
@@ -169,20 +191,34 @@ static void count(struct fleet *fleet, enum gist gist, int exit_code)
 		fleet->exit_code = graver_exit_code(fleet->exit_code, exit_code);
 }
 
+static const char *killed(const struct defrag_options *options)
+{
+	return options->mode == MODE_DISCARD && !options->discard.dry_run
+	               ? "the process that worked on it was killed; what it has given back so far stays so"
+	               : "the process that worked on it was killed; nothing has been changed, or all of it";
+}
+
+static void take_json(struct fleet *fleet, const struct worker *worker)
+{
+	lseek(worker->output_fd, 0, SEEK_SET);
+	if (json_array_append_new(fleet->json, json_loadfd(worker->output_fd, 0, NULL)) == 0)
+		return;
+	tell(worker->path, "not enough memory for its part of the report");
+	fleet->exit_code = graver_exit_code(fleet->exit_code, EXIT_FAILED);
+}
+
 static void finish(struct fleet *fleet, struct worker *worker, int status)
 {
 	bool ended = WIFEXITED(status) && WEXITSTATUS(status) <= EXIT_DAMAGED;
 
-	if (fleet->json && ended) {
-		lseek(worker->output_fd, 0, SEEK_SET);
-		json_array_append_new(fleet->json, json_loadfd(worker->output_fd, 0, NULL));
-	} else {
+	if (!fleet->json)
 		copy_output(worker->output_fd, stdout);
-	}
+	else if (ended)
+		take_json(fleet, worker);
 	copy_output(worker->problems_fd, stderr);
 	drawing_take(fleet->drawing, &worker->part, ended);
 	if (!ended)
-		tell(worker->path, "the process that worked on it was killed; nothing has been changed, or all of it");
+		tell(worker->path, killed(fleet->options));
 	count(fleet, ended ? *worker->gist : GIST_PROBLEM, ended ? WEXITSTATUS(status) : EXIT_FAILED);
 	close(worker->output_fd);
 	close(worker->problems_fd);
@@ -298,17 +334,14 @@ static void run_directory(struct fleet *fleet, const char *given)
 	memset(fleet->by_exit_code, 0, sizeof fleet->by_exit_code);
 	if (!error)
 		error = refuse_bundle(location.parent_fd);
-	if (!error)
-		error = collect(location.parent_fd, path, &images);
-	if (error) {
-		tell(given, *location.remedy    ? location.remedy
-		            : error == -ENOTDIR ? "is not a directory of images, which --all takes"
-		                                : strerror(-error));
+	if (error)
+		tell_error(given, error, location.remedy);
+	bool all = !error && collect(location.parent_fd, path, &images);
+	if (!all)
 		fleet->exit_code = graver_exit_code(fleet->exit_code, EXIT_FAILED);
-	}
 	location_release(&location);
 	work_on(fleet, &images);
-	if (!fleet->json && !fleet->options->quiet && (!error || images.count > 0))
+	if (!fleet->json && !fleet->options->quiet && (all || images.count > 0))
 		print_summary(fleet, given, images.count);
 }
 
@@ -320,8 +353,10 @@ int fleet_run(const struct defrag_options *options, json_t *images, struct drawi
 	struct fleet fleet = {
 	        .options = options, .json = images, .drawing = drawing, .workers = workers, .worker_count = jobs};
 
-	if (!workers || gists == MAP_FAILED)
+	if (!workers || gists == MAP_FAILED) {
+		fputs("zcfs-defrag: not enough memory; nothing has been tried\n", stderr);
 		return EXIT_FAILED;
+	}
 	for (size_t i = 0; i < jobs; i++)
 		workers[i].gist = &gists[i];
 	for (size_t i = 0; i < options->image_count && !stop_requested(); i++)

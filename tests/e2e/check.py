@@ -15,7 +15,7 @@ import struct
 from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, ZCFS_CHECK, check, defrag_report, seed_argument, to_full_disk, to_nobody, \
     unmount_on_termination, workspace
 from guest import run
-from host import digest, state_of, store_mounted, write_view
+from host import digest, hot_journal, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
 
 CLEAN, CORRECTED, UNCORRECTED, OPERATIONAL, USAGE = 0, 1, 4, 8, 16
@@ -162,23 +162,6 @@ def leak(bundle):
     with open(os.path.join(bundle, 'data'), 'r+b') as data:
         data.seek(3 * IMAGE_BYTES)
         data.write(os.urandom(1 << 20))
-
-
-def hot_journal(bundle):
-    """A transaction whose process died after it had begun to write into the database."""
-    path = os.path.join(bundle, 'map.db')
-    writer = sqlite3.connect(path, isolation_level=None)
-    writer.execute('PRAGMA cache_size = 2')
-    writer.execute('PRAGMA cache_spill = 1')
-    writer.execute('BEGIN')
-    writer.execute('UPDATE extent SET host_off = host_off + 512 WHERE guest_off > 0')
-    for name in ('map.db', 'map.db-journal'):
-        shutil.copy(os.path.join(bundle, name), os.path.join(bundle, name + '.copy'))
-    writer.execute('ROLLBACK')
-    writer.close()
-    for name in ('map.db', 'map.db-journal'):
-        os.rename(os.path.join(bundle, name + '.copy'), os.path.join(bundle, name))
-    holds(os.path.getsize(path + '-journal') > 512, 'there is no hot journal')
 
 
 def staging(bundle):

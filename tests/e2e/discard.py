@@ -3,6 +3,7 @@
 where it was, wherever the image map has put it, and whatever the size of a cluster.
 
 The argument: the kind of the host's file system. A second one is the seed for junk and kills; the one used is printed."""
+import contextlib
 import json
 import os
 import random
@@ -353,6 +354,28 @@ def kills(cases, made):
         print(f'# {ends}')
 
 
+def kill_worker(made):
+    """Runs --all, and kills the process that it has for the image. Its exit status and messages."""
+    running = subprocess.Popen([ZCFS_DEFRAG, '--all', '--discard=forget-undo', made.store], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None:
+        with contextlib.suppress(OSError), open(f'/proc/{running.pid}/task/{running.pid}/children', encoding='ascii') as children:
+            for worker in children.read().split():
+                os.kill(int(worker), signal.SIGKILL)
+    return running.returncode, running.communicate()[1]
+
+
+def kills_worker(cases, made):
+    with cases.case('--all, whose process for an image is killed: exit status 1, and it promises nothing'):
+        made.fresh()
+        for _ in range(20):
+            status, words = kill_worker(made)
+            if status != DONE:  # else it was faster
+                break
+        equal(status, FAILED, 'the exit status')
+        holds('a.img: the process that worked on it was killed; what it has given back so far stays so' in words, words)
+
+
 def full_disk(cases, made, root):
     made.fresh()
     before = Before(made.image, made.scratch)
@@ -415,6 +438,7 @@ def main():
             geometry(cases, made)
             others(cases, made)
             kills(cases, made)
+            kills_worker(cases, made)
         full_disk(cases, made, root)
     cases.finish()
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, MAKERS, REFUSED, USAGE, ZCFS, ZCFS_CHECK, ZCFS_DEFRAG, ZCFS_MAP, Result, defrag, \
-    scattered_volume, unmount_on_termination, workspace
+    defrag_as_nobody, scattered_volume, unmount_on_termination, workspace
 from guest import make_ntfs, run
 from host import host_file_system, shut_down, state_of, store_mounted
 from saved import save_by_libvirt, save_by_xl
@@ -323,11 +323,7 @@ def hosts(cases, directory):
         os.mkdir(store, 0o700)
         image = os.path.join(store, 'a.img')
         make_ntfs(image, 4, 'x')
-        done = subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', ZCFS_DEFRAG, image], check=False,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
-        if b'failed to execute' not in done.stderr:  # the build may be where nobody else comes
-            equal(done.returncode, FAILED, f'the exit status, with {done.stderr}')
-            holds(b'permission denied' in done.stderr and b'run as root' in done.stderr, done.stderr)
+        says(defrag_as_nobody(directory, image), FAILED, 'permission denied', 'run as root')
     point = os.path.join(directory, 'small')
     os.mkdir(point)
     run('mount', '-t', 'tmpfs', '-o', 'size=25m', 'tmpfs', point)
@@ -343,6 +339,22 @@ def hosts(cases, directory):
             says(defrag(image), FAILED, 'no space left .*nothing has been changed', 'make room')
     finally:
         run('umount', '-l', point)
+
+
+def fleets(cases, directory):
+    """What --all cannot look into."""
+    store, point = os.path.join(directory, 'fleet'), os.path.join(directory, 'fleet-mount')
+    os.makedirs(os.path.join(store, 'lost+found'), 0o700)
+    os.chmod(store, 0o755)
+    os.mkdir(point)
+    with cases.case('--all of a directory that is not there: exit status 1'):
+        says(defrag('--all', os.path.join(store, 'nothing')), FAILED, r'nothing: no such directory', NO_REMEDY)
+    with cases.case('--all with a directory in it that may not be read: exit status 1, and which'):
+        says(defrag_as_nobody(directory, '--all', store), FAILED, r'/fleet/lost\+found: permission denied', 'run as root')
+    with cases.case('--all through a mount whose store may not be read: exit status 1, why, and as whom to try'):
+        with store_mounted(ZCFS, store, point, '-o', 'allow_other'):
+            result = defrag_as_nobody(directory, '--all', point)
+        says(result, FAILED, 'fleet-mount: permission denied', r'run as root, or as the user whose zcfs serves .*/fleet-mount')
 
 
 def quota(cases, directory, good):
@@ -427,6 +439,7 @@ def main():
                 equal((result.status, result.out), (USAGE, ''), 'exit status and output')
                 holds(re.search(message, result.err) and '--help' in result.err, result.err)
         hosts(cases, directory)
+        fleets(cases, directory)
         for what in (quota, broken_disk, renamed):
             what(cases, directory, os.path.join(store, 'good.img'))
         mounts(cases, directory)

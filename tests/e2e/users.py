@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, REFUSED, ZCFS, ZCFS_DEFRAG, defrag, scattered_volume, \
     unmount_on_termination, workspace
 from guest import run
-from host import state_of, store_mounted
+from host import hot_journal, state_of, store_mounted
 from saved import save_by_xl
 from tap import Cases, equal, holds
 
@@ -171,9 +172,16 @@ def fleet(cases, directory):
         equal(result.status, DAMAGED, 'the exit status')
         holds('a.img: its image map is damaged' in result.err, result.err)
         holds(', 1 damaged, ' in result.out and '3 defragmented' in result.out, result.out)
-    with cases.case('--all of a directory that is not there'):
-        result = defrag('--all', os.path.join(store, 'nothing'))
-        equal((result.status, result.out), (FAILED, ''), 'the exit status and the output')
+    with cases.case('--all: one with a transaction that was interrupted is no less an image'):
+        hot_journal(os.path.join(store, 'c.img'))
+        result = defrag('--all', store)
+        holds(os.path.join(store, 'c.img') + ': nothing to do\n' in result.out and ' 5 files: ' in result.out, result.out)
+        equal(sorted(os.listdir(os.path.join(store, 'c.img'))), ['data', 'map.db'], 'the bundle')
+    with cases.case('--all: one whose database is locked is told'), \
+            contextlib.closing(sqlite3.connect(os.path.join(store, 'c.img', 'map.db'))) as database:
+        database.execute('BEGIN EXCLUSIVE')
+        result = defrag('--all', store)
+        holds(os.path.join(store, 'c.img') + ': left alone: ' in result.out and ' 5 files: ' in result.out, result.out)
     for name in 'b.img', 'notes.txt':
         with cases.case(f'--all of an image or a file: {name}'):
             result = defrag('--all', os.path.join(store, name))

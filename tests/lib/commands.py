@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,18 @@ def check(*arguments):
 def defrag(*arguments, timeout=300, **popen):
     return Result(subprocess.run([ZCFS_DEFRAG, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, timeout=timeout, check=False, **popen))
+
+
+def defrag_as_nobody(directory, *arguments):
+    """Run by an ordinary user, to whom that directory of ours is opened; he has a copy of the command there, because the build may be
+    where he does not come."""
+    command = os.path.join(directory, 'nobody-zcfs-defrag')
+    os.chmod(directory, 0o755)
+    shutil.copy(ZCFS_DEFRAG, command)
+    result = Result(subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', command, *arguments], timeout=60,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False))
+    os.unlink(command)
+    return result
 
 
 def to_full_disk(*command):

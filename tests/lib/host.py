@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import sqlite3
 import stat
 import struct
@@ -73,6 +74,24 @@ def read_extents(image):
         if database.execute('SELECT redo_pending FROM image').fetchone()[0]:
             raise AssertionError(f'{image}: redo is pending')
         return database.execute('SELECT guest_off, length, host_off FROM extent ORDER BY guest_off').fetchall()
+
+
+def hot_journal(bundle):
+    """A transaction whose process died after it had begun to write into the database."""
+    path = os.path.join(bundle, 'map.db')
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute('PRAGMA cache_size = 2')
+    writer.execute('PRAGMA cache_spill = 1')
+    writer.execute('BEGIN')
+    writer.execute('UPDATE extent SET host_off = host_off + 512 WHERE guest_off > 0')
+    for name in ('map.db', 'map.db-journal'):
+        shutil.copy(os.path.join(bundle, name), os.path.join(bundle, name + '.copy'))
+    writer.execute('ROLLBACK')
+    writer.close()
+    for name in ('map.db', 'map.db-journal'):
+        os.rename(os.path.join(bundle, name + '.copy'), os.path.join(bundle, name))
+    if os.path.getsize(path + '-journal') <= 512:
+        raise AssertionError('there is no hot journal')
 
 
 def data_path(image):
