@@ -90,10 +90,9 @@ static int undo(struct image *image, const struct defrag_options *options, struc
 	        .extents_before = image_map_count(image->map),
 	};
 	int error = image_undo(image, &run);
-	if (error != -EINPROGRESS)
-		return error;
-	outcome->report.redo_pending = outcome->reported = true;
-	return 0;
+	outcome->report.redo_pending = error == -EINPROGRESS;
+	outcome->undone = !error || outcome->report.redo_pending;
+	return outcome->undone ? 0 : error;
 }
 
 static int make_plain(struct image *image, const struct defrag_options *options, struct outcome *outcome)

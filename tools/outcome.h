@@ -38,6 +38,7 @@ struct outcome {
 	bool was_plain;               /* when it was opened: nothing to do for --plain */
 	bool unserved;                /* it has become a bundle, and no mount that we can see serves it */
 	struct plain_report plain;    /* --plain: what was done */
+	bool undone;                  /* of the report below only redo_pending is filled in */
 	double seconds;
 	struct pass_report report;
 	struct file_list files; /* fragmented ones, as many as options say */

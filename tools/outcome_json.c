@@ -153,12 +153,17 @@ static json_t *volume_json(const struct outcome *outcome, const struct volume_re
 	return object_finish(&object);
 }
 
+static void put_commit(struct object *object, bool changed, bool redo_pending)
+{
+	put(object, "changed", json_boolean(changed));
+	put(object, "redo_pending", json_boolean(redo_pending));
+}
+
 static void put_report(struct object *object, const struct outcome *outcome, enum defrag_mode mode)
 {
 	const struct pass_report *report = &outcome->report;
 	put(object, "result", json_string(result_name(report->result)));
-	put(object, "changed", json_boolean(report->changed));
-	put(object, "redo_pending", json_boolean(report->redo_pending));
+	put_commit(object, report->changed, report->redo_pending);
 	put_pair(object, "extents", report->extents_before, report->extents_after,
 	         report->cost_known || plans_all(mode));
 	put(object, "metadata_bytes", json_count(report->metadata_bytes));
@@ -235,6 +240,8 @@ json_t *outcome_json(const struct outcome *outcome, const struct defrag_options 
 		put_plain(&object, outcome);
 	if (outcome->reported)
 		put_report(&object, outcome, options->mode);
+	if (outcome->undone)
+		put_commit(&object, true, report->redo_pending);
 	if (outcome->settled)
 		put_settle(&object, &outcome->settle);
 	if (outcome->discarded)

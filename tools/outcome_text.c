@@ -40,13 +40,9 @@ static const char *verdict_of(enum volume_result result)
 	}
 }
 
-void outcome_print_problems(const struct outcome *outcome)
+static void print_problems_of_pass(const struct outcome *outcome)
 {
 	const struct pass_report *report = &outcome->report;
-	if (outcome->cause[0])
-		print_problem(outcome->image, 0, "", outcome->cause, outcome->remedy);
-	if (!outcome->reported)
-		return;
 	if (report->cause[0])
 		print_problem(outcome->image, 0, verdict_of(report->result), report->cause, report->remedy);
 	for (size_t i = 0; i < report->volume_count; i++) {
@@ -55,8 +51,17 @@ void outcome_print_problems(const struct outcome *outcome)
 			print_problem(outcome->image, volume->number, verdict_of(volume->result), volume->cause,
 			              volume->remedy);
 	}
-	if (report->redo_pending)
-		print_problem(outcome->image, 0, "", "defragmented, but the last step could not be completed",
+}
+
+void outcome_print_problems(const struct outcome *outcome)
+{
+	if (outcome->cause[0])
+		print_problem(outcome->image, 0, "", outcome->cause, outcome->remedy);
+	if (outcome->reported)
+		print_problems_of_pass(outcome);
+	if (outcome->report.redo_pending)
+		print_problem(outcome->image, 0, outcome->undone ? "undone" : "defragmented",
+		              ", but the last step could not be completed",
 		              "nothing is lost: the next open completes it; check the host's disk (dmesg, df)");
 }
 

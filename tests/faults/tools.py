@@ -4,15 +4,17 @@ says on what and why, and an image that is the old one or the new one and needs 
 
 SEED in the environment repeats a run; EVERY=1 lets every call fail and not only a sample."""
 import errno
+import json
 import os
 import subprocess
 import sys
 
 from commands import DONE, ZCFS_DEFRAG, check
-from injector import HARMLESS, KINDS, name_of, offsets
-from scenarios import CORRECTED, between, try_all
-from tap import holds
+from injector import HARMLESS, KINDS, WRITE, name_of, offsets
+from scenarios import CORRECTED, Scenario, between, try_all
+from tap import equal, holds
 
+NEVER = (1 << 64) - 1
 SAMPLE = 4            # of a way in which calls may fail, this many calls
 HANG_SECONDS = 60
 # What a message has to say of an error, if the error is all that there is to tell.
@@ -74,7 +76,7 @@ class Trial:
 def try_kind(cases, store, injector, scenario, kind, source, seen):
     calls, errors = KINDS[kind]
     old, new = seen
-    total = Trial(store, injector, scenario, calls, (1 << 64) - 1, errno.EIO, False).counted
+    total = Trial(store, injector, scenario, calls, NEVER, errno.EIO, False).counted
     problems, trials = [], 0
     for error in errors:
         for ever in (False, True) if error not in HARMLESS else (False,):
@@ -89,8 +91,23 @@ def try_kind(cases, store, injector, scenario, kind, source, seen):
             holds(not problems, '\n'.join(problems))
 
 
+def undo_without_its_redo(cases, store, injector, scenario, seen):
+    """What follows its commit cannot be written."""
+    with cases.case('undo: what could not be completed is told as that, with exit status 0 as of a pass'):
+        total = Trial(store, injector, scenario, (WRITE,), NEVER, errno.EIO, False).counted
+        trial = Trial(store, injector, scenario, (WRITE,), total - 1, errno.EIO, True)
+        trial.judge(store, *seen)
+        equal((trial.status, trial.out.split(': ')[1]), (DONE, 'undone'), 'exit status and output')
+        holds('a.img: undone, but the last step could not be completed' in trial.err, trial.err)
+        json_too = Scenario(scenario.name, scenario.state, *scenario.words, '--json', before=scenario.before)
+        image = json.loads(Trial(store, injector, json_too, (WRITE,), total - 1, errno.EIO, True).out)['images'][0]
+        equal([image.get(name) for name in ('exit_code', 'changed', 'redo_pending', 'volumes')], [DONE, True, True, None], 'the document')
+
+
 def try_scenario(cases, store, injector, scenario, source, seen):
     only = sys.argv[1:]
+    if scenario.name == 'undo' and (not only or 'undo' in only):
+        undo_without_its_redo(cases, store, injector, scenario, seen)
     for kind in KINDS:
         if not only or scenario.name in only or kind in only:
             try_kind(cases, store, injector, scenario, kind, source, seen)
