@@ -61,6 +61,7 @@ struct check_report {
 	size_t count;
 	struct finding *findings;
 	unsigned int omitted; /* further findings of kinds that were found often */
+	char copy_directory[256]; /* after an error: where the copy was to be, if that is what has failed; otherwise empty */
 };
 
 /* Looks at parent_fd/name. stop (may be NULL) is asked now and then: true makes it -ECANCELED. 0: the report is complete, whatever it says.

@@ -37,11 +37,26 @@ static void cleanup_copy(struct copy *copy)
 	rmdir(copy->path);
 }
 
+static const char *place_of_copies(void)
+{
+	const char *place = getenv("TMPDIR");
+
+	return place ? place : "/tmp";
+}
+
+/* Says of an error that it is the copy's, and not the image's. */
+static int blame_copy(const struct check *check, int rc)
+{
+	char *directory = check->report->copy_directory;
+
+	if (rc < 0 && rc != -ENOMEM && rc != -ECANCELED && rc != -EINTR)
+		snprintf(directory, sizeof check->report->copy_directory, "%s", place_of_copies());
+	return rc;
+}
+
 static int make_copy_directory(struct copy *copy)
 {
-	const char *base = getenv("TMPDIR");
-
-	if (snprintf(copy->path, sizeof copy->path, "%s/zcfs-check-XXXXXX", base ? base : "/tmp") >=
+	if (snprintf(copy->path, sizeof copy->path, "%s/zcfs-check-XXXXXX", place_of_copies()) >=
 	    (int)sizeof copy->path)
 		return -ENAMETOOLONG;
 	if (!mkdtemp(copy->path))
@@ -60,7 +75,7 @@ static int copy_bytes(const struct check *check, int from, int to)
 	if (end < 0)
 		return -errno;
 	if (rc == 0)
-		rc = io_posix.ftruncate(&io_posix, to, (uint64_t)end);
+		rc = blame_copy(check, io_posix.ftruncate(&io_posix, to, (uint64_t)end));
 	while (rc == 0 && off < end) {
 		off_t data = lseek(from, off, SEEK_DATA);
 		if (data < 0 && errno == ENXIO)
@@ -70,7 +85,7 @@ static int copy_bytes(const struct check *check, int from, int to)
 		ssize_t n = io_look.pread(&io_look, from, bytes, COPY_STEP, (uint64_t)off);
 		if (n <= 0)
 			return n < 0 ? (int)n : 0;
-		rc = io_pwrite_full(&io_posix, to, bytes, (size_t)n, (uint64_t)off);
+		rc = blame_copy(check, io_pwrite_full(&io_posix, to, bytes, (size_t)n, (uint64_t)off));
 		off += n;
 		if (check_stopped(check))
 			return -ECANCELED;
@@ -84,7 +99,7 @@ static int copy_member(const struct check *check, const struct copy *copy, const
 	if (from < 0)
 		return from;
 	cleanup_fd int to = openat(copy->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	return to < 0 ? -errno : copy_bytes(check, from, to);
+	return to < 0 ? blame_copy(check, -errno) : copy_bytes(check, from, to);
 }
 
 /* Errors that say that we cannot look, and nothing about the database. */
@@ -113,7 +128,7 @@ static int make_copy(struct check *check, struct copy *copy)
 		check_add(check, FINDING_JOURNAL, REPAIRABLE,
 		          "a transaction was interrupted: the journal of map.db has to be rolled back");
 	if (!cannot_look(rc)) {
-		rc = make_copy_directory(copy);
+		rc = blame_copy(check, make_copy_directory(copy));
 		if (rc == 0)
 			rc = copy_member(check, copy, MAP_DB_NAME);
 		if (rc == 0 && copy->hot)
@@ -439,5 +454,5 @@ int check_database(struct check *check)
 		rc = 0;
 	}
 	map_db_close(db);
-	return rc;
+	return blame_copy(check, rc);
 }

@@ -187,6 +187,8 @@ int check_repair(const struct io *io, int parent_fd, const char *name, unsigned 
 	int rc = check_image(parent_fd, name, stop, &after);
 	if (rc == 0)
 		rc = compare_reports(report, &after);
+	else if (repair == 0)
+		memcpy(report->copy_directory, after.copy_directory, sizeof report->copy_directory);
 	check_report_free(&after);
 	return repair < 0 ? repair : rc;
 }

@@ -58,6 +58,19 @@ static void tell_user(struct check_result *result, const struct location *locati
 	         printable ? printable : "another program");
 }
 
+/* The image is not to blame. */
+static void tell_copy(struct check_result *result, int error)
+{
+	cleanup_free char *directory = text_escape(result->report.copy_directory, true);
+	char cause[sizeof result->cause];
+
+	snprintf(cause, sizeof cause, "its map.db cannot be copied to %.150s and looked at there: %s",
+	         directory ? directory : "?", strerror(-error));
+	tell_cause(result, cause,
+	           error == -ENOSPC || error == -EDQUOT ? "make room for it there, or set TMPDIR to another directory"
+	                                                : "set TMPDIR to a directory that can be written");
+}
+
 static void explain(struct check_result *result, int error, bool repairing)
 {
 	static const struct {
@@ -73,7 +86,9 @@ static void explain(struct check_result *result, int error, bool repairing)
 	        {ENOTCONN, "the zcfs that served this mount is gone",
 	         "unmount what it left (fusermount3 -u), or start zcfs again"},
 	        {EROFS, "its file system is mounted read-only; not repaired", "remount it read-write"},
-	        {ENOSPC, "no space left", "make room for a copy of map.db in /tmp, or set TMPDIR"},
+	        {ENOSPC, "no space left on its file system; not repaired", "make room there, and try again"},
+	        {EDQUOT, "a disk quota is used up; not repaired",
+	         "raise it (the owner's, or that of the project or subvolume) or make room, and try again"},
 	        {EIO, "input/output error", "check the kernel's log (dmesg) first"},
 	        {EINPROGRESS, "its redo still cannot be written to the data file",
 	         "make room on the host's file system or see to its disk (df, dmesg), and try again"},
@@ -81,6 +96,10 @@ static void explain(struct check_result *result, int error, bool repairing)
 	        {EINTR, "stopped", ""},
 	};
 
+	if (result->report.copy_directory[0]) {
+		tell_copy(result, error);
+		return;
+	}
 	for (size_t i = 0; i < sizeof explanations / sizeof explanations[0]; i++) {
 		if (explanations[i].error == -error) {
 			tell_cause(result, explanations[i].cause, explanations[i].remedy);

@@ -3,6 +3,7 @@
 
 Takes a seed for the random damage as its argument; prints the one that it uses. DAMAGES=N in the environment: so many
 random ones."""
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import struct
 from commands import NTFS_POPULATE, NTFS_SCATTER, ZCFS, ZCFS_CHECK, check, defrag_report, seed_argument, to_full_disk, to_nobody, \
     unmount_on_termination, workspace
 from guest import run
-from host import digest, hot_journal, state_of, store_mounted, write_view
+from host import digest, host_file_system, hot_journal, state_of, store_mounted, write_view
 from tap import Cases, equal, holds
 
 CLEAN, CORRECTED, UNCORRECTED, OPERATIONAL, USAGE = 0, 1, 4, 8, 16
@@ -423,6 +424,42 @@ def untouched(cases, bundles):
         equal((result.status, 'clean, a plain image' in result.out), (CLEAN, True), str(result))
 
 
+def says(result, status, cause, remedy):
+    equal(result.status, status, f'the exit status ({result})')
+    holds(re.search(cause, result.err) and re.search(f'what to do: {remedy}', result.err), result.err)
+
+
+def fill(directory):
+    with open(os.path.join(directory, 'filler'), 'wb', buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def copies(cases, bundles):
+    """It is the directory of the copies that is wrong, not the image."""
+    bundles.reset()
+    path = bundles.copy('a.img')
+    with cases.case('TMPDIR is not there: exit status 8, and which directory'):
+        says(check(path, TMPDIR='/nonexistent'), OPERATIONAL, r'cannot be copied to /nonexistent and .*: No such file', 'set TMPDIR')
+    with host_file_system('tmpfs', bundles.directory, 1) as full:
+        fill(full)
+        with cases.case('TMPDIR is full: exit status 8, and where to make room'):
+            says(check(path, TMPDIR=full), OPERATIONAL, rf'cannot be copied to {full} and .*: No space left', 'make room for it there')
+        run('mount', '-o', 'remount,ro', full)
+        with cases.case('TMPDIR is read-only: exit status 8, and which directory'):
+            says(check('--repair', path, TMPDIR=full), OPERATIONAL, rf'cannot be copied to {full} and .*: Read-only', 'set TMPDIR')
+
+
+def full_store(cases, bundles):
+    with host_file_system('tmpfs', bundles.directory, 2 * IMAGE_BYTES >> 20) as store:
+        path = os.path.join(store, 'a.img')
+        run('cp', '-a', '--sparse=always', bundles.pristine, path)
+        sql('DELETE FROM undo_stamp')(path)
+        fill(store)
+        with cases.case('--repair in a store that is full: exit status 12, and where to make room'):
+            says(check('--repair', path), UNCORRECTED | OPERATIONAL, 'a.img: no space left on its file system; not repaired', 'make room there')
+
+
 def random_damage(cases, bundles, source):
     """Bytes of map.db changed at random: clean or told, never a crash, never a guess."""
     bundles.reset()
@@ -469,6 +506,8 @@ def main():
         notes(cases, bundles)
         in_use(cases, bundles)
         untouched(cases, bundles)
+        copies(cases, bundles)
+        full_store(cases, bundles)
         random_damage(cases, bundles, random.Random(seed))
     cases.finish()
 

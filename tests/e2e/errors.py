@@ -367,6 +367,9 @@ def quota(cases, directory, good):
         for image in (plain, bundle):
             run('cp', '--sparse=always', good, image)
         run(ZCFS_DEFRAG, '-q', bundle)
+        pieces = os.path.join(store, 'pieces.img')
+        run('cp', '-a', '--sparse=always', bundle, pieces)
+        run('sqlite3', os.path.join(pieces, 'map.db'), 'DELETE FROM undo_stamp')
         run('sync', '--file-system', point)
         run('btrfs', 'qgroup', 'limit', '1M', store)
         before = state_of(store)
@@ -376,6 +379,9 @@ def quota(cases, directory, good):
             with cases.case(f'a quota is reached: {" ".join(map(os.path.basename, arguments))}: exit status 1, nothing changed, raise it'):
                 says(defrag(*arguments), FAILED, f'a disk quota is used up; {changed}', r'raise it \(.*subvolume\) or make room')
                 equal(state_of(store), before, 'the store')
+        with cases.case('a quota is reached: zcfs-check --repair: exit status 12, raise it'):
+            says(run_any(ZCFS_CHECK, '--repair', pieces), CHECK_LEFT | CHECK_FAILED, 'a disk quota is used up; not repaired',
+                 r'raise it \(.*subvolume\) or make room')
 
 
 def broken_disk(cases, directory, good):

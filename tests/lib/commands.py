@@ -39,9 +39,9 @@ class Result:
         return f'exit status {self.status}\n{self.out}{self.err}'
 
 
-def check(*arguments):
-    return Result(subprocess.run([ZCFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, timeout=120, check=False))
+def check(*arguments, **environment):
+    return Result(subprocess.run([ZCFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                 timeout=120, check=False, env=dict(os.environ, **environment)))
 
 
 def defrag(*arguments, timeout=300, **popen):
