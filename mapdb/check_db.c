@@ -17,6 +17,7 @@
 #define COPY_STEP     (1u << 20)
 #define PROGRESS_STEP 100000 /* SQLite's virtual instructions between two looks at check->stop */
 #define INTEGRITY_MAX "8"
+#define COPY_TRIES    8
 
 /* ---- the copy ---- */
 
@@ -27,12 +28,17 @@ struct copy {
 	bool hot;
 };
 
+static void empty_copy(const struct copy *copy)
+{
+	unlinkat(copy->dir_fd, JOURNAL_NAME, 0);
+	unlinkat(copy->dir_fd, MAP_DB_NAME, 0);
+}
+
 static void cleanup_copy(struct copy *copy)
 {
 	if (copy->dir_fd < 0)
 		return;
-	unlinkat(copy->dir_fd, JOURNAL_NAME, 0);
-	unlinkat(copy->dir_fd, MAP_DB_NAME, 0);
+	empty_copy(copy);
 	close(copy->dir_fd);
 	rmdir(copy->path);
 }
@@ -115,27 +121,63 @@ static bool cannot_use_copy(int rc)
 	return cannot_look(rc) || rc == -EROFS;
 }
 
-/* Under the lock that a reader has, if SQLite can read it at all: where it cannot, it cannot write either. */
-static int make_copy(struct check *check, struct copy *copy)
+/* Of a member of the bundle; all zero if there is none. */
+static struct stat member_state(const struct check *check, const char *name)
 {
+	struct stat status;
+
+	return name_stat(check->bundle_fd, name, &status) == 0 ? status : (struct stat){0};
+}
+
+static bool same_state(const struct stat *one, const struct stat *other)
+{
+	return same_inode(one, other) && one->st_size == other->st_size &&
+	       one->st_ctim.tv_sec == other->st_ctim.tv_sec && one->st_ctim.tv_nsec == other->st_ctim.tv_nsec;
+}
+
+static int copy_members(const struct check *check, const struct copy *copy)
+{
+	int rc = copy_member(check, copy, MAP_DB_NAME);
+
+	return rc == 0 && copy->hot ? copy_member(check, copy, JOURNAL_NAME) : rc;
+}
+
+/* Under the lock that a reader has, if SQLite can read it at all. Where it cannot, there is no lock: -EAGAIN if
+ * somebody has rolled back the journal meanwhile, or done anything else. */
+static int try_copy(const struct check *check, struct copy *copy)
+{
+	struct stat db_before = member_state(check, MAP_DB_NAME), journal_before = member_state(check, JOURNAL_NAME);
 	struct map_db *db = NULL;
 	int rc = db_connect(&io_look, check->bundle_fd, DB_READ_ONLY, &db);
 
 	if (rc == 0)
 		rc = db_execute(db, "BEGIN; SELECT count(*) FROM sqlite_schema");
+	bool locked = rc == 0;
 	copy->hot = rc == -EROFS;
-	if (copy->hot)
+	if (!cannot_look(rc))
+		rc = copy_members(check, copy);
+	map_db_close(db);
+	if (locked || (rc < 0 && rc != -ENOENT))
+		return rc;
+	struct stat db_now = member_state(check, MAP_DB_NAME), journal_now = member_state(check, JOURNAL_NAME);
+	return same_state(&db_before, &db_now) && same_state(&journal_before, &journal_now) ? rc : -EAGAIN;
+}
+
+static int make_copy(struct check *check, struct copy *copy)
+{
+	int rc = blame_copy(check, make_copy_directory(copy));
+
+	if (rc < 0)
+		return rc;
+	rc = -EAGAIN;
+	for (int i = 0; i < COPY_TRIES && rc == -EAGAIN; i++) {
+		empty_copy(copy);
+		rc = check_stopped(check) ? -ECANCELED : try_copy(check, copy);
+	}
+	if (rc == 0 && copy->hot)
 		check_add(check, FINDING_JOURNAL, REPAIRABLE,
 		          "a transaction was interrupted: the journal of map.db has to be rolled back");
-	if (!cannot_look(rc)) {
-		rc = blame_copy(check, make_copy_directory(copy));
-		if (rc == 0)
-			rc = copy_member(check, copy, MAP_DB_NAME);
-		if (rc == 0 && copy->hot)
-			rc = copy_member(check, copy, JOURNAL_NAME);
-	}
-	map_db_close(db);
-	return rc;
+	return rc == -EAGAIN ? -EBUSY : rc;
 }
 
 /* ---- a database that SQLite cannot read ---- */

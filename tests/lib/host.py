@@ -90,8 +90,9 @@ def hot_journal(bundle):
     writer.close()
     for name in ('map.db', 'map.db-journal'):
         os.rename(os.path.join(bundle, name + '.copy'), os.path.join(bundle, name))
-    if os.path.getsize(path + '-journal') <= 512:
-        raise AssertionError('there is no hot journal')
+    with open(path + '-journal', 'rb') as journal:
+        if journal.read(12)[8:] == bytes(4):  # the number of pages in it
+            raise AssertionError('there is no hot journal')
 
 
 def data_path(image):
