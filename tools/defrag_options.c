@@ -294,8 +294,7 @@ static int choose_discard(struct defrag_options *options)
 	return choose_mode(options, MODE_DISCARD);
 }
 
-/* One option; 0 or the exit code. */
-static int take_option(int option, struct defrag_options *options)
+static int take_mode_option(int option, struct defrag_options *options)
 {
 	switch (option) {
 	case 'a':
@@ -311,24 +310,15 @@ static int take_option(int option, struct defrag_options *options)
 		if (optarg && !parse_plain(optarg, &options->plain))
 			return wrong_usage("--plain takes exchange, reflink, settle or copy, not %s", optarg);
 		return choose_mode(options, MODE_PLAIN);
-	case OPTION_SETTLE:
+	default:
 		return choose_mode(options, MODE_SETTLE);
-	case OPTION_RATE:
-	case OPTION_IDLE:
-	case OPTION_THRESHOLD:
-		return take_settle_option(option, &options->settle);
-	case OPTION_TIME_LIMIT:
-		return parse_number(optarg, &options->limit_seconds)
-		               ? 0
-		               : wrong_usage("--time-limit takes a number of seconds, not %s", optarg);
-	case OPTION_ONLY:
-	case OPTION_EXCLUDE:
-	case OPTION_MIN_FRAGMENTS:
-	case OPTION_MIN_SIZE:
-		return take_selection_option(option, &options->selection);
-	case OPERAND: /* argv has room for it: this one comes from there */
-		options->images[options->image_count++] = optarg;
-		return 0;
+	}
+}
+
+/* How to defragment. */
+static int take_pass_option(int option, struct defrag_options *options)
+{
+	switch (option) {
 	case OPTION_PACK:
 		options->pack = true;
 		return 0;
@@ -336,6 +326,38 @@ static int take_option(int option, struct defrag_options *options)
 		return parse_order(optarg, options)
 		               ? 0
 		               : wrong_usage("--order takes path, size, created, modified or accessed, not %s", optarg);
+	case OPTION_VERIFY:
+		options->verify_data = true;
+		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify takes only data, not %s", optarg);
+	default:
+		return parse_count(optarg, REPORT_VOLUMES_MAX, &options->volume)
+		               ? 0
+		               : wrong_usage("--volume takes a number from 1, not %s", optarg);
+	}
+}
+
+/* Images that are in use. */
+static int take_use_option(int option, struct defrag_options *options)
+{
+	switch (option) {
+	case OPTION_WAIT:
+		options->wait = true;
+		if (optarg && !parse_number(optarg, &options->wait_seconds))
+			return wrong_usage("--wait takes a number of seconds, not %s", optarg);
+		return 0;
+	case OPTION_SHUTDOWN:
+		options->shutdown = true;
+		return 0;
+	default:
+		if (access(optarg, R_OK | X_OK) < 0)
+			return wrong_usage("--saved: cannot read %s: %s", optarg, strerror(errno));
+		return name_list_add(&options->saved, optarg) == 0 ? 0 : EXIT_FAILED;
+	}
+}
+
+static int take_output_option(int option, struct defrag_options *options)
+{
+	switch (option) {
 	case 'v':
 		options->verbose = true;
 		return 0;
@@ -356,28 +378,37 @@ static int take_option(int option, struct defrag_options *options)
 		return has_suffix(optarg, ".html") || has_suffix(optarg, ".htm")
 		               ? 0
 		               : wrong_usage("--report takes a name that ends in .html, not %s", optarg);
-	case OPTION_CSV:
+	default:
 		options->csv = optarg;
 		return 0;
+	}
+}
+
+/* One option; 0 or the exit code. */
+static int take_option(int option, struct defrag_options *options)
+{
+	switch (option) {
+	case 'a':
+	case 'n':
+	case OPTION_UNDO:
+	case OPTION_SETTLE:
+	case OPTION_DISCARD:
+	case OPTION_PLAIN:
+		return take_mode_option(option, options);
+	case OPTION_PACK:
+	case OPTION_ORDER:
 	case OPTION_VERIFY:
-		options->verify_data = true;
-		return strcmp(optarg, "data") == 0 ? 0 : wrong_usage("--verify takes only data, not %s", optarg);
 	case OPTION_VOLUME:
-		return parse_count(optarg, REPORT_VOLUMES_MAX, &options->volume)
-		               ? 0
-		               : wrong_usage("--volume takes a number from 1, not %s", optarg);
-	case OPTION_WAIT:
-		options->wait = true;
-		if (optarg && !parse_number(optarg, &options->wait_seconds))
-			return wrong_usage("--wait takes a number of seconds, not %s", optarg);
-		return 0;
-	case OPTION_SHUTDOWN:
-		options->shutdown = true;
-		return 0;
-	case OPTION_SAVED:
-		if (access(optarg, R_OK | X_OK) < 0)
-			return wrong_usage("--saved: cannot read %s: %s", optarg, strerror(errno));
-		return name_list_add(&options->saved, optarg) == 0 ? 0 : EXIT_FAILED;
+		return take_pass_option(option, options);
+	case OPTION_ONLY:
+	case OPTION_EXCLUDE:
+	case OPTION_MIN_FRAGMENTS:
+	case OPTION_MIN_SIZE:
+		return take_selection_option(option, &options->selection);
+	case OPTION_RATE:
+	case OPTION_IDLE:
+	case OPTION_THRESHOLD:
+		return take_settle_option(option, &options->settle);
 	case OPTION_ALL:
 		options->all = true;
 		return 0;
@@ -385,6 +416,24 @@ static int take_option(int option, struct defrag_options *options)
 		return parse_count(optarg, JOBS_MAX, &options->jobs)
 		               ? 0
 		               : wrong_usage("--jobs takes a number from 1 to %d, not %s", JOBS_MAX, optarg);
+	case OPTION_TIME_LIMIT:
+		return parse_number(optarg, &options->limit_seconds)
+		               ? 0
+		               : wrong_usage("--time-limit takes a number of seconds, not %s", optarg);
+	case OPTION_WAIT:
+	case OPTION_SHUTDOWN:
+	case OPTION_SAVED:
+		return take_use_option(option, options);
+	case 'v':
+	case 'q':
+	case OPTION_JSON:
+	case OPTION_PICTURE:
+	case OPTION_REPORT:
+	case OPTION_CSV:
+		return take_output_option(option, options);
+	case OPERAND: /* argv has room for it: this one comes from there */
+		options->images[options->image_count++] = optarg;
+		return 0;
 	default: /* getopt has said what is wrong */
 		fputs("Try 'zcfs-defrag --help'.\n", stderr);
 		return EXIT_USAGE;
