@@ -129,10 +129,11 @@ static void explain_missing(const char *file, struct outcome *outcome)
 	         "give its path from the root of its volume, as in Users/x/big.vhd; use --only for patterns");
 }
 
-static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+static struct pass_options pass_options_of(const struct image *image, const struct defrag_options *options,
+                                           struct outcome *outcome, struct progress *progress)
 {
-	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
-	struct pass_options pass = {
+	bool lists = options->csv || options->report_file || tells_of_worst(options);
+	return (struct pass_options){
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .cost = image->access == IMAGE_EXCLUSIVE && !outcome->in_use,
 	        .dry_run = options->mode == MODE_DRY_RUN,
@@ -146,37 +147,44 @@ static int run_pass(struct image *image, const struct defrag_options *options, s
 	        .selection = selection_selects(&options->selection) ? &options->selection : NULL,
 	        .options_text = options->text,
 	        .progress = progress_report,
-	        .progress_context = &progress,
-	        .fragmented = options->csv || options->report_file || tells_of_worst(options) ? file_list_add : NULL,
+	        .progress_context = progress,
+	        .fragmented = lists ? file_list_add : NULL,
 	        .fragmented_context = &outcome->files,
 	        .fragmented_max = options->csv           ? UINT64_MAX
 	                          : options->report_file ? REPORT_FILES
 	                                                 : WORST_FILES,
 	};
+}
+
+/* The report is complete: what comes of it. */
+static void judge_pass(const struct defrag_options *options, struct outcome *outcome)
+{
+	outcome->reported = true;
+	outcome->exit_code = exit_code_of_report(&outcome->report);
+	if (outcome->exit_code != EXIT_DONE || !options->volume || volume_found(&outcome->report, options->volume))
+		return;
+	outcome->exit_code = EXIT_FAILED;
+	snprintf(outcome->cause, sizeof(outcome->cause), "has no NTFS volume %u", options->volume);
+	snprintf(outcome->remedy, sizeof(outcome->remedy), "--analyze lists its volumes");
+}
+
+static int run_pass(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+{
+	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
+	struct pass_options pass = pass_options_of(image, options, outcome, &progress);
 	int error = guest_pass_run(image, &pass, &outcome->report);
 	progress_erase(&progress);
 	if (options->report_file)
 		history_read(image, &outcome->history); /* without it there is still the rest */
-	if (error == -EINPROGRESS) {
-		outcome->report.redo_pending = true;
-		error = 0;
-	}
 	if (error == -ECANCELED && !stop_requested())
 		return -ETIMEDOUT;
 	if (error == -ENOENT && outcome->report.missing_file != REPORT_NO_FILE) {
 		explain_missing(options->files[outcome->report.missing_file], outcome);
 		return 0;
 	}
-	if (error)
-		return error;
-	outcome->reported = true;
-	outcome->exit_code = exit_code_of_report(&outcome->report);
-	if (outcome->exit_code == EXIT_DONE && options->volume && !volume_found(&outcome->report, options->volume)) {
-		outcome->exit_code = EXIT_FAILED;
-		snprintf(outcome->cause, sizeof(outcome->cause), "has no NTFS volume %u", options->volume);
-		snprintf(outcome->remedy, sizeof(outcome->remedy), "--analyze lists its volumes");
-	}
-	return 0;
+	if (!error)
+		judge_pass(options, outcome);
+	return error;
 }
 
 /* Whoever is restored will not see what the pass has done. 0; 1: refused; -errno. */
@@ -317,17 +325,38 @@ static bool domain_is_leaving(const struct location *location)
 	       user.state == DOMAIN_SHUT_DOWN;
 }
 
+/* How long an image may be in use, in seconds. */
+static double patience_of(const struct defrag_options *options)
+{
+	double time_left = stop_seconds_left();
+	if (!options->wait)
+		return fmin(GRACE_SECONDS, time_left);
+	return options->wait_seconds > 0 ? fmin(options->wait_seconds, time_left) : time_left;
+}
+
+static void forget_attempt(struct outcome *outcome)
+{
+	pass_report_free(&outcome->report);
+	outcome->report = (struct pass_report){0};
+	file_list_release(&outcome->files);
+}
+
+static void wait_for_next_attempt(const struct location *location, const struct defrag_options *options, double left,
+                                  struct progress *waiting)
+{
+	if (options->wait) {
+		progress_show(waiting, "waiting until nobody uses it", 0, 0, false);
+		wait_for_users(location, isinf(left) ? 0 : left);
+	} else {
+		nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
+	}
+}
+
 /* An attempt that somebody's open() has ended is another reason to wait. */
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
-	double time_left = stop_seconds_left();
-	bool endless = options->wait && options->wait_seconds <= 0 && isinf(time_left);
-	double patience = !options->wait              ? GRACE_SECONDS
-	                  : options->wait_seconds > 0 ? options->wait_seconds
-	                                              : time_left;
-	patience = fmin(patience, time_left);
-	double deadline = monotonic_seconds() + patience;
+	double patience = patience_of(options), deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && !only_tries(options);
 	bool asked = false, leaving = false;
 	unsigned int stale = 0;
@@ -340,8 +369,8 @@ static void process_located(const struct location *location, const struct defrag
 		progress_erase(&waiting);
 		if (error && stop_requested())
 			error = -EINTR;
-		if (error ==
-		    -EAGAIN) { /* has given way to somebody, a settle pass perhaps to a mount that can go on with it */
+		/* It has given way to somebody; a settle pass perhaps to a mount that can go on with it. */
+		if (error == -EAGAIN) {
 			deadline = monotonic_seconds() + patience;
 			error = -EBUSY;
 		}
@@ -350,24 +379,17 @@ static void process_located(const struct location *location, const struct defrag
 			deadline += LEAVING_SECONDS;
 		}
 		double left = deadline - monotonic_seconds();
-		if (error != -EBUSY || (!endless && left <= 0)) {
+		if (error != -EBUSY || left <= 0) {
 			if (error)
 				outcome_explain(outcome, step, error);
 			if (error == -EBUSY && step == STEP_OPEN)
 				explain_in_use(location, asked, outcome);
 			break;
 		}
-		pass_report_free(&outcome->report);
-		outcome->report = (struct pass_report){0};
-		file_list_release(&outcome->files);
+		forget_attempt(outcome);
 		if (options->shutdown && !asked)
 			asked = ask_to_shut_down(location, outcome, options->quiet);
-		if (options->wait) {
-			progress_show(&waiting, "waiting until nobody uses it", 0, 0, false);
-			wait_for_users(location, endless ? 0 : left);
-		} else {
-			nanosleep(&(struct timespec){.tv_nsec = WAIT_STEP_MS * 1000000L}, NULL);
-		}
+		wait_for_next_attempt(location, options, left, &waiting);
 	}
 	if (stale > 0) /* its owner may have been about to die */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, NULL);
