@@ -430,7 +430,7 @@ int map_db_copy(struct map_db *db, const struct io *io, int copy_fd)
 
 	if (rc < 0)
 		return rc;
-	int result = sqlite3_open_v2("copy.db", &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+	int result = sqlite3_open_v2(MAP_DB_NAME, &to, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
 	                             vfs_name(vfs));
 	if (result == SQLITE_OK)
 		result = copy_all_pages(db, to);

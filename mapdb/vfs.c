@@ -14,13 +14,18 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "mapdb/map_db.h"
+
 /* The lock bytes of every SQLite database. */
 #define PENDING_BYTE  0x40000000
 #define RESERVED_BYTE (PENDING_BYTE + 1)
 #define SHARED_FIRST  (PENDING_BYTE + 2)
 #define SHARED_SIZE   510
 
-#define NAME_MAX_SIZE 64 /* "map.db-journal" and room */
+/* A super-journal is what SQLite makes for a transaction over several databases, and names at the end of the journal of
+ * each. We make none. Somebody's sqlite3 command may: its names are longer than this, which has SQLite pass over them
+ * and roll back, whatever has become of the other databases. */
+#define VFS_PATH_MAX (sizeof MAP_DB_NAME "-journal" - 1)
 
 struct vfs {
 	sqlite3_vfs base; /* pAppData points back */
@@ -315,13 +320,19 @@ static int vfs_delete(sqlite3_vfs *base, const char *name, int sync_directory)
 	return SQLITE_OK;
 }
 
+/* SQLite asks for these, and for the super-journal that a journal names: by whatever bytes somebody has put there. */
+static bool own_name(const char *name)
+{
+	return !strcmp(name, MAP_DB_NAME "-journal") || !strcmp(name, MAP_DB_NAME "-wal");
+}
+
 static int vfs_access(sqlite3_vfs *base, const char *name, int flags, int *result)
 {
 	struct vfs *vfs = base->pAppData;
 	struct stat status;
 
 	*result = 0;
-	if (vfs->file_fd >= 0)
+	if (vfs->file_fd >= 0 || !own_name(name))
 		return SQLITE_OK;
 	if (fstatat(vfs->dir_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? SQLITE_OK : failed(vfs, -errno, SQLITE_IOERR_ACCESS);
@@ -395,7 +406,7 @@ static int vfs_make(const struct io *io, int dir_fd, int file_fd, bool create_ne
 	                {
 	                        .iVersion = 2,
 	                        .szOsFile = sizeof(struct vfs_file),
-	                        .mxPathname = NAME_MAX_SIZE,
+	                        .mxPathname = VFS_PATH_MAX,
 	                        .zName = vfs->name,
 	                        .pAppData = vfs,
 	                        .xOpen = vfs_open,

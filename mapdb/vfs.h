@@ -17,12 +17,13 @@
 
 struct vfs;
 
-/* Makes and registers a VFS whose files are names below dir_fd. The descriptor is borrowed: it must stay open as long as the VFS.
+/* Makes and registers a VFS for the database MAP_DB_NAME in dir_fd, which looks for no other names but those that SQLite
+ * makes of this one. The descriptor is borrowed: it must stay open as long as the VFS.
  * create_new: a main database that is opened with SQLITE_OPEN_CREATE must not exist yet.
  * -ENOMEM. */
 int vfs_new(const struct io *io, int dir_fd, bool create_new, struct vfs **out);
 
-/* The same for one database kept in a file that is open already and nobody else's, whatever name is asked for; no journal,
+/* The same for one database kept in a file that is open already and nobody else's, by the same name; no journal,
  * no locks. Borrowed as well. */
 int vfs_new_for_file(const struct io *io, int file_fd, struct vfs **out);
 

@@ -5,9 +5,11 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -345,6 +347,52 @@ def test_forged_bundles(store):
                                     stderr=subprocess.STDOUT, text=True, errors='replace', timeout=WAIT_SECONDS)
             assert result.returncode not in (0, 2) and result.returncode > 0 and 'secret' not in result.stdout, (how, result)
     assert read_file(store.top + '/closed/outside/data') == b'secret'
+
+
+def forge_journal(bundle, name):
+    """A transaction cut short, whose journal says that it is part of a larger one, named by a path."""
+    database = os.path.join(bundle, 'map.db')
+    writer = sqlite3.connect(database, isolation_level=None)
+    writer.execute('PRAGMA cache_size = 1')
+    writer.execute('BEGIN')
+    writer.execute('UPDATE extent SET host_off = host_off + 512')
+    for path in (database, database + '-journal'):
+        shutil.copy(path, path + '.copy')
+    writer.execute('ROLLBACK')
+    writer.close()
+    name = os.fsencode(name)
+    with open(database + '-journal.copy', 'ab') as journal:
+        journal.write(bytes(4) + name + struct.pack('>II', len(name), sum(name)) + bytes.fromhex('d9d505f920a163d7'))
+    for path in (database, database + '-journal'):
+        os.rename(path + '.copy', path)
+
+
+@contextlib.contextmanager
+def mount_that_does_not_answer(store):
+    """Whoever asks for a name below it waits until this ends. The way there is short: SQLite takes no other."""
+    directory = os.path.join(store.top, 'unanswered')
+    link = '/tmp/z' + os.urandom(3).hex()
+    os.mkdir(directory)
+    with second_daemon(store, directory) as point:
+        daemon = int(os.readlink(point + '/.zcfs/store').split('/')[2])
+        os.symlink(point, link)
+        os.kill(daemon, signal.SIGSTOP)
+        try:
+            yield link
+        finally:
+            os.kill(daemon, signal.SIGCONT)
+            os.unlink(link)
+
+
+@elsewhere
+def test_journal_that_names_a_path(store):
+    """a forged journal does not have the daemon look for a path, where it might wait for ever"""
+    store.bundle('b', noise(1 << 20), block=512)
+    with mount_that_does_not_answer(store) as path:
+        forge_journal(os.path.join(store.dir, 'b'), path + '/x')
+        reader = subprocess.Popen(['cat', store.path('b')], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(lambda: reader.poll() is not None, 'an answer', WAIT_SECONDS / 3)
+    assert not os.path.exists(store.host('b', 'map.db-journal'))
 
 
 def test_data_of_another_owner(store):

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "mapdb/map_db.h"
 #include "scenario.h"
+#include "super_journal.h"
 
 #define EXTENTS   2000u
 #define EXTENT    4096u
@@ -452,6 +453,84 @@ static void check_damaged(int good_fd, int dir_fd)
 	check_context("%s", "");
 }
 
+/* ---- a journal that names another one ---- */
+
+static int crashed_fd;
+
+static int crash_before_unlink(const struct io *io, int dir_fd, const char *name, int flags)
+{
+	copy_directory(dir_fd, crashed_fd);
+	return io_fast.unlink(&io_fast, dir_fd, name, flags);
+}
+
+/* Makes of generation 1 generation 2, and keeps what a crash would leave before the journal is gone. */
+static void crash_at_commit(int dir_fd, const struct image_map *first, const struct image_map *second)
+{
+	static struct io io;
+	struct map_db *db;
+
+	io = io_fast;
+	io.unlink = crash_before_unlink;
+	empty_directory(dir_fd);
+	CHECK_IS(map_db_create(&io_fast, dir_fd, first), 0);
+	CHECK_IS(map_db_open(&io, dir_fd, false, &db), 0);
+	change(db, second);
+	map_db_close(db);
+}
+
+static void name_super_journal(int dir_fd, const char *name)
+{
+	uint8_t record[SUPER_JOURNAL_RECORD(100)];
+	int fd = openat(dir_fd, MAP_DB_NAME "-journal", O_WRONLY | O_APPEND);
+	size_t size = super_journal_record(record, name);
+
+	CHECK(fd >= 0);
+	CHECK_IS(write(fd, record, size), (ssize_t)size);
+	close(fd);
+}
+
+/* What a journal says about a super-journal has nobody look for one, inside of the bundle or anywhere: whether there is
+ * something of that name makes no difference. A name as long as SQLite's own are is passed over, and the old state
+ * comes back. One that is shorter is a forger's: his journal is not used, as if the super-journal were gone. Only the
+ * journal's own name is asked for anyway, and that one is there. */
+static void check_super_journal(int dir_fd, const struct image_map *first, const struct image_map *second)
+{
+	static const struct {
+		const char *name;
+		uint64_t generation;
+	} cases[] = {
+	        {"/usr/bin/../bin", 1},
+	        {"/usr/bin/../none", 1},
+	        {"../../data-of-others", 1},
+	        {"/usr/bin", 2},
+	        {"/usr/none", 2},
+	        {"/", 2},
+	        {".", 2},
+	        {"..", 2},
+	        {"sub/file", 2},
+	        {"data", 2},
+	        {"map.db", 2},
+	        {"map.db-wal", 2},
+	        {"map.db-journal", 1},
+	};
+
+	crashed_fd = scratch_directory();
+	crash_at_commit(dir_fd, first, second);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		check_context("a journal that names %s", cases[i].name);
+		empty_directory(dir_fd);
+		copy_directory(crashed_fd, dir_fd);
+		CHECK_IS(mkdirat(dir_fd, "sub", 0700), 0);
+		write_file(dir_fd, "sub/file", "x", 1);
+		write_file(dir_fd, "data", "x", 1);
+		name_super_journal(dir_fd, cases[i].name);
+		CHECK_IS(read_all(dir_fd), 0);
+		check_stored(dir_fd, cases[i].generation == 1 ? first : second, cases[i].generation);
+	}
+	check_context("%s", "");
+	close(crashed_fd);
+}
+
 int main(void)
 {
 	random_start();
@@ -472,6 +551,7 @@ int main(void)
 	check_trigger(good_fd, dir_fd);
 	check_upgrade(good_fd, dir_fd);
 	check_settle(dir_fd);
+	check_super_journal(dir_fd, first, second);
 	check_damaged(good_fd, dir_fd);
 
 	CHECK_IS(image_map_identity(0, &empty), 0);
