@@ -22,6 +22,7 @@
 #include "tests/fuzz/fuzz_extents.h"
 #include "tests/fuzz/patches.h"
 #include "tests/mapdb/check.h"
+#include "tests/mapdb/super_journal.h"
 
 #define DATA_SIZE  32768u
 #define FILE_MAX   (1u << 18)
@@ -38,6 +39,7 @@ enum flags {
 	SHARED = 16,  /* opens the image as the daemon does, before */
 	CHECKS = 32,  /* as zcfs-check does */
 	REPAIRS = 64, /* with --repair */
+	SUPER = 128,  /* the journal, if there is one, names a super-journal: byte 1 says which */
 };
 
 /* ---- bundles to begin with ---- */
@@ -288,9 +290,21 @@ static void write_rows(struct input input)
 
 /* ---- the bundle of this input ---- */
 
+static size_t put_super_journal(uint8_t *out, unsigned int which)
+{
+	static const char *const names[] = {
+	        "/", "/usr", "/none", ".", "..", "data", "map.db", "map.db-journal", "map.db-wal", "../disk/data",
+	};
+
+	return super_journal_record(out, names[which % (sizeof(names) / sizeof(*names))]);
+}
+
 static void write_bundle(uint8_t flags, struct input input)
 {
-	static uint8_t both[2 * FILE_MAX];
+	static uint8_t both[2 * FILE_MAX + SUPER_JOURNAL_RECORD(100)];
+	bool names_super = flags & SUPER && flags & JOURNAL;
+	unsigned int super = names_super ? (unsigned int)take(&input, 1) : 0;
+	size_t journal_size = journal.size;
 	memcpy(both, sound.bytes, sound.size);
 	memcpy(both + sound.size, journal.bytes, journal.size);
 	if (!(flags & ROWS))
@@ -300,8 +314,10 @@ static void write_bundle(uint8_t flags, struct input input)
 	write_file(bundle_fd, "map.db", both, sound.size);
 	if (flags & ROWS)
 		write_rows(input);
+	if (names_super)
+		journal_size += put_super_journal(both + sound.size + journal.size, super);
 	if (flags & JOURNAL)
-		write_file(bundle_fd, "map.db-journal", both + sound.size, journal.size);
+		write_file(bundle_fd, "map.db-journal", both + sound.size, journal_size);
 }
 
 /* Everything that a bundle has. */
