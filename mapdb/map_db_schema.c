@@ -283,6 +283,7 @@ struct comparison {
 	void *context;
 	int version;
 	unsigned int tables, views; /* found, a bit each */
+	bool only_ours;
 };
 
 static void tell(const struct comparison *comparison, bool needed, const char *type, const char *name, const char *what)
@@ -302,10 +303,14 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 		if (strcmp(name, tables[i].name) != 0)
 			continue;
 		comparison->tables |= 1u << i;
-		if (strcmp(type, "table") != 0 || strcmp(sql, tables[i].sql) != 0)
+		if (strcmp(type, "table") != 0 || strcmp(sql, tables[i].sql) != 0) {
 			tell(comparison, true, "table", name, "is not the one that zcfs makes");
+			comparison->only_ours = false;
+		}
 		return;
 	}
+	if (strcmp(type, "view") != 0 && strcmp(type, "trigger") != 0)
+		comparison->only_ours = false;
 	if (view < COUNT(views)) {
 		comparison->views |= 1u << view;
 		if (views[view].since <= comparison->version && strcmp(sql, views[view].sql) != 0)
@@ -328,9 +333,9 @@ static void tell_missing(const struct comparison *comparison)
 }
 
 int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
-                          void *context)
+                          void *context, bool *only_ours)
 {
-	struct comparison comparison = {.visit = visit, .context = context};
+	struct comparison comparison = {.visit = visit, .context = context, .only_ours = true};
 	sqlite3_stmt *statement = NULL;
 	int application_id, result = map_db_schema_identity(connection, &application_id, &comparison.version);
 
@@ -351,5 +356,6 @@ int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool
 	if (result != SQLITE_DONE)
 		return result;
 	tell_missing(&comparison);
+	*only_ours = comparison.only_ours;
 	return SQLITE_OK;
 }

@@ -22,9 +22,10 @@ int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_v
 bool map_db_schema_known(int user_version); /* that we can use */
 
 /* Calls visit for everything that is not as documented for the database's version; needed: the database cannot be used that way. text:
- * one line. SQLite's result. */
+ * one line. *only_ours: there is no table and no index but ours, so that SQLite's own checks evaluate no expressions of
+ * others. SQLite's result. */
 int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
-			  void *context);
+			  void *context, bool *only_ours);
 
 /* SQLITE_OK; SQLITE_MISMATCH: another application's file or a newer version; SQLITE_CORRUPT: not our tables; or why it could not be
  * read. */

@@ -193,6 +193,7 @@ REPAIRABLE = [
 NOTES = [
     ('a trigger', sql("CREATE TRIGGER t AFTER INSERT ON run BEGIN DELETE FROM extent; END"), 'schema', 'trigger t was added'),
     ('an index', sql('CREATE INDEX i ON extent(host_off)'), 'schema', 'index i was added'),
+    ('a table', sql('CREATE TABLE more (a CHECK (a > 0))', 'INSERT INTO more VALUES (0)'), 'skipped', "SQLite's own checks"),
     ('no view', sql('DROP VIEW summary'), 'schema', 'view summary is missing'),
     ('a map.db that everybody may write', lambda bundle: os.chmod(bundle + '/map.db', 0o666), 'access', 'map.db'),
     ('a bundle that everybody may change', lambda bundle: os.chmod(bundle, 0o777), 'access', 'the bundle'),
