@@ -6,9 +6,22 @@
 #include <string.h>
 #include <syslog.h>
 
+#include "fs/coarse_clock.h"
 #include "fs/log.h"
 #include "fs/open_image.h"
 #include "mapdb/check.h"
+
+/* Whoever opens the image waits so long, and so does the thread that handles his request: the database may be made to
+ * be looked at for ever. */
+#define LOOK_SECONDS 3
+
+/* Of the look in this thread: check_image() tells stop nothing. */
+static _Thread_local uint64_t deadline_ns;
+
+static bool too_late(void)
+{
+	return coarse_now_ns() > deadline_ns;
+}
 
 /* Of what is wrong and is not mended by opening the image, what tells most: that about the map, else the first. */
 static const struct finding *gravest(const struct check_report *report)
@@ -31,8 +44,11 @@ static const struct finding *gravest(const struct check_report *report)
 static void find_reason(int parent_fd, const char *name, char reason[FINDING_TEXT_MAX])
 {
 	struct check_report report;
-	int ret = check_image(parent_fd, name, NULL, &report);
-	const struct finding *finding = ret == 0 ? gravest(&report) : NULL;
+
+	deadline_ns = coarse_now_ns() + LOOK_SECONDS * UINT64_C(1000000000);
+	int ret = check_image(parent_fd, name, too_late, &report);
+	/* What was found before the time was up is true as well. */
+	const struct finding *finding = ret == 0 || ret == -ECANCELED ? gravest(&report) : NULL;
 
 	snprintf(reason, FINDING_TEXT_MAX, "%s", finding ? finding->text : "the bundle or its map database is damaged");
 	check_report_free(&report);

@@ -16,8 +16,8 @@
 #define DAMAGE_XATTR_PREFIX "user.zcfs."
 #define DAMAGE_XATTR	    DAMAGE_XATTR_PREFIX "error"
 
-/* The image at parent_fd/name could not be opened (-EUCLEAN): finds out why (as zcfs-check does, unless that is known), logs and
- * remembers it. */
+/* The image at parent_fd/name could not be opened (-EUCLEAN): finds out why (as zcfs-check does, but for a few seconds at most), logs
+ * and remembers it. */
 void damage_note(struct node *node, int parent_fd, const char *name);
 
 /* The value of DAMAGE_XATTR: the reason, found out now if the image cannot be opened. Bytes written (at most size), -ENODATA if there is
