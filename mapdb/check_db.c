@@ -188,8 +188,10 @@ static void explain_with_sqlite(struct check *check, const struct copy *copy)
 	sqlite3 *connection = NULL;
 
 	snprintf(path, sizeof path, "%s/%s", copy->path, MAP_DB_NAME);
-	if (sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK)
+	if (sqlite3_open_v2(path, &connection, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK) {
+		db_limit_steps(connection);
 		sqlite3_exec(connection, "SELECT count(*) FROM sqlite_schema", NULL, NULL, NULL);
+	}
 	check_add(check, FINDING_DATABASE, FAULT, "SQLite cannot read map.db: %.180s",
 	          connection ? sqlite3_errmsg(connection) : "no memory");
 	sqlite3_close(connection);
@@ -323,6 +325,7 @@ static int check_identity(struct check *check, struct map_db *db, bool *ours)
 
 struct blob_count {
 	uint64_t blobs, entries, bytes;
+	int64_t last_seq;
 };
 
 static int count_blob(struct check *check, const char *what, enum finding_kind kind, enum finding_weight weight,
@@ -333,6 +336,10 @@ static int count_blob(struct check *check, const char *what, enum finding_kind k
 	struct redo_entry entry;
 
 	count->blobs++;
+	if (!db_key_ascends(row, 0, &count->last_seq)) {
+		check_add(check, kind, weight, "the rows of table %s are not in order", what);
+		return -EUCLEAN;
+	}
 	if (sqlite3_column_type(row, 1) != SQLITE_BLOB || !blob || size == 0 || size > REDO_BLOB_SIZE_MAX ||
 	    redo_check_blob(check->data_size, blob, size) < 0) {
 		check_add(check, kind, weight,
@@ -364,7 +371,7 @@ static int check_blobs(struct check *check, struct map_db *db, const char *table
 static int check_redo(struct check *check, struct map_db *db, const struct map_state *state)
 {
 	struct redo_overlay *overlay = NULL;
-	struct blob_count count = {0};
+	struct blob_count count = {.last_seq = INT64_MIN};
 	size_t errors = check_errors(check->report, false);
 	int rc = check_blobs(check, db, "redo", FINDING_REDO, FAULT, &count);
 
@@ -409,7 +416,7 @@ static int read_stamp(struct check *check, struct map_db *db, bool *recorded, ui
 static int check_undo(struct check *check, struct map_db *db, const struct map_state *state)
 {
 	struct image_map *map = NULL;
-	struct blob_count count = {0};
+	struct blob_count count = {.last_seq = INT64_MIN};
 	uint64_t generation = 0, size = 0;
 	size_t errors = check_errors(check->report, false);
 	bool recorded, valid = true;

@@ -111,13 +111,19 @@ static int read_rows(struct rows *rows, struct map_db *db)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
 	char sql[120];
+	int64_t last = INT64_MIN;
 	int result = SQLITE_ROW, rc;
 
 	snprintf(sql, sizeof sql, "SELECT guest_off, length, host_off FROM %s NOT INDEXED ORDER BY guest_off",
 	         rows->table);
 	rc = db_prepare(db, sql, &select);
-	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW)
+	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
+		if (!db_key_ascends(select, 0, &last)) {
+			ROW_FAULT(rows, "the rows of table %s are not in order", rows->table);
+			return 0;
+		}
 		rc = take_row(rows, select);
+	}
 	if (rc == 0)
 		rc = db_translate(db, result);
 	if (rc == -EUCLEAN) {

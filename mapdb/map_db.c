@@ -17,6 +17,7 @@
 #define PAGE_CACHE_KIB_READING  1024
 #define PAGE_CACHE_KIB_CHANGING (64 * 1024) /* a change of a million extents is written without spilling */
 #define ROW_SIZE_MAX            (1024 * 1024)
+#define SCHEMA_STEPS_MAX        100000 /* SQLite's virtual instructions; a schema of ours takes hundreds */
 
 int db_translate(struct map_db *db, int result)
 {
@@ -76,6 +77,27 @@ static void set_page_cache(struct map_db *db, int kib)
 	sqlite3_exec(db->connection, sql, NULL, NULL, NULL); /* only an optimisation */
 }
 
+static int give_up(void *unused)
+{
+	return 1;
+}
+
+void db_limit_steps(sqlite3 *connection)
+{
+	sqlite3_progress_handler(connection, SCHEMA_STEPS_MAX, give_up, NULL);
+}
+
+/* The first statements read the schema. */
+static int read_schema(struct map_db *db)
+{
+	db_limit_steps(db->connection);
+	set_page_cache(db, PAGE_CACHE_KIB_READING);
+	int rc = db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
+	if (rc == 0) /* else closing tries again */
+		sqlite3_progress_handler(db->connection, 0, NULL, NULL);
+	return rc == -EINTR ? -EUCLEAN : rc;
+}
+
 /* What a database that is not ours could try with us. */
 static int configure(struct map_db *db)
 {
@@ -95,8 +117,7 @@ static int configure(struct map_db *db)
 	sqlite3_limit(db->connection, SQLITE_LIMIT_TRIGGER_DEPTH, 1);
 	sqlite3_limit(db->connection, SQLITE_LIMIT_COLUMN, 100);
 	sqlite3_busy_timeout(db->connection, BUSY_TIMEOUT_MS);
-	set_page_cache(db, PAGE_CACHE_KIB_READING);
-	return db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
+	return read_schema(db);
 }
 
 int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out)
@@ -244,6 +265,15 @@ bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value)
 
 	*value = (uint64_t)number;
 	return number >= 0 && sqlite3_value_type(field) == SQLITE_INTEGER;
+}
+
+bool db_key_ascends(sqlite3_stmt *statement, int column, int64_t *last)
+{
+	int64_t key = sqlite3_column_int64(statement, column);
+	bool ascends = key > *last;
+
+	*last = key;
+	return ascends;
 }
 
 int db_step_row(struct map_db *db, sqlite3_stmt *statement)

@@ -32,6 +32,10 @@ enum db_open_mode { DB_READ_ONLY, DB_READ_WRITE, DB_CREATE };
 /* Everything of map_db_open but the first look at the file. */
 int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out);
 
+/* For reading a schema, which in a forged tree whose pages lead to one another has no end: a statement that takes much
+ * longer than that of any honest one ends with SQLITE_INTERRUPT. */
+void db_limit_steps(sqlite3 *connection);
+
 /* SQLite's result as -errno, with the help of what the VFS has seen. */
 int db_translate(struct map_db *db, int result);
 int db_execute(struct map_db *db, const char *sql);
@@ -44,6 +48,9 @@ int db_step_row(struct map_db *db, sqlite3_stmt *statement);
 int db_execute_with(struct map_db *db, const char *sql, uint64_t value);
 /* A column as an offset or count: false if it is not an integer, or negative. */
 bool db_column_u64(sqlite3_stmt *statement, int column, uint64_t *value);
+/* A column that is the key by which the rows are ordered: false if it is not above *last, which starts as INT64_MIN and
+ * becomes it. In a forged tree several pages may lead to one, and a walk over its rows may have no end. */
+bool db_key_ascends(sqlite3_stmt *statement, int column, int64_t *last);
 int db_drop_undo_rows(struct map_db *db);
 
 /* map_db_commit.c: COMMIT, and what became of it, should it fail: 0: done and durable; -EINPROGRESS: that cannot be found out, and *db is closed and

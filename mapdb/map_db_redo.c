@@ -16,14 +16,15 @@ static int for_each_redo(struct map_db *db, int (*visit)(void *context, const ui
                          void *context)
 {
 	cleanup_statement sqlite3_stmt *select = NULL;
-	int rc = db_prepare(db, "SELECT entries FROM redo NOT INDEXED ORDER BY seq", &select);
+	int rc = db_prepare(db, "SELECT seq, entries FROM redo NOT INDEXED ORDER BY seq", &select);
 	int result = SQLITE_ROW;
+	int64_t last = INT64_MIN;
 
 	while (rc == 0 && (result = sqlite3_step(select)) == SQLITE_ROW) {
-		if (sqlite3_column_type(select, 0) != SQLITE_BLOB)
+		if (!db_key_ascends(select, 0, &last) || sqlite3_column_type(select, 1) != SQLITE_BLOB)
 			return -EUCLEAN;
-		const uint8_t *blob = sqlite3_column_blob(select, 0);
-		int size = sqlite3_column_bytes(select, 0);
+		const uint8_t *blob = sqlite3_column_blob(select, 1);
+		int size = sqlite3_column_bytes(select, 1);
 
 		if (!blob && sqlite3_errcode(db->connection) == SQLITE_NOMEM)
 			return -ENOMEM;

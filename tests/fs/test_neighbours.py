@@ -395,6 +395,64 @@ def test_journal_that_names_a_path(store):
     assert not os.path.exists(store.host('b', 'map.db-journal'))
 
 
+PAGE = 4096
+
+
+def make_endless(path, table, rows_of):
+    """Makes of a table's tree one with the same page, over and over, in place of its last one: a leaf with these few rows. A walk over it
+    would take 500 ** 6 times as long as over them."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        roots = dict(database.execute("SELECT name, rootpage FROM sqlite_schema UNION SELECT 'sqlite_schema', 1"))
+    pages = bytearray(read_file(path))
+    pages += pages[(roots[rows_of] - 1) * PAGE:roots[rows_of] * PAGE]
+    for _ in range(6):
+        child = len(pages) // PAGE
+        pages += struct.pack('>BHHHBI', 5, 0, 500, PAGE - 5, 0, child) + struct.pack('>H', PAGE - 5) * 500
+        pages += bytes(-len(pages) % PAGE - 5) + struct.pack('>IB', child, 1)
+    if table == 'sqlite_schema':    # several leaves, and the way to all but one begins in the first page
+        pages += struct.pack('>BHHHBI', 5, 0, 1, PAGE - 5, 0, len(pages) // PAGE) + struct.pack('>H', PAGE - 5)
+        pages += bytes(-len(pages) % PAGE - 5) + pages[108:112] + b'\x7f'
+        pages[108:112] = struct.pack('>I', len(pages) // PAGE)
+    else:
+        pages[(roots[table] - 1) * PAGE:roots[table] * PAGE] = pages[-PAGE:]
+    pages[28:32] = struct.pack('>I', len(pages) // PAGE)
+    write_file(path, pages)
+
+
+def forge_endless(database, how):
+    lost = 'DELETE FROM extent WHERE guest_off = 0'
+    statements = {
+        'constraint': (lost, f"CREATE TABLE more (x CHECK (x NOT GLOB '*{'a' * 40000}b*'))", "INSERT INTO more VALUES (replace(hex(zeroblob(400000)), '0', 'a'))"),
+        'history': (lost, "INSERT INTO file VALUES (1, 1, 0, 0, '', '', 0, 0, 0)"),
+        'map': (),
+        'redo': ('UPDATE image SET redo_pending = 1', "INSERT INTO redo VALUES (1, x'00000000000000000100000000000000')"),
+        'schema': ('CREATE TABLE more (x UNIQUE)', "CREATE TABLE row AS SELECT * FROM sqlite_schema WHERE name = 'sqlite_autoindex_more_1'"),
+    }
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute('PRAGMA ignore_check_constraints = 1')
+        for statement in statements[how]:
+            connection.execute(statement)
+    tables = {'history': ('file', 'file'), 'map': ('extent', 'extent'), 'redo': ('redo', 'redo'), 'schema': ('sqlite_schema', 'row')}
+    if how in tables:
+        make_endless(database, *tables[how])
+
+
+@elsewhere
+def test_endless_databases(store):
+    """a database that could be looked at for ever is refused within seconds"""
+    for how in ('constraint', 'history', 'map', 'redo', 'schema'):
+        store.bundle(how, noise(65536))
+        forge_endless(os.path.join(store.dir, how, 'map.db'), how)
+        start = time.monotonic()
+        with fails_with(errno.EUCLEAN):
+            read_file(store.path(how))
+        assert time.monotonic() - start < WAIT_SECONDS / 3, how
+        if how != 'history':    # that it looks at until it is interrupted
+            result = subprocess.run([os.environ['ZCFS_CHECK'], os.path.join(store.dir, how)], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=WAIT_SECONDS / 3)
+            assert result.returncode == 4, (how, result)
+
+
 def test_data_of_another_owner(store):
     """whose data it is decides who may read it, not whose bundle"""
     os.chmod(store.below, 0o755)
