@@ -92,14 +92,11 @@ static bool is_gone(pid_t thread)
 	return thread == 0 || (kill(thread, 0) < 0 && errno == ESRCH);
 }
 
-/* Of requests that come by a ring, libfuse does not pass interrupts on: then only looking at the caller helps. */
+/* With rings nobody is told of interrupts (see fs/negotiate.c), also if libfuse failed to start them: then only looking
+ * at the caller helps. */
 static bool may_be_interrupted(fuse_req_t req)
 {
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
-	if (fuse_req_is_uring(req))
-		return true;
-#endif
-	return fuse_req_interrupted(req);
+	return store.rings || fuse_req_interrupted(req);
 }
 
 bool caller_gives_up(fuse_req_t req)

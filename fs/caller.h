@@ -17,8 +17,8 @@ void caller_leave(void);
 
 /* True if a request that waits should end with EINTR: the kernel has reported a signal, and it is one that the caller
  * must act upon: it kills him or he catches it. The kernel reports any signal, and each request only once; to a child's
- * end that nobody asked to be told of, rename(2) must not answer with an error that no other file system gives. Any
- * thread. */
+ * end that nobody asked to be told of, rename(2) must not answer with an error that no other file system gives. With
+ * rings it goes by the caller alone. Any thread. */
 bool caller_gives_up(fuse_req_t req);
 
 #endif

@@ -179,6 +179,7 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 
 	if (!serve_choose_transport(options))
 		return EXIT_FAILURE;
+	store.rings = options->ring_depth > 0;
 	errno = 0;
 	session = fuse_session_new(&options->session, &operations, sizeof(operations), NULL);
 	if (!session)

@@ -62,6 +62,14 @@ void negotiate(void *unused, struct fuse_conn_info *connection)
 	want(connection, FUSE_CAP_PASSTHROUGH, store.passthrough);
 #endif
 
+#ifdef ZCFS_FUSE_RINGS
+	/* Interrupts always come by /dev/fuse. libfuse looks for their requests only among those that do, too, and
+	 * keeps what it does not find in case the request is still to come: of rings more and more, for good. So it
+	 * gets to know none; see caller_gives_up(). Not to be changed later: libfuse goes by it when it frees a
+	 * request. */
+	connection->no_interrupt = store.rings;
+#endif
+
 	connection->max_write = REQUEST_SIZE_MAX;
 	connection->max_readahead = REQUEST_SIZE_MAX;
 	connection->max_background = BACKGROUND_REQUESTS;

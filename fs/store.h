@@ -24,6 +24,7 @@ struct store {
 	bool read_only;   /* -o ro: images are opened read-only, nothing in the store is changed */
 	bool privileged;  /* effective uid 0: acts for callers with other uids */
 	bool passthrough; /* plain images may be left to the kernel */
+	bool rings;       /* requests come by FUSE over io_uring, unless libfuse fails to start that */
 	bool acls;        /* the kernel asks for ACLs and obeys them; known after the first request */
 	enum caching caching;
 	bool uncached; /* the kernel does all it must for files that it does not cache for the mount; as acls */

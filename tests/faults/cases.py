@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Promises of the daemon that are seen only with something between it and the host: what the one is slow with, fails to do or counts.
+
+    cases.py ZCFS MAP_IMAGE [TEST...]      TRANSPORT as for the tests of the daemon
+"""
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from injector import THREAD, Injector
+from mount import *
+
+SIGNALS = 1000
+SIGNALLED = """
+import os, signal, sys
+handled = 0
+def handle(number, frame):
+    global handled
+    handled += 1
+signal.signal(signal.SIGUSR1, handle)
+print('ready', flush=True)
+while handled < int(sys.argv[2]):
+    os.stat(sys.argv[1])
+os._exit(0)
+"""
+
+
+def injected(function):
+    """The daemon is served by an injector, which is the test's second argument."""
+    def wrapper(store):
+        injector = Injector(store.top)
+        with injector.preloaded():
+            store.start()
+        function(store, injector)
+        store.unmount()
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.mounted = False
+    return wrapper
+
+
+def signal_during_stat(path, count):
+    """Lets a process do nothing else until it has handled so many signals."""
+    process = subprocess.Popen([sys.executable, '-c', SIGNALLED, path, str(count)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'ready\n'
+    while process.poll() is None:
+        process.send_signal(signal.SIGUSR1)
+    process.stdout.close()
+    assert process.returncode == 0
+
+
+@injected
+def test_interrupts_leave_nothing(store, injector):
+    """a process that is signalled in each of its requests does not make the daemon grow"""
+    write_file(store.host('a.img'), noise(65536))
+    signal_during_stat(store.path('a.img'), 100)
+    before = injector.blocks()
+    signal_during_stat(store.path('a.img'), SIGNALS)
+    grown = injector.blocks() - before
+    assert grown < SIGNALS / 20, f'{SIGNALS} signals: {grown} blocks of memory more than before'
+
+
+def read_by_device(store):
+    """Rings that did not come up have no thread."""
+    names = [read_file(f'/proc/{store.daemon}/task/{task}/comm') for task in os.listdir(f'/proc/{store.daemon}/task')]
+    return not any(name.startswith(b'fuse-ring') for name in names)
+
+
+@unmounted
+def test_interrupt_without_the_rings(store):
+    """who waits for a tool can be killed, and interrupted, also where the rings were agreed upon and then failed to start"""
+    if TRANSPORT != 'ring':
+        skip('is about rings')
+    injector = Injector(store.top)
+    write_file(store.host('a.img'), noise(65536))
+    for at in range(20):
+        injector.arm([THREAD], at, errno.EAGAIN)
+        with injector.preloaded(), contextlib.suppress(AssertionError):
+            store.start()
+        injector.disarm()
+        if store.daemon and read_by_device(store):
+            break
+        store.unmount()
+    else:
+        raise AssertionError('no thread is one of a ring')
+    tool = store.hold('a.img')
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(['cat', store.path('a.img')], stdout=subprocess.DEVNULL)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(WAIT_SECONDS) == -number
+    tool.kill()
+    tool.wait()
+    assert read_file(store.path('a.img')) == noise(65536)
+    store.unmount()
+
+
+if __name__ == '__main__':
+    sys.exit(run(tests_of(globals())))
