@@ -16,6 +16,7 @@
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static void *table; /* tsearch(3) tree of struct node */
 static struct node *root;
+static struct node *dropped; /* no more in the table, and nobody's; linked by their parents */
 
 /* Control directories mirror directories of the store, so the same inode may be known twice: as itself and as mirror.
  */
@@ -80,22 +81,45 @@ static struct node *find_locked(enum node_kind kind, const struct stat *status)
 	return found ? *(struct node **)found : NULL;
 }
 
-/* Frees the node if nothing holds it, and then perhaps its parent, and so on. Called with the lock held. */
+/* Takes the node out of the table if nothing holds it, and then perhaps its parent, and so on. Called with the lock
+ * held. */
 static void drop_if_unused(struct node *node)
 {
 	while (node && node->lookups == 0 && node->references == 0) {
 		struct node *parent = node->parent;
 
 		tdelete(node, &table, compare);
+		node->parent = dropped;
+		dropped = node;
+		if (parent)
+			parent->references--;
+		node = parent;
+	}
+}
+
+static void free_nodes(struct node *list)
+{
+	while (list) {
+		struct node *node = list;
+
+		list = node->parent;
 		if (node->fd >= 0)
 			close(node->fd);
 		free(node->name);
 		free(node->error);
 		free(node);
-		if (parent)
-			parent->references--;
-		node = parent;
 	}
+}
+
+/* And only then frees what was dropped: of a removed image the last close() gives back all its blocks, for which others
+ * must not have to wait. */
+static void unlock_table(void)
+{
+	struct node *list = dropped;
+
+	dropped = NULL;
+	pthread_mutex_unlock(&table_lock);
+	free_nodes(list);
 }
 
 static int set_place_locked(struct node *node, struct node *parent, const char *name)
@@ -160,7 +184,7 @@ int node_lookup(enum node_kind kind, const struct stat *status, int fd, struct n
 			*out = node;
 		}
 	}
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return ret;
 }
 
@@ -172,7 +196,7 @@ struct node *node_find(const struct stat *status)
 	node = find_locked(NODE_FILE, status);
 	if (node)
 		node->references++;
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return node;
 }
 
@@ -184,14 +208,14 @@ void node_forget(struct node *node, uint64_t lookups)
 	assert(node->lookups >= lookups);
 	node->lookups -= lookups;
 	drop_if_unused(node);
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 struct node *node_ref(struct node *node)
 {
 	pthread_mutex_lock(&table_lock);
 	node->references++;
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return node;
 }
 
@@ -203,7 +227,7 @@ void node_unref(struct node *node)
 	assert(node->references > 0);
 	node->references--;
 	drop_if_unused(node);
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 int node_place(struct node *node, struct node **parent, char name[NAME_MAX + 1])
@@ -218,7 +242,7 @@ int node_place(struct node *node, struct node **parent, char name[NAME_MAX + 1])
 		*parent = node->parent;
 		ret = 0;
 	}
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return ret;
 }
 
@@ -227,7 +251,7 @@ void node_set_place(struct node *node, struct node *parent, const char *name)
 	pthread_mutex_lock(&table_lock);
 	/* Without memory the old place stays; opening by it gives -ESTALE, and the kernel looks the name up again. */
 	(void)set_place_locked(node, parent, name);
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 void node_clear_place(struct node *node, struct node *parent, const char *name)
@@ -240,7 +264,7 @@ void node_clear_place(struct node *node, struct node *parent, const char *name)
 		parent->references--;
 		drop_if_unused(parent);
 	}
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 bool node_bundle_size_get(struct node *node, const struct stat *db_status, uint64_t *image_size)
@@ -254,7 +278,7 @@ bool node_bundle_size_get(struct node *node, const struct stat *db_status, uint6
 	       size->db_ctime.tv_nsec == db_status->st_ctim.tv_nsec;
 	if (good)
 		*image_size = size->image_size;
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return good;
 }
 
@@ -268,14 +292,14 @@ void node_bundle_size_set(struct node *node, const struct stat *db_status, uint6
 	        .db_ctime = db_status->st_ctim,
 	        .image_size = image_size,
 	};
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 void node_bundle_size_forget(struct node *node)
 {
 	pthread_mutex_lock(&table_lock);
 	node->bundle_size.known = false;
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 }
 
 bool node_error_set(struct node *node, const char *error)
@@ -287,7 +311,7 @@ bool node_error_set(struct node *node, const char *error)
 	changed = !copy != !node->error || (copy && strcmp(copy, node->error) != 0);
 	free(node->error);
 	node->error = copy;
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return changed;
 }
 
@@ -299,6 +323,6 @@ bool node_error_get(struct node *node, char *error, size_t size)
 	known = node->error;
 	if (known)
 		snprintf(error, size, "%s", node->error);
-	pthread_mutex_unlock(&table_lock);
+	unlock_table();
 	return known;
 }

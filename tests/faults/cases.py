@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
-from injector import THREAD, Injector
+from injector import REMOVED, THREAD, Injector
 from mount import *
 
 SIGNALS = 1000
@@ -61,6 +62,41 @@ def test_interrupts_leave_nothing(store, injector):
     signal_during_stat(store.path('a.img'), SIGNALS)
     grown = injector.blocks() - before
     assert grown < SIGNALS / 20, f'{SIGNALS} signals: {grown} blocks of memory more than before'
+
+
+SLOW_MS = 1000
+
+
+def removed_files(store):
+    """What the daemon has open that has no name any more."""
+    names = []
+    for fd in os.listdir(f'/proc/{store.daemon}/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f'/proc/{store.daemon}/fd/{fd}'))
+    return [name for name in names if name.endswith(' (deleted)')]
+
+
+@injected
+def test_removing_a_large_file(store, injector):
+    """giving back the blocks of a removed image takes the host long, and nobody else has to wait for that"""
+    write_file(store.host('a.img'), b'')
+    os.mkdir(store.host('others'))    # in the same directory the kernel lets them wait for the removal
+    for number in range(1000):
+        write_file(store.host('others', str(number)), b'')
+    os.stat(store.path('others'))
+    injector.arm([REMOVED], 0, 0, ever=True, delay_ms=SLOW_MS)
+    thread = threading.Thread(target=os.unlink, args=(store.path('a.img'),))
+    thread.start()
+    wait_until(lambda: injector.happened(), 'closing the removed file')
+    times = []
+    while removed_files(store):
+        begin = time.monotonic()
+        os.stat(store.path('others', str(len(times))))
+        times.append(time.monotonic() - begin)
+        time.sleep(0.005)
+    injector.disarm()
+    thread.join()
+    assert len(times) > 1 and max(times) < SLOW_MS / 2000, f'of {len(times)} lookups one has taken {max(times):.3f} s'
 
 
 def read_by_device(store):

@@ -11,7 +11,7 @@ FORM = struct.Struct('<7Q')
 BLOCKS = struct.Struct('<q')  # behind it
 SHORT = (1 << 64) - 1
 
-READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN, NAME, LOCK, MEMORY, ATTRIBUTE, LOOK, THREAD, DESCRIPTOR, RANGE_LOCK = range(14)
+READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN, NAME, LOCK, MEMORY, ATTRIBUTE, LOOK, THREAD, DESCRIPTOR, RANGE_LOCK, REMOVED = range(15)
 
 # Which calls fail, and how.
 KINDS = {
@@ -57,7 +57,7 @@ class Injector:
         return dict(os.environ, LD_PRELOAD=INJECT, FAULTS=self.path)
 
     def arm(self, calls, at, error, ever=False, delay_ms=0):
-        """From now on at calls work, and the next one does not; if ever, none after it."""
+        """From now on at calls work, and the next one does not; if ever, none after it. Without an error, they are only late."""
         FORM.pack_into(self.memory, 0, sum(1 << call for call in calls), at, error, ever, delay_ms, 0, 0)
 
     def count(self, calls):
