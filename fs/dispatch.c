@@ -23,11 +23,11 @@ struct call {
 	struct stat *attributes;
 	struct fuse_file_info *info, *other_info;
 	off_t off, other_off;
-	size_t size;
+	size_t size, other_size;
 	mode_t mode;
 	dev_t rdev;
 	int value;
-	unsigned int flags;
+	unsigned int flags, command;
 	bool asked_once; /* nobody looks at the answer, and nobody asks again */
 	/* what the pointers above point to */
 	struct stat attributes_copy;
@@ -157,6 +157,11 @@ HANDLER(getxattr, (fuse_req_t req, fuse_ino_t number, const char *name, size_t s
 HANDLER(listxattr, (fuse_req_t req, fuse_ino_t number, size_t size), (c->req, c->number, c->size), .size = size)
 HANDLER(removexattr, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
 HANDLER(access, (fuse_req_t req, fuse_ino_t number, int mask), (c->req, c->number, c->value), .value = mask, QUICK)
+HANDLER(ioctl,
+        (fuse_req_t req, fuse_ino_t number, unsigned int command, void *argument, struct fuse_file_info *info,
+         unsigned int flags, const void *in, size_t in_size, size_t out_size),
+        (c->req, c->number, c->command, NULL, c->info, c->flags, c->name, c->size, c->other_size), .command = command,
+        .info = info, .flags = flags, .name = in, .size = in_size, .other_size = out_size, QUICK)
 
 /* Forgetting never comes by a ring. Reads and writes, and close(), which waits for nothing, see to themselves. */
 const struct fuse_lowlevel_ops operations = {
@@ -195,5 +200,5 @@ const struct fuse_lowlevel_ops operations = {
         .fallocate = dispatch_fallocate,
         .copy_file_range = dispatch_copy_file_range,
         .lseek = dispatch_lseek,
-        .ioctl = fs_ioctl,
+        .ioctl = dispatch_ioctl,
 };

@@ -8,7 +8,8 @@
  * file was opened for.
  *
  * Errors, besides those of settle_step(): ENOTTY no zcfs, or an older one; EPERM another user; EROFS the image is served read-only;
- * EBUSY another step for this image is under way; EINVAL flags or a text that it does not know.
+ * EBUSY another step for this image is under way; EAGAIN too much is under way in the daemon, try again; EINVAL flags or
+ * a text that it does not know.
  */
 #ifndef ZCFS_SETTLE_IOCTL_H
 #define ZCFS_SETTLE_IOCTL_H

@@ -344,6 +344,38 @@ def test_two_at_once(store):
     assert len(store.extents('a.img')) == 1
 
 
+@unmounted
+def test_many_at_once(store):
+    """as many passes as a ring holds requests leave places in it for others, and all of them come to their end"""
+    names = [f'{i}.img' for i in range(9)]
+    for name in names:
+        noise_image(store, name, 4 << 20)
+        store.tool('scatter', name, SEED, 4096)
+    want = {name: store.expected(name) for name in names}
+    write_file(store.host('other'), b'')
+    store.start(*TRANSPORT_OPTIONS, '-o', 'io_uring_depth=8')
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})    # all by one ring
+    try:
+        passes = [start_settle(store, store.path(name), '--rate=1') for name in names]
+        times, end = [], time.monotonic() + 4
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            os.stat(store.path('other'))
+            times.append(time.monotonic() - begin)
+            time.sleep(0.01)
+    finally:
+        os.sched_setaffinity(0, processors)
+    outputs = [process.communicate(timeout=10 * WAIT_SECONDS)[0] for process in passes]
+    assert [process.returncode for process in passes] == [0] * len(passes), outputs
+    assert sum(times) < 2, f'of 4 s, {len(times)} stat() have waited {sum(times):.1f} s, {max(times):.1f} s at most'
+    for name in names:
+        assert read_file(store.path(name)) == want[name]
+        store.released(name)
+        assert len(store.extents(name)) == 1
+    store.unmount()
+
+
 def test_longest_file(outer):
     """where the host's files cannot be long enough, the guest and the pass are told so, and go on with what fits"""
     mib = 1 << 20
