@@ -206,7 +206,7 @@ static int mount_and_serve(struct options *options, const char *mount_path)
 		return EXIT_FAILURE;
 	}
 	background_ready();
-	return serve(session, options);
+	return serve(session, options, mount_path);
 }
 
 /* Adds what a mount should have unless it was asked for otherwise. */

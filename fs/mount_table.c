@@ -173,7 +173,7 @@ static int unmount_as_user(const char *path)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
 }
 
-static int unmount_lazily(const char *path)
+int mount_table_unmount(const char *path)
 {
 	if (umount2(path, MNT_DETACH) == 0)
 		return 0;
@@ -192,7 +192,7 @@ int mount_table_clear_dead(const char *path)
 			return 0;
 		if (!is_zcfs(path))
 			return -ENOTCONN;
-		ret = unmount_lazily(path);
+		ret = mount_table_unmount(path);
 		if (ret < 0)
 			return ret;
 	}

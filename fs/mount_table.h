@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * mount_table: what is mounted where, from /proc/self/mountinfo; and the removal of mounts whose daemon is dead. Used
- * at start, before there are threads.
+ * mount_table: what is mounted where, from /proc/self/mountinfo; and the removal of mounts. But for mount_table_unmount
+ * used at start, before there are threads, and at the end.
  */
 #ifndef ZCFS_MOUNT_TABLE_H
 #define ZCFS_MOUNT_TABLE_H
@@ -14,6 +14,9 @@ char *mount_table_absolute(const char *path);
 
 /* True if path is anywhere inside a live mount of zcfs. */
 bool mount_table_inside_zcfs(const char *path);
+
+/* Unmounts what is on top at this absolute path, lazily. 0 or -errno. Any thread. */
+int mount_table_unmount(const char *path);
 
 /* Unmounts what killed daemons have left at this absolute path. 0 also if there was nothing to do; -errno: it is still
  * there. */

@@ -7,6 +7,7 @@
 #include "fs/serve.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "fs/log.h"
+#include "fs/mount_table.h"
 #include "fs/negotiate.h"
 #include "fs/ring_queue.h"
 #include "fs/settle.h"
@@ -111,6 +113,13 @@ bool serve_choose_transport(struct options *options)
 	return false;
 }
 
+static void end_services(void)
+{
+	settle_stop();
+	waiting_stop();
+	workers_stop();
+}
+
 /* ---- the loop for rings ---- */
 
 static sem_t ended;
@@ -197,11 +206,23 @@ static int start_rings(struct fuse_session *session, const struct options *optio
 	return start_channels(session);
 }
 
-static int serve_rings(struct fuse_session *session)
+/* libfuse would close its descriptor first. Threads still read from it, by its number, which may be that of an image's
+ * file by then: what a guest has written there would be a request. So it stays open until the process ends. */
+static void unmount_while_read(struct fuse_session *session, const char *mount_path)
+{
+	struct pollfd device = {.fd = fuse_session_fd(session)};
+
+	/* Whose mount is gone must not unmount what is there now. */
+	if (poll(&device, 1, 0) != 1 || !(device.revents & POLLERR))
+		(void)mount_table_unmount(mount_path);
+}
+
+static int serve_rings(struct fuse_session *session, const char *mount_path)
 {
 	while (sem_wait(&ended) < 0 && errno == EINTR)
 		;
-	serve_end(session);
+	unmount_while_read(session, mount_path);
+	end_services();
 	return 0;
 }
 
@@ -243,17 +264,16 @@ int serve_start(struct fuse_session *session, const struct options *options)
 	return options->ring_depth > 0 ? start_rings(session, options) : prepare_loop(options);
 }
 
+/* In this order: unmounting closes the descriptor, by which services still answer. */
 void serve_end(struct fuse_session *session)
 {
+	end_services();
 	fuse_session_unmount(session);
-	settle_stop();
-	waiting_stop();
-	workers_stop();
 }
 
-int serve(struct fuse_session *session, const struct options *options)
+int serve(struct fuse_session *session, const struct options *options, const char *mount_path)
 {
-	int ret = options->ring_depth > 0 ? serve_rings(session) : serve_device(session);
+	int ret = options->ring_depth > 0 ? serve_rings(session, mount_path) : serve_device(session);
 
 	/* A positive value is the signal that ended the loop. */
 	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

@@ -26,12 +26,12 @@ int serve_prepare(struct fuse_session *session, const struct options *options);
  * for /dev/fuse, only in serve(). 0 or -errno: then serve_end(). */
 int serve_start(struct fuse_session *session, const struct options *options);
 
-/* Unmounts, and waits for what is being done. The session must not be used any more, and the process should end, as
- * threads of libfuse may still be waiting in it. */
+/* Instead of serve(): ends what was started, and unmounts. The session must not be used any more. */
 void serve_end(struct fuse_session *session);
 
-/* Takes requests until the mount is gone or a signal says so, and does what serve_end() does. Returns the exit status.
+/* Takes requests until the mount, which is at this absolute path, is gone or a signal says so; then unmounts, and waits
+ * for what is being done. Returns the exit status. The process should end, as threads may still be waiting for requests.
  */
-int serve(struct fuse_session *session, const struct options *options);
+int serve(struct fuse_session *session, const struct options *options, const char *mount_path);
 
 #endif

@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -48,7 +49,8 @@ enum call {
 	CALL_DESCRIPTOR, /* open(), dup() and the like, where CALL_OPEN is openat2() */
 	CALL_RANGE_LOCK, /* SQLite's */
 	CALL_REMOVED,    /* close() of a file that has no name any more */
-	CALL_NONE = 63,  /* never counted */
+	CALL_UNMOUNT,
+	CALL_NONE = 63, /* never counted */
 };
 
 struct control {
@@ -278,6 +280,11 @@ static enum call kind_of_close(int fd)
 int close(int fd)
 {
 	return PASS(kind_of_close(fd), -1, int, "close", (int), (fd));
+}
+
+int umount2(const char *path, int flags)
+{
+	return PASS(CALL_UNMOUNT, -1, int, "umount2", (const char *, int), (path, flags));
 }
 
 int memfd_create(const char *name, unsigned int flags)
