@@ -2,15 +2,18 @@
 #include "fs/ring_place.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "fs/coarse_clock.h"
 #include "fs/thread.h"
+#include "mapdb/cleanup.h"
 
 /* Of requests at least so many, in at least that time, are looked at together. */
 #define LOOK_REQUESTS 16
@@ -26,7 +29,7 @@
 #define RETURN_TRANSFERS 25
 
 static unsigned int processors;
-static int load_fd = -1; /* of /proc/loadavg */
+static int load_fd = -1; /* of /proc/loadavg; -1: not to be had */
 
 static _Thread_local struct place {
 	bool away;
@@ -88,11 +91,21 @@ static void look(void)
 	place.would_move = would_move;
 }
 
+/* In a container it may be another daemon's (lxcfs): a ring's thread must not wait for that. -1: none, or not the
+ * kernel's own. */
+static int open_load(void)
+{
+	cleanup_fd int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+	struct statfs status;
+
+	return fd >= 0 && fstatfs(fd, &status) == 0 && status.f_type == PROC_SUPER_MAGIC ? steal_fd(&fd) : -1;
+}
+
 void ring_places_init(unsigned int processors_online)
 {
 	processors = processors_online;
 	if (load_fd < 0)
-		load_fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+		load_fd = open_load();
 }
 
 void ring_place_request(void)

@@ -9,7 +9,8 @@
  *     done on its processor;
  *   - where most requests are for the disk, its interrupts may come to another processor.
  *
- * So then the thread may run wherever a processor is idle, until it is not so any more, or all are busy.
+ * So then the thread may run wherever a processor is idle, until it is not so any more, or all are busy. Where the kernel
+ * does not tell how many are busy it stays.
  *
  * But for the first, all of it is of the thread that calls.
  */
