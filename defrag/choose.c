@@ -18,16 +18,16 @@ struct chooser {
 /* ---- one file ---- */
 
 /* A file may have several names; the one for DOS says nothing new. */
-static bool name_matches(const struct chooser *c, ATTR_RECORD *attr)
+static unsigned int match_name(const struct chooser *c, ATTR_RECORD *attr)
 {
 	const FILE_NAME_ATTR *name = attr_file_name(attr);
 	if (!name || name->file_name_type == FILE_NAME_DOS)
-		return false;
+		return 0;
 	name_table_path(&c->scan->names, name, c->path, NAME_PATH_SIZE_MAX);
-	return selection_matches(c->selection, c->path, c->found);
+	return selection_match(c->selection, c->path, c->found);
 }
 
-static int names_elsewhere_match(const struct chooser *c, uint32_t base, bool *match)
+static int match_names_elsewhere(const struct chooser *c, uint32_t base, unsigned int *matches)
 {
 	struct attr_list list = {0};
 	ATTR_RECORD *list_attr;
@@ -41,20 +41,23 @@ static int names_elsewhere_match(const struct chooser *c, uint32_t base, bool *m
 			r = scan_read_record(c->scan, entry->record, c->extension);
 		loaded = entry->record;
 		ATTR_RECORD *attr = r == 0 ? record_find_entry(c->extension, entry) : NULL;
-		*match |= attr && name_matches(c, attr);
+		*matches |= attr ? match_name(c, attr) : 0;
 	}
 	attr_list_free(&list);
 	return r;
 }
 
-static int file_matches(const struct chooser *c, uint32_t base, bool *match)
+static int match_file(const struct chooser *c, uint32_t base, bool *chosen)
 {
-	*match = false;
+	unsigned int matches = 0;
 	int r = scan_read_record(c->scan, base, c->record);
 	if (r < 0)
 		return r;
-	record_for_each(attr, c->record) *match |= name_matches(c, attr);
-	return c->scan->kind[base] & RECORD_HAS_LIST ? names_elsewhere_match(c, base, match) : 0;
+	record_for_each(attr, c->record) matches |= match_name(c, attr);
+	if (c->scan->kind[base] & RECORD_HAS_LIST)
+		r = match_names_elsewhere(c, base, &matches);
+	*chosen = selection_chooses(matches);
+	return r;
 }
 
 /* ---- all of them ---- */
@@ -63,9 +66,9 @@ static int find_files(const struct chooser *c)
 {
 	int r = 0;
 	for (uint64_t i = 0; r == 0 && i < c->scan->record_count; i++) {
-		bool match;
+		bool chosen;
 		if ((c->scan->kind[i] & (RECORD_USED | RECORD_EXTENSION)) == RECORD_USED)
-			r = file_matches(c, (uint32_t)i, &match);
+			r = match_file(c, (uint32_t)i, &chosen);
 	}
 	return r;
 }
@@ -79,19 +82,19 @@ static bool numbers_match(const struct chooser *c, const struct plan_object *obj
 
 static int mark_objects(const struct chooser *c, struct layout *l)
 {
-	bool by_name = selection_needs_names(c->selection), match = true;
-	uint64_t known = UINT64_MAX; /* the file that match is about */
+	bool by_name = selection_needs_names(c->selection), chosen = true;
+	uint64_t known = UINT64_MAX; /* the file that chosen is about */
 	for (size_t i = 0; i < l->count; i++) {
 		struct plan_object *object = &l->objects[i];
 		uint32_t base = c->scan->attrs[l->first_attr[i]].base;
 		bool wanted = numbers_match(c, object);
 		if (wanted && by_name && known != base) {
-			int r = file_matches(c, base, &match);
+			int r = match_file(c, base, &chosen);
 			if (r < 0)
 				return r;
 			known = base;
 		}
-		if (!wanted || !match)
+		if (!wanted || !chosen)
 			object->kind = PLAN_UNWANTED;
 	}
 	return 0;

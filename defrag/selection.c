@@ -91,7 +91,7 @@ static bool matches_any(const struct name_list *patterns, const char *path)
 	return false;
 }
 
-bool selection_matches(const struct selection *selection, char *path, uint8_t *found)
+unsigned int selection_match(const struct selection *selection, char *path, uint8_t *found)
 {
 	const struct name_list *files = &selection->files;
 	bool meant = !files->count && !selection->only.count;
@@ -104,7 +104,8 @@ bool selection_matches(const struct selection *selection, char *path, uint8_t *f
 		if (found)
 			found[i] = 1;
 	}
-	meant = (meant || matches_any(&selection->only, path)) && !matches_any(&selection->exclude, path);
+	meant = meant || matches_any(&selection->only, path);
+	bool excluded = matches_any(&selection->exclude, path);
 	uselocale(before);
-	return meant;
+	return (meant ? SELECTION_MEANT : 0) | (excluded ? SELECTION_EXCLUDED : 0);
 }

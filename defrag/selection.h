@@ -25,7 +25,7 @@ struct selection {
 	uint64_t min_bytes;       /* that a stream takes on its volume */
 	struct name_list files;   /* with or without the patterns of only: one of either is enough; none: every file */
 	struct name_list only;
-	struct name_list exclude; /* and none of these */
+	struct name_list exclude; /* and none of these, by any name */
 	locale_t locale;          /* in which text is UTF-8; with the first name */
 };
 
@@ -41,8 +41,19 @@ bool selection_selects(const struct selection *selection);
 /* Whether it takes a file's name to tell. */
 bool selection_needs_names(const struct selection *selection);
 
-/* Whether the file that has this path (UTF-8; changed to how patterns are written) is meant, by its name. found, unless
- * NULL, has an element for each of files, which becomes 1 if the path is that file's or lies below it. */
-bool selection_matches(const struct selection *selection, char *path, uint8_t *found);
+/* What one path says of a file; a file with several names has all that any of them says. */
+enum selection_match {
+	SELECTION_MEANT = 1,
+	SELECTION_EXCLUDED = 2, /* whatever its other names are */
+};
+
+/* What this path (UTF-8; changed to how patterns are written) says of its file: enum selection_match, or-ed. found,
+ * unless NULL, has an element for each of files, which becomes 1 if the path is that file's or lies below it. */
+unsigned int selection_match(const struct selection *selection, char *path, uint8_t *found);
+
+static inline bool selection_chooses(unsigned int matches)
+{
+	return matches == SELECTION_MEANT;
+}
 
 #endif

@@ -12,12 +12,17 @@
 
 #define LONG_PATH 100000u
 
-static bool means(const struct selection *selection, const char *path, uint8_t *found)
+static unsigned int match(const struct selection *selection, const char *path, uint8_t *found)
 {
 	char copy[200];
 	CHECK(strlen(path) < sizeof(copy));
 	strcpy(copy, path);
-	return selection_matches(selection, copy, found);
+	return selection_match(selection, copy, found);
+}
+
+static bool means(const struct selection *selection, const char *path, uint8_t *found)
+{
+	return selection_chooses(match(selection, path, found));
 }
 
 static void check_patterns(void)
@@ -76,6 +81,25 @@ static void check_files(void)
 	selection_release(&selection);
 }
 
+/* One name is enough to be meant, and one to be excluded, in whatever order they come. */
+static void check_several_names(void)
+{
+	static const char *const names[] = {"boot/stage2", "backup/loader", "elsewhere"};
+	struct selection selection = {0};
+	unsigned int matches = 0;
+	CHECK_IS(selection_add_pattern(&selection, &selection.exclude, "boot"), 0);
+	CHECK_IS(match(&selection, names[0], NULL), SELECTION_MEANT | SELECTION_EXCLUDED);
+	CHECK_IS(match(&selection, names[1], NULL), SELECTION_MEANT);
+	CHECK_IS(selection_add_pattern(&selection, &selection.only, "backup"), 0);
+	CHECK_IS(match(&selection, names[0], NULL), SELECTION_EXCLUDED);
+	CHECK_IS(match(&selection, names[2], NULL), 0);
+	for (size_t i = sizeof(names) / sizeof(*names); i--;)
+		matches |= match(&selection, names[i], NULL);
+	CHECK(!selection_chooses(matches));
+	CHECK(selection_chooses(match(&selection, names[1], NULL) | match(&selection, names[2], NULL)));
+	selection_release(&selection);
+}
+
 static void check_wrong(void)
 {
 	static const char *const wrong[] = {"", "/", "\\\\", "C:\\Users", "c:/x", "C:"};
@@ -96,7 +120,7 @@ static double seconds_for(const char *pattern, const char *path)
 	CHECK(copy);
 	CHECK_IS(selection_add_pattern(&selection, &selection.only, pattern), 0);
 	clock_t start = clock();
-	CHECK(!selection_matches(&selection, copy, NULL));
+	CHECK(!selection_match(&selection, copy, NULL));
 	double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
 	selection_release(&selection);
 	free(copy);
@@ -122,6 +146,7 @@ int main(void)
 {
 	check_patterns();
 	check_files();
+	check_several_names();
 	check_wrong();
 	check_time();
 	return 0;

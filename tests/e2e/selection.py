@@ -142,7 +142,7 @@ def missing(cases, store, path):
 
 
 def many_names(cases, store):
-    """So many that they are in extension records."""
+    """So many that they are in extension records; and one name more than usual."""
     with ntfs_mounted(store.image, 'rw') as root:
         file = os.path.join(root, 'first name')
         others = [open(os.path.join(root, f'other{i}'), 'wb') for i in range(2)]
@@ -157,11 +157,31 @@ def many_names(cases, store):
         os.mkdir(os.path.join(root, 'links'))
         for i in range(80):
             os.link(file, os.path.join(root, 'links', f'a name as long as it takes to fill a record {i}'))
+        for place in ('one', 'two'):
+            os.mkdir(os.path.join(root, place))
+        os.link(os.path.join(root, 'other0'), os.path.join(root, 'one', 'name of two'))
+        os.rename(os.path.join(root, 'other0'), os.path.join(root, 'two', 'name of two'))
     wanted = [attribute for attribute, runs in store.runs().items() if attribute[1] == DATA and pieces_of(runs) > 1]
-    record = next(number for number, paths in names_of_records(store.image).items() if 'first name' in paths)
+    names = names_of_records(store.image)
+    record = next(number for number, paths in names.items() if 'first name' in paths)
+    linked = next(number for number, paths in names.items() if paths == {'one/name of two', 'two/name of two'})
     holds([attribute for attribute in wanted if attribute[0] == record], 'the file is in one piece')
     prove_selection(cases, store, 'a file by the last of 81 names', [], lambda attribute, _: attribute[0] == record,
                     files=['links/a name as long as it takes to fill a record 79'])
+    for name in ('first name', 'links/*record 0', 'links/*record 79'):
+        prove_selection(cases, store, f'one of 81 names by --exclude={name}', [f'--exclude={name}'],
+                        lambda attribute, _: attribute[0] != record)
+    for place in ('one', 'two'):
+        prove_selection(cases, store, f'one of two names by --exclude={place}', [f'--exclude={place}'],
+                        lambda attribute, _: attribute[0] != linked)
+        prove_selection(cases, store, f'one of two names by --only={place}', [f'--only={place}'],
+                        lambda attribute, _: attribute[0] == linked)
+    with cases.case('chosen by one name, excluded by another: nothing is changed'):
+        before = state_of(store.directory)
+        for options in (['--only=one', '--exclude=two'], ['--only=two', '--exclude=one'], ['--only=first*', '--exclude=links/*79']):
+            result = defrag(*options, store.image)
+            holds(result.status == DONE and 'none of them is selected' in result.out, result)
+        equal(state_of(store.directory), before, 'the store')
 
 
 def time_limit(cases, store):
