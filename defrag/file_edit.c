@@ -176,10 +176,21 @@ static bool may_be_freed(uint32_t record)
 	return record >= RESERVED_RECORDS;
 }
 
-/* Fills the extents from the first one on; those that get nothing go. False if the runs do not fit that way. */
-static bool can_draw_together(const struct attr *extents, size_t count, const struct run *runs, size_t run_count)
+/* $MFT is read extent by extent: the record that has the next one must be in those before it. */
+static bool leads_on(const struct geometry *g, const struct attr *extent, uint64_t vcns)
+{
+	bool found_through_itself = extent->base == FILE_MFT && extent->type == le32_to_cpu(AT_DATA);
+	return !found_through_itself || extent->record == FILE_MFT ||
+	       (extent->record + UINT64_C(1)) * g->record_size <= vcns * g->cluster_size;
+}
+
+/* Fills the extents from the first one on; those that get nothing go, but never the first: it has the sizes. False if
+ * the runs do not fit that way. */
+static bool can_draw_together(const struct geometry *g, const struct attr *extents, size_t count,
+                              const struct run *runs, size_t run_count)
 {
 	size_t done = 0;
+	uint64_t vcns = 0;
 	/* The borders of a compressed attribute's extents may matter to whoever decompresses: all into one, or as they
 	 * are. */
 	bool compressed = extents[0].flags & le16_to_cpu(ATTR_IS_COMPRESSED);
@@ -189,7 +200,11 @@ static bool can_draw_together(const struct attr *extents, size_t count, const st
 	for (size_t i = 0; i < count && done < run_count; i++) {
 		if (compressed && i)
 			return false;
-		done += runs_that_fit(&extents[i], runs + done, run_count - done);
+		size_t here = runs_that_fit(&extents[i], runs + done, run_count - done);
+		if (here ? !leads_on(g, &extents[i], vcns) : !i)
+			return false;
+		vcns += total_vcns(runs + done, here);
+		done += here;
 	}
 	return done == run_count;
 }
@@ -225,7 +240,8 @@ int file_edit_move_stream(struct file_edit *edit, const struct layout *layout, s
 		for (size_t k = 0; r == 0 && k < slice.count; k++)
 			r = run_list_push_merged(&whole, 0, slice.runs[k].lcn, slice.runs[k].length);
 	}
-	bool together = r == 0 && count > 1 && can_draw_together(extents, count, whole.runs, whole.count);
+	bool together = r == 0 && count > 1 &&
+	                can_draw_together(&edit->scan->geometry, extents, count, whole.runs, whole.count);
 	if (together)
 		r = draw_together(edit, extents, count, whole.runs, whole.count);
 	cluster = 0;
