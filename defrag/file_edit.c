@@ -191,14 +191,14 @@ static bool can_draw_together(const struct geometry *g, const struct attr *exten
 {
 	size_t done = 0;
 	uint64_t vcns = 0;
-	/* The borders of a compressed attribute's extents may matter to whoever decompresses: all into one, or as they
-	 * are. */
-	bool compressed = extents[0].flags & le16_to_cpu(ATTR_IS_COMPRESSED);
+	/* Extents of what is compressed, or made to be, begin where a compression unit does, which matters to whoever
+	 * decompresses: all into one, or as they are. */
+	bool in_units = extents[0].compression_unit || extents[0].flags & le16_to_cpu(ATTR_IS_COMPRESSED);
 	for (size_t i = 0; i < count; i++)
 		if (extents[i].record != extents[i].base && !may_be_freed(extents[i].record))
 			return false;
 	for (size_t i = 0; i < count && done < run_count; i++) {
-		if (compressed && i)
+		if (in_units && i)
 			return false;
 		size_t here = runs_that_fit(&extents[i], runs + done, run_count - done);
 		if (here ? !leads_on(g, &extents[i], vcns) : !i)

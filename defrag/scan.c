@@ -225,6 +225,7 @@ static int add_attr(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD 
 	        .instance = le16_to_cpu(attr->instance),
 	        .flags = le16_to_cpu(attr->flags),
 	        .room = (uint16_t)attr_pairs_room(attr),
+	        .compression_unit = attr->compression_unit,
 	};
 	if (lowest)
 		return 0;

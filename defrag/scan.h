@@ -38,6 +38,7 @@ struct attr {
 	uint16_t flags;
 	uint16_t room; /* bytes that its run list may take in its record, whatever happens to the record's other
 	                  attributes */
+	uint8_t compression_unit; /* as in the attribute: 0 or the binary logarithm of its clusters */
 };
 
 enum record_kind {
