@@ -271,7 +271,7 @@ static void check_log(ntfs_volume *volume, struct volume_report *report)
 
 /* hiberfil.sys begins with zeros or "wake" when nothing is suspended; whatever else is there, Windows may resume from.
  */
-static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
+static void check_hibernation(ntfs_volume *volume, struct volume_report *report, uint64_t *hiberfil)
 {
 	static const char zeros[4];
 	char magic[4096] = {0};
@@ -280,8 +280,9 @@ static void check_hibernation(ntfs_volume *volume, struct volume_report *report)
 		return;
 	}
 	ntfs_inode *inode = ntfs_pathname_to_inode(volume, NULL, "hiberfil.sys");
-	if (!inode)
+	if (!inode) /* or the index is damaged, which libntfs-3g does not say */
 		return;
+	*hiberfil = inode->mft_no;
 	ntfs_attr *attr = ntfs_attr_open(inode, AT_DATA, AT_UNNAMED, 0);
 	int64_t count = attr ? ntfs_attr_pread(attr, 0, sizeof(magic), magic) : -1;
 	if (count < (int64_t)sizeof(magic) ||
@@ -354,9 +355,10 @@ static int check_shadows(struct view *view, struct volume_report *report)
 	return r < 0 ? r : 0;
 }
 
-int preflight_check(struct view *view, struct volume_report *report)
+int preflight_check(struct view *view, struct volume_report *report, uint64_t *hiberfil)
 {
 	struct device device = {.view = view};
+	*hiberfil = 0;
 	int r = check_shadows(view, report);
 	if (r < 0 || report->result != VOLUME_DONE)
 		return r;
@@ -373,7 +375,7 @@ int preflight_check(struct view *view, struct volume_report *report)
 	if (report->result == VOLUME_DONE)
 		check_log(volume, report);
 	if (report->result == VOLUME_DONE)
-		check_hibernation(volume, report);
+		check_hibernation(volume, report, hiberfil);
 	ntfs_umount(volume, FALSE);
 	return without_memory ? -ENOMEM : 0;
 }

@@ -129,6 +129,16 @@ static bool is_one_of(const char *text, const char *const *names, size_t count)
 	return false;
 }
 
+static bool is_hiberfil(const FILE_NAME_ATTR *name)
+{
+	char text[64];
+	if (MREF_LE(name->parent_directory) != ROOT_RECORD)
+		return false;
+	name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length, text,
+	             sizeof(text));
+	return !strcasecmp(text, "hiberfil.sys");
+}
+
 /* A file in the root directory that a boot loader is known to look for, or that is marked like one (hidden and system),
  * as block-list loaders' files are. What Windows itself opens by path does not count. */
 static bool is_boot_file(const FILE_NAME_ATTR *name, uint32_t file_attributes)
@@ -362,6 +372,8 @@ static int note_names(struct scan *s, uint64_t number, uint64_t base, uint8_t *r
 	record_for_each(attr, record)
 	{
 		const FILE_NAME_ATTR *name = attr_file_name(attr);
+		if (name && is_hiberfil(name))
+			s->hiberfil = s->hiberfil && s->hiberfil != base ? HIBERFIL_SEVERAL : base;
 		if (name && !directory)
 			note_name(s, base, name, number == base ? attributes : le32_to_cpu(name->file_attributes));
 	}

@@ -23,6 +23,7 @@
 #include "defrag/view.h"
 
 #define RESERVED_RECORDS 24u /* NTFS keeps these for itself; their flags and bitmap bits may disagree */
+#define HIBERFIL_SEVERAL UINT64_MAX
 
 /* One non-resident attribute, or one extent of it (the part of its run list that one MFT record holds). */
 struct attr {
@@ -76,6 +77,7 @@ struct scan {
 	struct run_list lost; /* marked in $Bitmap but nobody's: something may know them, they stay */
 	uint64_t clusters_free;
 
+	uint64_t hiberfil; /* base record of the root directory's hiberfil.sys; 0: none; HIBERFIL_SEVERAL */
 	struct name_table names;
 	uint64_t records_used, files;
 };

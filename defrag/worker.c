@@ -31,6 +31,7 @@ struct worker {
 	struct message_writer writer;
 	struct pass_report found; /* volumes, and what is wrong with the disk */
 	struct geometry *geometries;
+	uint64_t *hiberfils; /* of each volume, see preflight_check */
 	struct volume_report *current;
 	enum pass_phase phase;
 	struct timespec phase_started;
@@ -343,6 +344,14 @@ static int find_free(struct worker *w, const struct scan *s)
 	return r == 0 ? send_array(w, MESSAGE_FREE, ranges, count, sizeof(*ranges)) : r;
 }
 
+/* Preflight has only looked into the file that the root directory's index has led to. */
+static void check_hiberfil(const struct scan *s, uint64_t known, struct volume_report *volume)
+{
+	if (s->hiberfil && s->hiberfil != known)
+		report_result(volume, VOLUME_REFUSED, REMEDY_CHKDSK,
+		              "the root directory's index does not lead to hiberfil.sys: Windows may be hibernated");
+}
+
 /* 0, -errno, or 1: the report says why not. */
 static int work_on_volume(struct worker *w, size_t index)
 {
@@ -355,6 +364,10 @@ static int work_on_volume(struct worker *w, size_t index)
 	if (r == 0) {
 		figures_before(s, volume);
 		r = send_cluster_map(w, s, false);
+	}
+	if (r == 0 && state == VOLUME_DONE) {
+		check_hiberfil(s, w->hiberfils[index], volume);
+		state = volume->result;
 	}
 	if (r == 0)
 		r = answer_queries(w, s);
@@ -382,7 +395,7 @@ static int look_at_volume(struct worker *w, size_t index)
 		return 0;
 	int r = boot_read(&view, &w->geometries[index], volume);
 	if (r == 0 && volume->result == VOLUME_DONE)
-		r = preflight_check(&view, volume);
+		r = preflight_check(&view, volume, &w->hiberfils[index]);
 	return unless_unread(&view, r);
 }
 
@@ -413,9 +426,11 @@ static int look_at_disk(struct worker *w, int scratch_fd, bool *forbidden)
 	        .length = image_map_size(w->image->map),
 	};
 	int r = unless_unread(&disk, volumes_find(&disk, scratch_fd, &w->found));
-	w->geometries = r == 0 ? calloc(w->found.volume_count + 1, sizeof(*w->geometries)) : NULL;
-	if (r == 0 && !w->geometries)
-		r = -ENOMEM;
+	if (r == 0) {
+		w->geometries = calloc(w->found.volume_count + 1, sizeof(*w->geometries));
+		w->hiberfils = calloc(w->found.volume_count + 1, sizeof(*w->hiberfils));
+		r = w->geometries && w->hiberfils ? 0 : -ENOMEM;
+	}
 	*forbidden = w->found.result != VOLUME_DONE;
 	for (size_t i = 0; r == 0 && i < w->found.volume_count; i++) {
 		struct volume_report *volume = &w->found.volumes[i];
@@ -457,11 +472,8 @@ static int run(struct worker *w, int scratch_fd)
 		if (!is_workable(w, i, forbidden))
 			continue;
 		r = work_on_volume(w, i);
-		if (r == 1) {
-			forbidden = true;
-			r = 0;
-		}
-		if (r == 0)
+		forbidden |= w->found.volumes[i].result >= VOLUME_REFUSED;
+		if (r >= 0)
 			r = send_volume(w, &w->found.volumes[i]);
 	}
 	return r < 0 ? r : send_end(w);
@@ -478,6 +490,7 @@ int worker_run(const struct image *image, const struct pass_options *options, in
 	clock_gettime(CLOCK_MONOTONIC, &w->phase_started);
 	int r = run(w, scratch_fd);
 	free(w->geometries);
+	free(w->hiberfils);
 	free(w->found.volumes);
 	free(w);
 	return r;
