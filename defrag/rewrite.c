@@ -212,7 +212,7 @@ static void clear_resident_bitmap(struct rewrite *w, uint8_t *record)
 {
 	record_for_each(attr, record)
 	{
-		if (attr->type != AT_BITMAP || attr->non_resident)
+		if (attr->type != AT_BITMAP || attr->non_resident || attr->name_length)
 			continue;
 		for (size_t i = 0; i < w->records_freed.count; i++) {
 			uint64_t number = w->records_freed.runs[i].lcn;

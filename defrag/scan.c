@@ -199,7 +199,8 @@ static uint64_t attr_fingerprint(uint64_t number, ATTR_RECORD *attr)
 		uint32_t length = le32_to_cpu(attr->value_length);
 		canon.a = length;
 		canon.b = attr->resident_flags;
-		if (number != FILE_MFT || attr->type != AT_BITMAP) /* freeing extension records changes this one */
+		if (number != FILE_MFT || attr->type != AT_BITMAP ||
+		    attr->name_length) /* freeing extension records changes $MFT's bitmap */
 			canon.c = XXH3_64bits(attr_value(attr), length);
 	}
 	return XXH3_64bits(&canon, sizeof(canon));
@@ -269,6 +270,30 @@ static bool has_twins(const struct scan *s, size_t first)
 	return false;
 }
 
+static bool begins_stream(const ATTR_RECORD *attr)
+{
+	return !attr->non_resident || !attr->lowest_vcn;
+}
+
+/* Attributes of one type are neighbours. */
+static bool begins_again(uint8_t *record, ATTR_RECORD *attr)
+{
+	for (ATTR_RECORD *next = record_next(record, attr); next && next->type == attr->type;
+	     next = record_next(record, next))
+		if (begins_stream(next) && next->name_length == attr->name_length &&
+		    !memcmp(attr_name(next), attr_name(attr), 2u * attr->name_length))
+			return true;
+	return false;
+}
+
+/* Of all that begins at VCN 0, or is resident, only names may be there more than once. */
+static bool has_attr_twice(uint8_t *record)
+{
+	record_for_each(attr, record) if (attr->type != AT_FILE_NAME && begins_stream(attr) &&
+	                                  begins_again(record, attr)) return true;
+	return false;
+}
+
 /* Bytes of a non-resident attribute that hold something; behind them its clusters may hold anything. */
 static uint64_t bytes_that_count(const ATTR_RECORD *attr)
 {
@@ -276,21 +301,33 @@ static uint64_t bytes_that_count(const ATTR_RECORD *attr)
 	return (uint64_t)(initialized < data ? initialized : data);
 }
 
+/* $MFT's bitmap, of which there is one, whatever its records are. */
+static int note_mft_bitmap(struct scan *s, uint64_t number, ATTR_RECORD *attr)
+{
+	if (s->mft_bitmap_seen || (!attr->non_resident && number != FILE_MFT))
+		return -EUCLEAN;
+	s->mft_bitmap_seen = true;
+	if (attr->non_resident) {
+		s->mft_bitmap_size = bytes_that_count(attr);
+		return 0;
+	}
+	s->mft_bitmap_size = le32_to_cpu(attr->value_length);
+	s->mft_bitmap_resident = true;
+	s->mft_bitmap = malloc(s->mft_bitmap_size + 1);
+	if (!s->mft_bitmap)
+		return -ENOMEM;
+	memcpy(s->mft_bitmap, attr_value(attr), s->mft_bitmap_size);
+	return 0;
+}
+
 static int note_special(struct scan *s, uint64_t number, uint64_t base, ATTR_RECORD *attr)
 {
-	bool first_extent = attr->non_resident && !attr->lowest_vcn && !attr->name_length;
-	if (base == FILE_MFT && attr->type == AT_BITMAP && first_extent)
-		s->mft_bitmap_size = bytes_that_count(attr);
-	if (base == FILE_Bitmap && attr->type == AT_DATA && first_extent)
+	if (attr->name_length || !begins_stream(attr))
+		return 0;
+	if (base == FILE_MFT && attr->type == AT_BITMAP)
+		return note_mft_bitmap(s, number, attr);
+	if (base == FILE_Bitmap && attr->type == AT_DATA && attr->non_resident)
 		s->bitmap_size = bytes_that_count(attr);
-	if (number == FILE_MFT && attr->type == AT_BITMAP && !attr->non_resident) {
-		s->mft_bitmap_size = le32_to_cpu(attr->value_length);
-		s->mft_bitmap_resident = true;
-		s->mft_bitmap = malloc(s->mft_bitmap_size + 1);
-		if (!s->mft_bitmap)
-			return -ENOMEM;
-		memcpy(s->mft_bitmap, attr_value(attr), s->mft_bitmap_size);
-	}
 	return 0;
 }
 
@@ -421,6 +458,8 @@ static int scan_record(struct scan *s, uint64_t number, uint8_t *raw, struct vol
 		s->fingerprint[number] += XXH3_64bits(&canon, sizeof(canon));
 		s->files++;
 	}
+	if (has_attr_twice(raw))
+		return report_damage(report, "MFT record %llu has an attribute twice", (unsigned long long)number);
 	int r = note_names(s, number, base, raw);
 	if (r == 0)
 		r = scan_attributes(s, number, base, raw);

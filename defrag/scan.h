@@ -70,7 +70,7 @@ struct scan {
 
 	uint8_t *mft_bitmap;      /* contents of $MFT:$BITMAP, one bit for each of the records */
 	uint64_t mft_bitmap_size; /* bytes that it has */
-	bool mft_bitmap_resident;
+	bool mft_bitmap_seen, mft_bitmap_resident;
 	uint64_t bitmap_size; /* bytes that $Bitmap has */
 
 	struct run_list free; /* sorted; by $Bitmap */

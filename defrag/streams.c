@@ -168,18 +168,20 @@ int streams_check(struct scan *s, struct volume_report *report)
 static int compare_entries(const void *a, const void *b)
 {
 	const struct list_entry *x = a, *y = b;
-	if (x->record != y->record)
-		return x->record < y->record ? -1 : 1;
+	bool name = x->type == le32_to_cpu(AT_FILE_NAME);
 	if (x->type != y->type)
 		return x->type < y->type ? -1 : 1;
-	if (x->instance != y->instance)
-		return x->instance < y->instance ? -1 : 1;
 	if (x->name_hash != y->name_hash)
 		return x->name_hash < y->name_hash ? -1 : 1;
-	return x->lowest_vcn < y->lowest_vcn ? -1 : x->lowest_vcn > y->lowest_vcn;
+	if (x->lowest_vcn != y->lowest_vcn)
+		return x->lowest_vcn < y->lowest_vcn ? -1 : 1;
+	if (name && x->record != y->record)
+		return x->record < y->record ? -1 : 1;
+	return !name || x->instance == y->instance ? 0 : x->instance < y->instance ? -1 : 1;
 }
 
-/* An attribute that is named twice would make up in the count for one that is not named. 0, -EUCLEAN, -ENOMEM. */
+/* An attribute that is named twice would make up in the count for one that is not named; and of two that begin alike,
+ * unless they are names, nobody knows which is meant. 0, -EUCLEAN, -ENOMEM. */
 static int check_twins(const struct attr_list *list)
 {
 	cleanup_free struct list_entry *sorted = malloc((list->count + 1) * sizeof(*sorted));

@@ -139,6 +139,28 @@ static void bitmap_of_the_mft_is_the_mft(void)
 	close_mft();
 }
 
+/* The first one, of 8 bytes, is in the record; the second has the size. */
+static void bitmap_of_the_mft_twice(void)
+{
+	const uint32_t length = 24 + 8;
+	ATTR_RECORD *attr = open_mft(AT_BITMAP);
+	uint32_t used = le32_to_cpu(mft_record(opened)->bytes_in_use);
+	if (!attr || record_free_bytes(opened) < length)
+		return;
+	uint8_t *at = (uint8_t *)attr;
+	memmove(at + length, at, used - (uint32_t)(at - opened));
+	memset(at, 0xff, length);
+	memset(at, 0, 24);
+	attr->type = AT_BITMAP;
+	attr->length = cpu_to_le32(length);
+	attr->instance = mft_record(opened)->next_attr_instance;
+	attr->value_length = cpu_to_le32(length - 24);
+	attr->value_offset = cpu_to_le16(24);
+	mft_record(opened)->bytes_in_use = cpu_to_le32(used + length);
+	mft_record(opened)->next_attr_instance = cpu_to_le16(le16_to_cpu(attr->instance) + 1);
+	close_mft();
+}
+
 /* A catalog of shadow copies that goes on with itself. */
 static void shadows_for_ever(void)
 {
@@ -315,6 +337,7 @@ const struct attack attacks[] = {
         {"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},
         {"$MFT larger than its runs", mft_larger_than_its_runs, VOLUME_REFUSED},
         {"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
+        {"$MFT's bitmap twice", bitmap_of_the_mft_twice, VOLUME_DAMAGED},
         {"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
         {"directories in a ring", directories_in_a_ring, VOLUME_DONE},
         {"files with clusters in common", cross_linked_files, VOLUME_DAMAGED},

@@ -172,17 +172,75 @@ def instance_twice(volume):
     record.save()
 
 
+def insert(record, attribute, before):
+    """Puts another attribute into a record, with an instance number of its own; false if it does not fit."""
+    used, at = get('I', record.buffer, 24), before.at
+    if used + len(attribute) > len(record.buffer):
+        return False
+    record.buffer[at:used + len(attribute)] = attribute + record.buffer[at:used]
+    put('H', record.buffer, at + 14, get('H', record.buffer, 40))
+    put('H', record.buffer, 40, get('H', record.buffer, 40) + 1)
+    put('I', record.buffer, 24, used + len(attribute))
+    return True
+
+
+def resident(kind, value):
+    """An attribute without a name."""
+    buffer = bytearray(24 + (len(value) + 7) // 8 * 8)
+    put('I', buffer, 0, kind)
+    put('I', buffer, 4, len(buffer))
+    put('I', buffer, 16, len(value))
+    put('H', buffer, 20, 24)
+    buffer[24:24 + len(value)] = value
+    return buffer
+
+
 @breaks('duplicate', 'an attribute exists twice')
 def attribute_twice(volume):
-    record, _ = plain_file(volume)
-    first = record.find(ntfs.SI)
-    copy = bytes(record.buffer[first.at:first.at + first.length])
-    used = get('I', record.buffer, 24)
-    record.buffer[first.at:used + len(copy)] = copy + record.buffer[first.at:used]
-    put('H', record.buffer, first.at + 14, get('H', record.buffer, 40))
-    put('H', record.buffer, 40, get('H', record.buffer, 40) + 1)
-    put('I', record.buffer, 24, used + len(copy))
+    for record in volume.base_records():
+        first = record.find(ntfs.SI)
+        if not record.find(ntfs.LIST) and insert(record, record.buffer[first.at:first.at + first.length], first):
+            record.save()
+            return
+    raise LookupError('no record with room')
+
+
+@breaks('duplicate', 'a file has data in its record and elsewhere')
+def data_twice(volume):
+    for record in volume.base_records():
+        data = record.find(ntfs.DATA, nonresident=1)
+        if data and not record.find(ntfs.LIST) and insert(record, resident(ntfs.DATA, b'x'), data):
+            record.save()
+            return
+    raise LookupError('no record with room')
+
+
+@breaks('duplicate', '$MFT has a bitmap in its record and another one elsewhere')
+def mft_bitmap_twice(volume):
+    record = volume.record(0)
+    bitmap = record.find(ntfs.BITMAP, nonresident=1)
+    bits = volume.attribute_data(bitmap)[:(volume.records + 7) // 8] if bitmap else b''
+    if not bitmap or not insert(record, resident(ntfs.BITMAP, bits), bitmap):
+        raise LookupError('no room')
     record.save()
+
+
+@breaks('list-order', 'two of the records of a file have its data from the beginning')
+def data_twice_in_list(volume):
+    """The last extent becomes a resident attribute; the others are all that the sizes speak of."""
+    record, _, entries = listed_file(volume)
+    entry = [e for e in entries if e[0] == ntfs.DATA and not e[4]][-1]
+    last = volume.record(entry[2] & 0xffffffffffff)
+    data = last.find(ntfs.DATA, nonresident=1)
+    last.buffer[data.at + 8] = 0
+    last.buffer[data.at + 16:data.at + data.length] = bytes(data.length - 16)
+    data.put('H', 20, 24)
+    last.save()
+    first = volume.record(next(e[2] for e in entries if e[0] == ntfs.DATA and not e[4]) & 0xffffffffffff)
+    for field in (40, 48, 56):
+        first.find(ntfs.DATA, nonresident=1).put('Q', field, entry[1] * volume.cluster_size)
+    first.save()
+    volume.put_data(volume.record(record.number).find(ntfs.LIST), entry[5] + 8, bytes(8))
 
 
 def data_field(kind, what, fmt, offset, change):
