@@ -153,7 +153,7 @@ int mft_open(struct scan *s, struct volume_report *report)
 	if (r == 0 &&
 	    (!s->mft_runs.count || s->mft_runs.runs[0].lcn != g->mft_lcn || s->record_count < MIRROR_RECORDS_MAX))
 		r = -EUCLEAN;
-	uint64_t initialized = data ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
+	uint64_t initialized = r == 0 ? (uint64_t)sle64_to_cpu(data->initialized_size) : 0;
 	if (r == 0 && has_list)
 		r = add_mft_extents(s, record);
 	if (r == 0)

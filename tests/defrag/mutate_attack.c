@@ -129,6 +129,28 @@ static void mft_larger_than_its_runs(void)
 	close_mft();
 }
 
+static ATTR_RECORD *empty_attr(uint32_t off, ATTR_TYPES type, uint32_t length)
+{
+	ATTR_RECORD *attr = (ATTR_RECORD *)(opened + off);
+	memset(attr, 0, length);
+	attr->type = type;
+	attr->length = cpu_to_le32(length);
+	attr->value_offset = cpu_to_le16(24);
+	return attr;
+}
+
+/* At the very end of it, without the fields of an attribute that has runs. */
+static void mft_inside_its_record(void)
+{
+	open_mft(AT_DATA);
+	uint32_t first = le16_to_cpu(mft_record(opened)->attrs_offset), last = base->record_size - 8 - 24;
+	empty_attr(first, AT_STANDARD_INFORMATION, last - first);
+	empty_attr(last, AT_DATA, 24)->instance = cpu_to_le16(1);
+	*(le32 *)(opened + base->record_size - 8) = AT_END;
+	mft_record(opened)->bytes_in_use = cpu_to_le32(base->record_size);
+	close_mft();
+}
+
 static void bitmap_of_the_mft_is_the_mft(void)
 {
 	ATTR_RECORD *attr = open_mft(AT_BITMAP);
@@ -336,6 +358,7 @@ const struct attack attacks[] = {
         {"$MFT as one hole", mft_of_one_hole, VOLUME_REFUSED},
         {"$MFT over and over", mft_over_and_over, VOLUME_REFUSED},
         {"$MFT larger than its runs", mft_larger_than_its_runs, VOLUME_REFUSED},
+        {"$MFT inside its record", mft_inside_its_record, VOLUME_DAMAGED},
         {"$MFT's bitmap in $MFT", bitmap_of_the_mft_is_the_mft, VOLUME_DONE},
         {"$MFT's bitmap twice", bitmap_of_the_mft_twice, VOLUME_DAMAGED},
         {"shadow copies without an end", shadows_for_ever, VOLUME_REFUSED},
