@@ -161,7 +161,7 @@ static void bitmap_of_the_mft_is_the_mft(void)
 	close_mft();
 }
 
-/* The first one, of 8 bytes, is in the record; the second has the size. */
+/* The first one is in the record, and right in its 4 bytes; the second has the size. */
 static void bitmap_of_the_mft_twice(void)
 {
 	const uint32_t length = 24 + 8;
@@ -171,13 +171,9 @@ static void bitmap_of_the_mft_twice(void)
 		return;
 	uint8_t *at = (uint8_t *)attr;
 	memmove(at + length, at, used - (uint32_t)(at - opened));
-	memset(at, 0xff, length);
-	memset(at, 0, 24);
-	attr->type = AT_BITMAP;
-	attr->length = cpu_to_le32(length);
-	attr->instance = mft_record(opened)->next_attr_instance;
-	attr->value_length = cpu_to_le32(length - 24);
-	attr->value_offset = cpu_to_le16(24);
+	empty_attr((uint32_t)(at - opened), AT_BITMAP, length)->instance = mft_record(opened)->next_attr_instance;
+	attr->value_length = cpu_to_le32(4);
+	memcpy(at + 24, image_bytes + base->mft_bitmap.runs[0].lcn * base->cluster, 4);
 	mft_record(opened)->bytes_in_use = cpu_to_le32(used + length);
 	mft_record(opened)->next_attr_instance = cpu_to_le16(le16_to_cpu(attr->instance) + 1);
 	close_mft();
