@@ -47,33 +47,49 @@ static bool is_extended(uint8_t type)
 	return type == 0x05 || type == 0x0f || type == 0x85;
 }
 
-/* The first entry of an MBR or EBR with an extended type; 0: none. In sectors. */
-static uint64_t extended_start(const uint8_t *sector)
+/* Where the part begins that an entry of an MBR or EBR says is extended, in sectors; 0: it says no such thing. */
+static uint64_t extended_start(const uint8_t *sector, unsigned int index)
 {
-	for (unsigned int i = 0; i < 4; i++) {
-		const uint8_t *entry = sector + MBR_ENTRIES_OFF + i * MBR_ENTRY_SIZE;
-		uint32_t start;
-		memcpy(&start, entry + 8, sizeof(start));
-		if (is_extended(entry[4]))
-			return le32toh(start);
-	}
-	return 0;
+	const uint8_t *entry = sector + MBR_ENTRIES_OFF + index * MBR_ENTRY_SIZE;
+	uint32_t start, size;
+	memcpy(&start, entry + 8, sizeof(start));
+	memcpy(&size, entry + 12, sizeof(size));
+	return size && is_extended(entry[4]) ? le32toh(start) : 0;
 }
 
-/* Only follows the chain of EBR sectors to copy them, one more than there may be; what they say is for libblkid to
+/* In an EBR the first such entry is the link to the next one. */
+static uint64_t next_start(const uint8_t *sector)
+{
+	uint64_t start = 0;
+	for (unsigned int i = 0; i < 4 && !start; i++)
+		start = extended_start(sector, i);
+	return start;
+}
+
+/* Only follows a chain of EBR sectors to copy them, one more than there may be; what they say is for libblkid to
  * tell. */
-static int copy_extended(struct view *disk, int fd, uint32_t sector_size)
+static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t base)
 {
 	uint8_t sector[512];
-	int r = view_read(disk, sector, sizeof(sector), 0);
-	uint64_t base = r < 0 ? 0 : extended_start(sector), at = base;
+	uint64_t at = base;
+	int r = 0;
 	for (unsigned int links = 0; r == 0 && at && links <= REPORT_VOLUMES_MAX; links++) {
 		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0)
 			break;
 		r = copy_range(disk, fd, at * sector_size, sector_size);
-		uint64_t next = extended_start(sector);
+		uint64_t next = next_start(sector);
 		at = next ? base + next : 0;
 	}
+	return r;
+}
+
+/* There is one such part on a disk, but nothing keeps an MBR from naming four, and libblkid follows them all. */
+static int copy_extended(struct view *disk, int fd, uint32_t sector_size)
+{
+	uint8_t sector[512];
+	int r = view_read(disk, sector, sizeof(sector), 0);
+	for (unsigned int i = 0; r == 0 && i < 4; i++)
+		r = copy_chain(disk, fd, sector_size, extended_start(sector, i));
 	return r;
 }
 
