@@ -26,7 +26,19 @@ static void refuse_disk(struct pass_report *report, enum volume_result result, c
 	snprintf(report->remedy, sizeof(report->remedy), "%s", remedy);
 }
 
+static void refuse_many(struct pass_report *report)
+{
+	refuse_disk(report, VOLUME_REFUSED,
+	            "more than 256 partitions or tables of logical ones, which is as many as zcfs looks at",
+	            "remove some: one of the others might forbid any change");
+}
+
 /* ---- a copy for libblkid ---- */
+
+static bool has_signature(const uint8_t *sector)
+{
+	return sector[510] == 0x55 && sector[511] == 0xaa;
+}
 
 static int copy_range(struct view *disk, int fd, uint64_t off, uint64_t length)
 {
@@ -66,16 +78,21 @@ static uint64_t next_start(const uint8_t *sector)
 	return start;
 }
 
-/* Only follows a chain of EBR sectors to copy them, one more than there may be; what they say is for libblkid to
- * tell. */
-static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t base)
+/* Only follows a chain of EBR sectors to copy them; what they say is for libblkid to tell, which knows longer chains
+ * (of tables without a partition) and rings. */
+static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t base, struct pass_report *report)
 {
 	uint8_t sector[512];
 	uint64_t at = base;
 	int r = 0;
-	for (unsigned int links = 0; r == 0 && at && links <= REPORT_VOLUMES_MAX; links++) {
-		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0)
+	for (unsigned int links = 0; r == 0 && at; links++) {
+		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0 ||
+		    !has_signature(sector))
 			break;
+		if (links > REPORT_VOLUMES_MAX) {
+			refuse_many(report);
+			break;
+		}
 		r = copy_range(disk, fd, at * sector_size, sector_size);
 		uint64_t next = next_start(sector);
 		at = next ? base + next : 0;
@@ -84,23 +101,23 @@ static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t 
 }
 
 /* There is one such part on a disk, but nothing keeps an MBR from naming four, and libblkid follows them all. */
-static int copy_extended(struct view *disk, int fd, uint32_t sector_size)
+static int copy_extended(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
 {
 	uint8_t sector[512];
 	int r = view_read(disk, sector, sizeof(sector), 0);
 	for (unsigned int i = 0; r == 0 && i < 4; i++)
-		r = copy_chain(disk, fd, sector_size, extended_start(sector, i));
+		r = copy_chain(disk, fd, sector_size, extended_start(sector, i), report);
 	return r;
 }
 
-static int copy_tables(struct view *disk, int fd, uint32_t sector_size)
+static int copy_tables(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
 {
 	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)disk->length) < 0)
 		return -errno;
 	int r = copy_range(disk, fd, 0, TABLE_BYTES);
 	if (r == 0 && disk->length > TABLE_BYTES)
 		r = copy_range(disk, fd, disk->length - TABLE_BYTES, TABLE_BYTES);
-	return r < 0 ? r : copy_extended(disk, fd, sector_size);
+	return r < 0 ? r : copy_extended(disk, fd, sector_size, report);
 }
 
 /* ---- what libblkid finds ---- */
@@ -146,8 +163,7 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		return;
 	struct volume_report *volume = add_volume(report, off, length, scheme);
 	if (!volume)
-		refuse_disk(report, VOLUME_REFUSED, "more than 256 partitions, which is as many as zcfs looks at",
-		            "remove some: one of the others might forbid any change");
+		refuse_many(report);
 	else if (off > disk->length || length > disk->length - off)
 		report_result(volume, VOLUME_REFUSED, "check whether the image was truncated",
 		              "the partition reaches past the end of the image");
@@ -190,7 +206,7 @@ static bool looks_like_volume(struct view *disk, uint64_t off)
 static int read_tables(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
 {
 	report->volume_count = 0;
-	int r = copy_tables(disk, fd, sector_size);
+	int r = copy_tables(disk, fd, sector_size, report);
 	return r < 0 ? r : list_partitions(disk, fd, sector_size, report);
 }
 
@@ -232,7 +248,7 @@ static bool overlap(const struct pass_report *report)
 static bool has_protective_mbr(struct view *disk)
 {
 	uint8_t sector[512];
-	if (view_read(disk, sector, sizeof(sector), 0) < 0 || sector[510] != 0x55 || sector[511] != 0xaa)
+	if (view_read(disk, sector, sizeof(sector), 0) < 0 || !has_signature(sector))
 		return false;
 	return sector[MBR_ENTRIES_OFF + 4] == MBR_GPT_PROTECTIVE;
 }
