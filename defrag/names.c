@@ -107,6 +107,7 @@ int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_AT
 	        .record = record,
 	        .parent = (uint32_t)MREF_LE(name->parent_directory),
 	        .text_off = (uint32_t)table->text_size,
+	        .dos = name->file_name_type == FILE_NAME_DOS,
 	};
 	table->text_size += length;
 	return 0;
@@ -114,19 +115,27 @@ int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_AT
 
 static int compare_directories(const void *a, const void *b)
 {
-	uint32_t x = ((const struct directory_name *)a)->record, y = ((const struct directory_name *)b)->record;
-	return x < y ? -1 : x > y;
+	const struct directory_name *x = a, *y = b;
+	if (x->record != y->record)
+		return x->record < y->record ? -1 : 1;
+	if (x->dos != y->dos)
+		return x->dos ? 1 : -1;
+	return x->text_off < y->text_off ? -1 : x->text_off > y->text_off;
 }
 
-/* A scan meets most in order: only names in extension records are not. */
+/* A scan meets most in order: only names in extension records are not. Of several names the first one is kept. */
 void name_table_sort(struct name_table *table)
 {
-	for (size_t i = 1; i < table->count; i++) {
-		if (table->directories[i].record < table->directories[i - 1].record) {
-			qsort(table->directories, table->count, sizeof(*table->directories), compare_directories);
-			return;
-		}
-	}
+	struct directory_name *names = table->directories;
+	size_t sorted = 1, kept = 0;
+	while (sorted < table->count && compare_directories(&names[sorted - 1], &names[sorted]) < 0)
+		sorted++;
+	if (sorted < table->count)
+		qsort(names, table->count, sizeof(*names), compare_directories);
+	for (size_t i = 0; i < table->count; i++)
+		if (!kept || names[i].record != names[kept - 1].record)
+			names[kept++] = names[i];
+	table->count = kept;
 }
 
 static int compare_record(const void *key, const void *element)

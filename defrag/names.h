@@ -22,6 +22,7 @@ struct directory_name {
 	uint32_t record;
 	uint32_t parent;
 	uint32_t text_off; /* in text, NUL-terminated UTF-8 */
+	bool dos;
 };
 
 struct name_table {
@@ -36,15 +37,16 @@ void name_table_free(struct name_table *table);
 /* The $FILE_NAME in an attribute; NULL if it holds none, or a broken one. */
 const FILE_NAME_ATTR *attr_file_name(ATTR_RECORD *attr);
 
-/* The name that people see: the first $FILE_NAME of the record that is not a DOS name. NULL if the record holds none.
- */
+/* The name that people see: the first $FILE_NAME of the record that is not a DOS name, or else a DOS name: the other one
+ * is then in another record. NULL if the record holds none. */
 const FILE_NAME_ATTR *record_file_name(uint8_t *record);
 
 /* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; zeros and surrogates that do not pair
  * become U+FFFD. Returns its length in bytes. */
 size_t name_to_utf8(const void *name, unsigned int length, char *text, size_t size);
 
-/* Adds a directory, or anything that may be one, by its base record. -ENOMEM. */
+/* Adds a directory, or anything that may be one, by its base record. If it is added again, what counts is the first
+ * name that is not a DOS name. -ENOMEM. */
 int name_table_add(struct name_table *table, uint32_t record, const FILE_NAME_ATTR *name);
 /* Before paths are asked for. */
 void name_table_sort(struct name_table *table);

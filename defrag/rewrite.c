@@ -152,12 +152,14 @@ static int patch_records(struct rewrite *w)
 
 static const FILE_NAME_ATTR *edit_file_name(struct file_edit *edit)
 {
+	const FILE_NAME_ATTR *found = NULL;
 	for (size_t i = 0; i < edit->count; i++) {
 		const FILE_NAME_ATTR *name = record_file_name(edit->records[i].after);
-		if (name)
+		if (name && name->file_name_type != FILE_NAME_DOS)
 			return name;
+		found = found ? found : name;
 	}
-	return NULL;
+	return found;
 }
 
 static int put_list(struct rewrite *w, struct file_edit *edit)

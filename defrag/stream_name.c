@@ -7,25 +7,28 @@
 
 #include "mapdb/cleanup.h"
 
-static void name_path(const struct scan *s, uint8_t *record, struct stream_name *name)
+/* Whether it is the one that people see. A DOS name is better than none. */
+static bool name_path(const struct scan *s, uint8_t *record, struct stream_name *name)
 {
 	const FILE_NAME_ATTR *found = record_file_name(record);
-	if (found)
+	bool seen = found && found->file_name_type != FILE_NAME_DOS;
+	if (found && (seen || !name->path[0]))
 		name_table_path(&s->names, found, name->path, sizeof(name->path));
+	return seen;
 }
 
-/* A base record that is full of run lists may have its names elsewhere. */
+/* A base record that is full of run lists may have its names, or all but the one for DOS, elsewhere. */
 static int name_from_list(const struct scan *s, uint8_t *record, struct stream_name *name)
 {
 	struct attr_list list = {0};
 	ATTR_RECORD *attr;
 	int r = scan_read_list(s->view, &s->geometry, record, &attr, &list);
-	for (size_t i = 0; r == 0 && !name->path[0] && i < list.count; i++) {
+	bool seen = false;
+	for (size_t i = 0; r == 0 && !seen && i < list.count; i++) {
 		if (list.entries[i].type != le32_to_cpu(AT_FILE_NAME))
 			continue;
 		r = scan_read_record(s, list.entries[i].record, record);
-		if (r == 0)
-			name_path(s, record, name);
+		seen = r == 0 && name_path(s, record, name);
 	}
 	attr_list_free(&list);
 	return r;
@@ -36,8 +39,8 @@ static int name_file(const struct scan *s, const struct attr *head, uint8_t *rec
 	int r = scan_read_record(s, head->base, record);
 	if (r < 0)
 		return r;
-	name_path(s, record, name);
-	if (!name->path[0] && (s->kind[head->base] & RECORD_HAS_LIST))
+	bool seen = name_path(s, record, name);
+	if (!seen && (s->kind[head->base] & RECORD_HAS_LIST))
 		r = name_from_list(s, record, name);
 	if (!name->path[0])
 		snprintf(name->path, sizeof(name->path), "MFT record %u", head->base);

@@ -64,6 +64,38 @@ static void check_paths(void)
 	name_table_free(&table);
 }
 
+static const FILE_NAME_ATTR *typed(uint8_t type, const FILE_NAME_ATTR *name)
+{
+	((FILE_NAME_ATTR *)memory)->file_name_type = type;
+	return name;
+}
+
+/* A directory's names may be in several records: the one for DOS is not shown if there is another. */
+static void check_dos_names(void)
+{
+	struct name_table table = {0};
+	CHECK_IS(name_table_add(&table, 29, typed(FILE_NAME_WIN32, plainly_named(ROOT_RECORD, "Before"))), 0);
+	CHECK_IS(name_table_add(&table, 30, typed(FILE_NAME_DOS, plainly_named(ROOT_RECORD, "PROGRA~1"))), 0);
+	CHECK_IS(name_table_add(&table, 30, typed(FILE_NAME_WIN32, plainly_named(ROOT_RECORD, "Program Files"))), 0);
+	CHECK_IS(name_table_add(&table, 40, typed(FILE_NAME_WIN32, plainly_named(30, "Common Files"))), 0);
+	CHECK_IS(name_table_add(&table, 40, typed(FILE_NAME_DOS, plainly_named(30, "COMMON~1"))), 0);
+	CHECK_IS(name_table_add(&table, 41, typed(FILE_NAME_DOS, plainly_named(30, "ONLY~1"))), 0);
+	CHECK_IS(name_table_add(&table, 42, typed(FILE_NAME_DOS, plainly_named(40, "LATER~1"))), 0);
+	CHECK_IS(name_table_add(&table, 43, typed(FILE_NAME_POSIX, plainly_named(41, "x"))), 0);
+	CHECK_IS(name_table_add(&table, 42, typed(FILE_NAME_POSIX, plainly_named(40, "Much later"))), 0);
+	CHECK_IS(name_table_add(&table, 42, typed(FILE_NAME_POSIX, plainly_named(30, "Another"))), 0);
+	typed(FILE_NAME_POSIX, NULL);
+	name_table_sort(&table);
+	CHECK_IS(table.count, 6);
+	expect_path(&table, plainly_named(29, "f"), 600, "\\Before\\f");
+	expect_path(&table, plainly_named(30, "f"), 600, "\\Program Files\\f");
+	expect_path(&table, plainly_named(40, "f"), 600, "\\Program Files\\Common Files\\f");
+	expect_path(&table, plainly_named(41, "f"), 600, "\\Program Files\\ONLY~1\\f");
+	expect_path(&table, plainly_named(42, "f"), 600, "\\Program Files\\Common Files\\Much later\\f");
+	expect_path(&table, plainly_named(43, "f"), 600, "\\Program Files\\ONLY~1\\x\\f");
+	name_table_free(&table);
+}
+
 static void expect_text(const uint16_t *units, size_t count, const char *text)
 {
 	char found[800];
@@ -85,6 +117,7 @@ static void check_units(void)
 int main(void)
 {
 	check_paths();
+	check_dos_names();
 	check_units();
 	return 0;
 }
