@@ -40,23 +40,47 @@ static bool has_signature(const uint8_t *sector)
 	return sector[510] == 0x55 && sector[511] == 0xaa;
 }
 
-static int copy_range(struct view *disk, int fd, uint64_t off, uint64_t length)
+struct tables {
+	struct view *disk;
+	int fd; /* where the copy is */
+	uint32_t sector_size;
+	struct pass_report *report;
+	bool overflow; /* numbers in them that libblkid does not read right */
+};
+
+static int copy_range(const struct tables *t, uint64_t off, uint64_t length)
 {
 	cleanup_free uint8_t *buffer = NULL;
-	if (off >= disk->length)
+	if (off >= t->disk->length)
 		return 0;
-	if (length > disk->length - off)
-		length = disk->length - off;
+	if (length > t->disk->length - off)
+		length = t->disk->length - off;
 	buffer = malloc(length);
 	if (!buffer)
 		return -ENOMEM;
-	int r = view_read(disk, buffer, length, off);
-	return r < 0 ? r : io_pwrite_full(&io_posix, fd, buffer, length, off);
+	int r = view_read(t->disk, buffer, length, off);
+	return r < 0 ? r : io_pwrite_full(&io_posix, t->fd, buffer, length, off);
 }
 
 static bool is_extended(uint8_t type)
 {
 	return type == 0x05 || type == 0x0f || type == 0x85;
+}
+
+/* libblkid counts in units of 512 bytes, in 32 bits: with longer sectors numbers of an MBR or EBR (at that sector) may
+ * be too large. */
+static bool overflows(const struct tables *t, const uint8_t *table, uint64_t at)
+{
+	const uint64_t most = UINT32_MAX / (t->sector_size / 512);
+	for (unsigned int i = 0; t->sector_size > 512 && i < 4; i++) {
+		const uint8_t *entry = table + MBR_ENTRIES_OFF + i * MBR_ENTRY_SIZE;
+		uint32_t start, size;
+		memcpy(&start, entry + 8, sizeof(start));
+		memcpy(&size, entry + 12, sizeof(size));
+		if (size && (at + le32toh(start) > most || le32toh(size) > most))
+			return true;
+	}
+	return false;
 }
 
 /* Where the part begins that an entry of an MBR or EBR says is extended, in sectors; 0: it says no such thing. */
@@ -80,20 +104,21 @@ static uint64_t next_start(const uint8_t *sector)
 
 /* Only follows a chain of EBR sectors to copy them; what they say is for libblkid to tell, which knows longer chains
  * (of tables without a partition) and rings. */
-static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t base, struct pass_report *report)
+static int copy_chain(struct tables *t, uint64_t base)
 {
 	uint8_t sector[512];
 	uint64_t at = base;
 	int r = 0;
 	for (unsigned int links = 0; r == 0 && at; links++) {
-		if (at > disk->length / sector_size || view_read(disk, sector, sizeof(sector), at * sector_size) < 0 ||
-		    !has_signature(sector))
+		if (at > t->disk->length / t->sector_size ||
+		    view_read(t->disk, sector, sizeof(sector), at * t->sector_size) < 0 || !has_signature(sector))
 			break;
 		if (links > REPORT_VOLUMES_MAX) {
-			refuse_many(report);
+			refuse_many(t->report);
 			break;
 		}
-		r = copy_range(disk, fd, at * sector_size, sector_size);
+		t->overflow |= overflows(t, sector, at);
+		r = copy_range(t, at * t->sector_size, t->sector_size);
 		uint64_t next = next_start(sector);
 		at = next ? base + next : 0;
 	}
@@ -101,23 +126,25 @@ static int copy_chain(struct view *disk, int fd, uint32_t sector_size, uint64_t 
 }
 
 /* There is one such part on a disk, but nothing keeps an MBR from naming four, and libblkid follows them all. */
-static int copy_extended(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+static int copy_extended(struct tables *t)
 {
 	uint8_t sector[512];
-	int r = view_read(disk, sector, sizeof(sector), 0);
+	int r = view_read(t->disk, sector, sizeof(sector), 0);
+	t->overflow = r == 0 && overflows(t, sector, 0);
 	for (unsigned int i = 0; r == 0 && i < 4; i++)
-		r = copy_chain(disk, fd, sector_size, extended_start(sector, i), report);
+		r = copy_chain(t, extended_start(sector, i));
 	return r;
 }
 
-static int copy_tables(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+static int copy_tables(struct tables *t)
 {
-	if (ftruncate(fd, 0) < 0 || ftruncate(fd, (off_t)disk->length) < 0)
+	uint64_t length = t->disk->length;
+	if (ftruncate(t->fd, 0) < 0 || ftruncate(t->fd, (off_t)length) < 0)
 		return -errno;
-	int r = copy_range(disk, fd, 0, TABLE_BYTES);
-	if (r == 0 && disk->length > TABLE_BYTES)
-		r = copy_range(disk, fd, disk->length - TABLE_BYTES, TABLE_BYTES);
-	return r < 0 ? r : copy_extended(disk, fd, sector_size, report);
+	int r = copy_range(t, 0, TABLE_BYTES);
+	if (r == 0 && length > TABLE_BYTES)
+		r = copy_range(t, length - TABLE_BYTES, TABLE_BYTES);
+	return r < 0 ? r : copy_extended(t);
 }
 
 /* ---- what libblkid finds ---- */
@@ -169,13 +196,14 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		              "the partition reaches past the end of the image");
 }
 
-static int list_partitions(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+static int list_partitions(const struct tables *t)
 {
 	blkid_probe probe = blkid_new_probe();
 	if (!probe)
 		return -ENOMEM;
-	int r = blkid_probe_set_device(probe, fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, sector_size) < 0 ? -EIO
-	                                                                                                          : 0;
+	int r = blkid_probe_set_device(probe, t->fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, t->sector_size) < 0
+	                ? -EIO
+	                : 0;
 	blkid_partlist list = NULL;
 	if (r == 0) {
 		blkid_probe_enable_partitions(probe, 1);
@@ -188,7 +216,7 @@ static int list_partitions(struct view *disk, int fd, uint32_t sector_size, stru
 		blkid_partition partition = blkid_partlist_get_partition(list, i);
 		const char *own = blkid_parttable_get_type(blkid_partition_get_table(partition));
 		if (own && !strcmp(own, type))
-			add_partition(disk, partition, scheme, report);
+			add_partition(t->disk, partition, scheme, t->report);
 	}
 	blkid_free_probe(probe);
 	return r;
@@ -203,11 +231,11 @@ static bool looks_like_volume(struct view *disk, uint64_t off)
 	       !memcmp(sector + 3, "-FVE-FS-", 8);
 }
 
-static int read_tables(struct view *disk, int fd, uint32_t sector_size, struct pass_report *report)
+static int read_tables(struct tables *t)
 {
-	report->volume_count = 0;
-	int r = copy_tables(disk, fd, sector_size, report);
-	return r < 0 ? r : list_partitions(disk, fd, sector_size, report);
+	t->report->volume_count = 0;
+	int r = copy_tables(t);
+	return r < 0 ? r : list_partitions(t);
 }
 
 /* Nothing in an MBR says how long its sectors are: those are right with which a volume begins where a partition does.
@@ -215,15 +243,25 @@ static int read_tables(struct view *disk, int fd, uint32_t sector_size, struct p
 static int find_partitions(struct view *disk, int fd, struct pass_report *report)
 {
 	static const uint32_t sector_sizes[] = {512, 4096};
+	struct tables t = {.disk = disk, .fd = fd, .report = report};
 	for (size_t i = 0; i < 2; i++) {
-		int r = read_tables(disk, fd, sector_sizes[i], report);
+		t.sector_size = sector_sizes[i];
+		int r = read_tables(&t);
 		if (r < 0 || report->cause[0])
 			return r;
-		for (size_t k = 0; k < report->volume_count; k++)
-			if (looks_like_volume(disk, report->volumes[k].off))
-				return 0;
+		for (size_t k = 0; k < report->volume_count; k++) {
+			if (!looks_like_volume(disk, report->volumes[k].off))
+				continue;
+			if (t.overflow && !strcmp(report->volumes[k].scheme, "mbr"))
+				refuse_disk(report, VOLUME_REFUSED,
+				            "partitions beyond 2 TiB in an MBR for sectors of 4096 bytes, which zcfs "
+				            "cannot read",
+				            "convert the disk to GPT");
+			return 0;
+		}
 	}
-	return read_tables(disk, fd, 512, report);
+	t.sector_size = 512;
+	return read_tables(&t);
 }
 
 static int compare_off(const void *a, const void *b)
