@@ -35,6 +35,12 @@ static uint8_t rank_of(const struct scan *s, const struct attr *attr)
 	return attr->type == le32_to_cpu(AT_INDEX_ALLOCATION) || attr->type == le32_to_cpu(AT_BITMAP) ? 2 : 3;
 }
 
+/* What boot code reads, which may manage with few pieces only: the root directory, $MFT, loaders and their data. */
+static bool is_read_to_boot(const struct scan *s, const struct attr *attr)
+{
+	return attr->base < FILE_first_user || s->kind[attr->base] & (RECORD_BOOT_FILE | RECORD_BOOT_DATA);
+}
+
 /* What must stay, and why: the boot record and what is found through it ($Boot, $MFTMirr, the first cluster of $MFT),
  * bad clusters, what is left of shadow copies (the boot record leads to their catalog). The files of boot loaders,
  * which may know them by their place, are left while they are in one piece. $LogFile may move: only a clean one gets
@@ -108,6 +114,7 @@ static int add_object(const struct scan *s, struct layout *l, size_t first, size
 	        .max_pieces = UINT16_MAX,
 	        .kind = (uint8_t)layout_kind(s, head),
 	        .rank = rank_of(s, head),
+	        .never_more = is_read_to_boot(s, head),
 	};
 	for (size_t i = first; i < end; i++) {
 		const struct attr *attr = &s->attrs[i];

@@ -189,11 +189,13 @@ static uint32_t pieces_placed(const struct attempt *a, size_t object)
 }
 
 /* Whether it is worth to move only fragmented objects is decided for each of them: in as many pieces as before it might
- * as well stay, and moving it would be done again in every pass. */
-static uint32_t pieces_worthwhile(const struct attempt *a, size_t object)
+ * as well stay, and moving it would be done again in every pass. Else only their sum counts, for most of them. */
+static uint32_t pieces_worthwhile(const struct attempt *a, size_t index)
 {
-	bool each = a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE;
-	return each ? a->input->objects[object].run_count - 1 : UINT32_MAX;
+	const struct plan_object *object = &a->input->objects[index];
+	if (a->mode == MODE_FRAGMENTED || a->mode == MODE_DIVIDE)
+		return object->run_count - 1;
+	return object->never_more ? object->run_count : UINT32_MAX;
 }
 
 /* Divides length clusters into the fewest pieces that the gaps allow: the longest gaps, until the rest fits into one.

@@ -36,6 +36,7 @@ struct plan_object {
 	uint16_t max_pieces; /* as many as may be made of it, if it must be divided; at least 1 */
 	uint8_t kind;        /* enum plan_kind */
 	uint8_t rank;        /* lower ones are placed first */
+	bool never_more;     /* pieces than now, however few that leaves of others */
 };
 
 struct plan_input {

@@ -159,6 +159,15 @@ static bool is_boot_file(const FILE_NAME_ATTR *name, uint32_t file_attributes)
 	       !is_one_of(text, by_path, sizeof(by_path) / sizeof(*by_path));
 }
 
+/* \Boot\BCD; where else there may be one is of no matter. */
+static bool is_boot_data(const FILE_NAME_ATTR *name)
+{
+	char text[16];
+	name_to_utf8((const uint8_t *)name + offsetof(FILE_NAME_ATTR, file_name), name->file_name_length, text,
+	             sizeof(text));
+	return !strcasecmp(text, "bcd");
+}
+
 /* The catalog is named by a GUID, the stores {GUID of the snapshot}{that one}. libyal's "Volume Shadow Snapshot (VSS)
  * format" has both. */
 static bool is_shadow_file(const FILE_NAME_ATTR *name)
@@ -396,6 +405,8 @@ static void note_name(struct scan *s, uint64_t base, const FILE_NAME_ATTR *name,
 		s->kind[base] |= RECORD_BOOT_FILE;
 	if (is_shadow_file(name))
 		s->kind[base] |= RECORD_SHADOWS;
+	if (name->file_name_length == 3 && is_boot_data(name))
+		s->kind[base] |= RECORD_BOOT_DATA;
 }
 
 /* Whether an extension record is a directory's may not be known yet. */

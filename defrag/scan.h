@@ -47,9 +47,10 @@ enum record_kind {
 	RECORD_EXTENSION = 2,
 	RECORD_HAS_LIST = 4, /* a base record with an $ATTRIBUTE_LIST */
 	RECORD_DIRECTORY = 8,
-	RECORD_BOOT_FILE = 16, /* something a boot loader may find by its place */
-	RECORD_LISTED = 32,    /* an attribute list names this record */
-	RECORD_SHADOWS = 64,   /* the catalog of shadow copies, or a store of theirs: found by its place */
+	RECORD_BOOT_FILE = 16,  /* something a boot loader may find by its place */
+	RECORD_LISTED = 32,     /* an attribute list names this record */
+	RECORD_SHADOWS = 64,    /* the catalog of shadow copies, or a store of theirs: found by its place */
+	RECORD_BOOT_DATA = 128, /* by its name: what a boot loader reads by its path */
 };
 
 struct scan {

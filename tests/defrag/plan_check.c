@@ -124,6 +124,7 @@ static void check_object(const struct volume *v, const struct plan *plan, size_t
 	CHECK(object->kind != PLAN_PINNED && object->kind != PLAN_UNWANTED);
 	CHECK(object->kind == PLAN_ANCHORED || first->lcn <= object->max_start);
 	CHECK(count == 1 || count <= object->max_pieces);
+	CHECK(!object->never_more || count <= object->run_count);
 	if (object->run_count == 1) {
 		CHECK(object->kind != PLAN_LEFT);
 		CHECK(plan->anew || is_in_the_way(v, plan, i));

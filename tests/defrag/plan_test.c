@@ -57,6 +57,7 @@ static void add_object(struct volume *v, struct run *pieces, size_t count)
 	        .max_pieces = random_below(3) ? UINT16_MAX : (uint16_t)(1 + random_below(6)),
 	        .kind = kinds[random_below(sizeof(kinds))],
 	        .rank = (uint8_t)random_below(4),
+	        .never_more = random_below(4) == 0,
 	};
 	if (random_below(2))
 		shuffle(pieces, count);

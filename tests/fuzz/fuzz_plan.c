@@ -32,6 +32,7 @@ static struct plan_object take_object(struct input *input)
 	uint16_t start = (uint16_t)take(input, 2);
 	object.max_start = start == 0 ? UINT64_MAX : start - 1u;
 	object.max_pieces += object.max_pieces == 0;
+	object.never_more = object.rank & 1;
 	return object;
 }
 
