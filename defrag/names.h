@@ -37,8 +37,8 @@ void name_table_free(struct name_table *table);
 /* The $FILE_NAME in an attribute; NULL if it holds none, or a broken one. */
 const FILE_NAME_ATTR *attr_file_name(ATTR_RECORD *attr);
 
-/* The name that people see: the first $FILE_NAME of the record that is not a DOS name, or else a DOS name: the other one
- * is then in another record. NULL if the record holds none. */
+/* The name that people see: the first $FILE_NAME of the record that is not a DOS name. If it has only a DOS name, that
+ * one; the other is in another record then. NULL if the record holds none. */
 const FILE_NAME_ATTR *record_file_name(uint8_t *record);
 
 /* UTF-8 of a name of length UTF-16 units (any alignment), always terminated; zeros and surrogates that do not pair
