@@ -160,13 +160,9 @@ static int look_at_members(struct check *check)
 static int open_data_to_look(struct check *check)
 {
 	struct stat status;
-	int fd = name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &status);
+	int fd = data_open(&io_look, check->bundle_fd, BUNDLE_DATA_NAME, O_RDONLY);
 
-	if (fd == 0)
-		fd = lock_leased(&status) ? -EBUSY : 0;
-	if (fd == 0)
-		fd = data_open(&io_look, check->bundle_fd, BUNDLE_DATA_NAME, O_RDONLY);
-	if (fd == -EBUSY || fd == -EAGAIN) {
+	if (fd == -EAGAIN) {
 		check->report->in_use = true;
 		check_add(check, FINDING_SKIPPED, NOTE, "the data file is not looked at: a tool is working on it");
 		return 0;

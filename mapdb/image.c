@@ -57,11 +57,13 @@ static int open_data(struct image *image, int dir_fd, const char *name, int flag
 	int fd = -EROFS;
 
 	image->read_only = flags & IMAGE_READ_ONLY || image->access == IMAGE_UNLOCKED;
-	if (!image->read_only)
-		fd = data_open_wait(image->io, dir_fd, name, O_RDWR, wait, &image->waited);
+	if (flags & IMAGE_MAP_ONLY)
+		fd = data_open_path(image->io, dir_fd, name);
+	else if (!image->read_only)
+		fd = data_open_wait(image, dir_fd, name, O_RDWR, wait);
 	if (fd == -EROFS) {
 		image->read_only = true;
-		fd = data_open_wait(image->io, dir_fd, name, O_RDONLY, wait, &image->waited);
+		fd = data_open_wait(image, dir_fd, name, O_RDONLY, wait);
 	}
 	image->data_fd = fd < 0 ? -1 : fd;
 	return fd < 0 ? fd : 0;
@@ -419,6 +421,7 @@ int image_open(const struct io *io, int parent_fd, const char *name, enum image_
 	struct attempt attempt = {0};
 	int rc = image_new(io, parent_fd, name, access, &image);
 
+	assert(access == IMAGE_UNLOCKED || !(flags & IMAGE_MAP_ONLY));
 	if (rc < 0)
 		return rc;
 	do {

@@ -38,6 +38,7 @@ enum image_access {
 enum image_flags {
 	IMAGE_READ_ONLY = 1, /* data and database opened O_RDONLY; pending redo is overlaid instead of applied */
 	IMAGE_WAIT = 2,	     /* wait for the lock instead of -EBUSY (any length of time; interruptible: -EINTR) */
+	IMAGE_MAP_ONLY = 4,  /* with IMAGE_UNLOCKED: data_fd is only for fstat(), and opening it breaks no lease */
 };
 
 struct image {
@@ -82,7 +83,8 @@ bool image_names_fold(int bundle_fd, const struct stat *db);
  * IMAGE_SHARED), loads the map.
  *   IMAGE_SHARED: the database is closed again; image_db_open() opens it when needed.
  *   IMAGE_EXCLUSIVE: takes the lease too (retrying for lease_patience_ms), leaves the database open.
- * -EBUSY: locked by another, or (exclusive) somebody has the file open; -EUCLEAN damaged bundle or map, or data shorter than it; -EISDIR a directory that is no
+ * Only IMAGE_SHARED breaks the lease of a tool at work; the others leave it alone (see mapdb/lock_table.h).
+ * -EBUSY: locked or leased by another, or (exclusive) somebody has the file open; -EAGAIN: leased by another (unlocked); -EUCLEAN damaged bundle or map, or data shorter than it; -EISDIR a directory that is no
  * bundle; -ESTALE the name no longer exists (after waiting; -ENOENT it never did); -EROFS etc. from the system. */
 int image_open(const struct io *io, int parent_fd, const char *name, enum image_access access, int flags,
 	       unsigned int lease_patience_ms, struct image **out);

@@ -21,11 +21,14 @@ static inline bool same_inode(const struct stat *a, const struct stat *b)
 /* Sleeps some ms. -EINTR. */
 int pause_ms(unsigned int ms);
 
-/* Opens a regular file to lock or to use it. Never blocks: a lease that another holds on the file makes it -EAGAIN (and tells the
- * other; there is no way to look without that). -EUCLEAN: not a regular file. The descriptor. */
+/* Opens a regular file to lock or to use it. Never blocks: a lease that another holds on the file makes it -EAGAIN. He is left alone,
+ * as far as /proc/locks tells of the lease. -EUCLEAN: not a regular file. The descriptor. */
 int data_open(const struct io *io, int dir_fd, const char *name, int flags);
-/* The same, repeated while there is a lease if wait is set; otherwise -EBUSY. *waited is set if it was. */
-int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags, bool wait, bool *waited);
+/* Opens the image's data file; for IMAGE_SHARED another's lease is broken: he is told, and loses it after lease-break-time. If wait is
+ * set, repeated while there is a lease; otherwise -EBUSY, for IMAGE_UNLOCKED -EAGAIN. */
+int data_open_wait(struct image *image, int dir_fd, const char *name, int flags, bool wait);
+/* A descriptor with which nothing can be done but fstat(), and that breaks no lease (O_PATH). -EUCLEAN: not a regular file. */
+int data_open_path(const struct io *io, int dir_fd, const char *name);
 
 /* flock() with LOCK_SH or LOCK_EX; -EBUSY without wait, -EINTR with. *waited is set if the lock was not free at once. */
 int data_lock(int data_fd, int operation, bool wait, bool *waited);

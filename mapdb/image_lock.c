@@ -6,6 +6,9 @@
  * the file is open nowhere else, and makes who opens it wait until we give it back, or for lease-break-time (45 s). It
  * tells us so by a signal, SIGIO by default, whose default action is to kill; here it is SIGURG, whose default action
  * is nothing. We look with F_GETLEASE instead.
+ *
+ * What has begun to break cannot be mended, not even if the opener gives up at once (O_NONBLOCK), and may cost us hours
+ * of work. That is right for a guest, who comes through the daemon. Everybody else looks into /proc/locks first.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +18,7 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
+#include "mapdb/lock_table.h"
 
 #define POLL_MS         10u
 #define LEASE_MARGIN_MS 15000 /* for what comes after the last look at the lease: commit, exchange, redo */
@@ -26,17 +30,23 @@ int pause_ms(unsigned int ms)
 	return nanosleep(&pause, NULL) < 0 ? -errno : 0;
 }
 
-int data_open(const struct io *io, int dir_fd, const char *name, int flags)
+/* fd, or -errno instead. */
+static int open_regular(const struct io *io, int dir_fd, const char *name, int flags)
 {
-	cleanup_fd int fd = io->open(io, dir_fd, name, flags | O_NONBLOCK | O_NOCTTY, 0);
+	cleanup_fd int fd = io->open(io, dir_fd, name, flags, 0);
 	struct stat status;
+
+	if (fd >= 0 && fstat(fd, &status) < 0)
+		return -errno;
+	return fd >= 0 && !S_ISREG(status.st_mode) ? -EUCLEAN : steal_fd(&fd);
+}
+
+static int open_breaking_lease(const struct io *io, int dir_fd, const char *name, int flags)
+{
+	cleanup_fd int fd = open_regular(io, dir_fd, name, flags | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0)
 		return steal_fd(&fd);
-	if (fstat(fd, &status) < 0)
-		return -errno;
-	if (!S_ISREG(status.st_mode))
-		return -EUCLEAN;
 	/* io_uring would refuse to wait for such a descriptor's I/O. */
 	int file_flags = fcntl(fd, F_GETFL);
 	if (file_flags < 0 || fcntl(fd, F_SETFL, file_flags & ~O_NONBLOCK) < 0)
@@ -44,16 +54,33 @@ int data_open(const struct io *io, int dir_fd, const char *name, int flags)
 	return steal_fd(&fd);
 }
 
-int data_open_wait(const struct io *io, int dir_fd, const char *name, int flags, bool wait, bool *waited)
+int data_open(const struct io *io, int dir_fd, const char *name, int flags)
 {
+	struct stat status;
+
+	if (name_stat(dir_fd, name, &status) == 0 && lock_leased(&status))
+		return -EAGAIN;
+	return open_breaking_lease(io, dir_fd, name, flags);
+}
+
+int data_open_path(const struct io *io, int dir_fd, const char *name)
+{
+	return open_regular(io, dir_fd, name, O_PATH);
+}
+
+int data_open_wait(struct image *image, int dir_fd, const char *name, int flags, bool wait)
+{
+	bool for_guest = image->access == IMAGE_SHARED;
+
 	for (;;) {
-		int fd = data_open(io, dir_fd, name, flags);
+		int fd = for_guest ? open_breaking_lease(image->io, dir_fd, name, flags)
+		                   : data_open(image->io, dir_fd, name, flags);
 
 		if (fd != -EAGAIN)
 			return fd;
 		if (!wait)
-			return -EBUSY;
-		*waited = true;
+			return image->access == IMAGE_UNLOCKED ? -EAGAIN : -EBUSY;
+		image->waited = true;
 		int rc = pause_ms(POLL_MS);
 		if (rc < 0)
 			return rc;

@@ -11,7 +11,6 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
-#include "mapdb/lock_table.h"
 
 bool image_name_reserved(const char *name)
 {
@@ -168,8 +167,6 @@ static int lock_found(const struct io *io, int parent_fd, const char *name, cons
 	*locked_fd = -1;
 	if (!found->has_data || (held && same_inode(held, &found->data)))
 		return 0;
-	if (lock_leased(&found->data)) /* somebody is at work, whom opening the file would disturb */
-		return -EBUSY;
 	if (found->is_directory) {
 		dir_fd = bundle_open(io, parent_fd, name);
 		if (dir_fd < 0)

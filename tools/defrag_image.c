@@ -59,7 +59,8 @@ static int open_to_analyze(const struct location *location, struct outcome *outc
 		outcome->in_use = opened_elsewhere(*image) || check_domains(location) == -EBUSY;
 	if (!error || stop_requested())
 		return error;
-	return image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
+	error = image_open(&io_posix, location->parent_fd, location->name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0, image);
+	return error == -EAGAIN ? -EBUSY : error; /* a tool is at work on it */
 }
 
 static int open_exclusive(const struct location *location, const struct defrag_options *options, struct image **image)
@@ -308,12 +309,14 @@ static bool ask_to_shut_down(const struct location *location, const struct outco
 	return true;
 }
 
-static void explain_in_use(const struct location *location, bool asked, struct outcome *outcome)
+static void explain_in_use(const struct location *location, const struct defrag_options *options, bool asked,
+                           struct outcome *outcome)
 {
 	struct identity identity;
-	if (locate_identity(location, &identity) < 0 || !users_find(&identity, &outcome->user))
-		return;
-	outcome_explain_user(outcome, asked);
+	if (locate_identity(location, &identity) == 0 && users_find(&identity, &outcome->user))
+		outcome_explain_user(outcome, asked);
+	if (options->mode == MODE_ANALYZE) /* only a tool keeps it out, and it takes no --wait */
+		snprintf(outcome->remedy, sizeof(outcome->remedy), "try again when that has ended");
 }
 
 /* Whether the domain that has the image has powered off, and will be gone at any moment unless somebody keeps it. */
@@ -383,7 +386,7 @@ static void process_located(const struct location *location, const struct defrag
 			if (error)
 				outcome_explain(outcome, step, error);
 			if (error == -EBUSY && step == STEP_OPEN)
-				explain_in_use(location, asked, outcome);
+				explain_in_use(location, options, asked, outcome);
 			break;
 		}
 		forget_attempt(outcome);

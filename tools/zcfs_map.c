@@ -42,6 +42,8 @@ static int explain(const char *path, int error, const char *remedy)
 	        {ENOTCONN, "the zcfs that served this mount is gone",
 	         "unmount what it left (fusermount3 -u), or start zcfs again"},
 	        {EBUSY, "its map database stayed locked by another program", "try again later"},
+	        {EAGAIN, "its data cannot be read while a tool works on it",
+	         "try again later; without --guest and --host only its map is read"},
 	        {EIO, "input/output error", "look into the kernel's log (dmesg) before anything else"},
 	        {EINTR, "stopped", ""},
 	        {ECANCELED, "stopped", ""},
@@ -122,11 +124,11 @@ static int show(const struct map_options *options)
 {
 	struct location location = LOCATION_INIT;
 	struct image *image = NULL;
+	int flags = options->question_count ? IMAGE_READ_ONLY : IMAGE_READ_ONLY | IMAGE_MAP_ONLY;
 	int error = locate_image(options->image, &location);
 
 	if (!error)
-		error = image_open(&io_posix, location.parent_fd, location.name, IMAGE_UNLOCKED, IMAGE_READ_ONLY, 0,
-		                   &image);
+		error = image_open(&io_posix, location.parent_fd, location.name, IMAGE_UNLOCKED, flags, 0, &image);
 	if (!error)
 		error = answer(image, options);
 	int exit_code = error ? explain(options->image, error, location.remedy) : MAP_DONE;

@@ -47,6 +47,26 @@ static void check_locks(void)
 	image_close(one);
 }
 
+/* With hours of work to lose: a guest is worth it, nobody else. */
+static void check_breaking(void)
+{
+	struct image *one, *two;
+
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &one), 0);
+	if (one->leased) {
+		CHECK_IS(open_image("a.img", IMAGE_UNLOCKED, IMAGE_MAP_ONLY, &two), 0);
+		CHECK(image_map_is_identity(two->map));
+		image_close(two);
+		CHECK_IS(open_image("a.img", IMAGE_UNLOCKED, 0, &two), -EAGAIN);
+		CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &two), -EBUSY);
+		CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, IMAGE_READ_ONLY, &two), -EBUSY);
+		CHECK(!image_wanted(one));
+		CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &two), -EBUSY);
+		CHECK(image_wanted(one));
+	}
+	image_close(one);
+}
+
 /* Somebody who has the file open and never heard of the lock. */
 static void check_lease(void)
 {
@@ -342,6 +362,7 @@ int main(void)
 	unsigned int descriptors = count_descriptors();
 
 	check_locks();
+	check_breaking();
 	check_lease();
 	check_lost_lease();
 	check_links();
