@@ -16,6 +16,7 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image.h"
+#include "mapdb/lock_table.h"
 #include "mapdb/map_db.h"
 
 #define STORE_LINK        ".zcfs/store"
@@ -355,6 +356,9 @@ static int open_in_mount(const struct mount *mount, const struct location *locat
 
 int locate_through_mount(const struct location *location)
 {
+	struct stat status;
+	if (data_status(location, &status) == 0 && lock_leased(&status))
+		return -EBUSY;
 	int fd = -ENOENT;
 	int result = visit_mounts(location, open_in_mount, &fd);
 	return result < 0 ? result : fd;

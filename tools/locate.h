@@ -28,7 +28,7 @@ int locate_image(const char *path, struct location *location);
 /* The same for a directory: parent_fd is the directory itself, name stays NULL. */
 int locate_directory(const char *path, struct location *location);
 /* The image that was located, opened for reading through a mount that serves it: the descriptor. -ENOENT: no mount
- * does; otherwise why it could not be opened. */
+ * does; -EBUSY: a tool is at work on it, whom that would disturb; otherwise why it could not be opened. */
 int locate_through_mount(const struct location *location);
 /* Whether it was reached through a mount, or lies in the store of one that we may look at. Opens no image. */
 bool locate_is_served(const struct location *location);
