@@ -13,6 +13,7 @@
 #include "fs/resolve.h"
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
+#include "mapdb/lock_table.h"
 
 /* Inode numbers in the mount that belong to nothing in the store. */
 #define CONTROL_INO_FIRST (UINT64_C(1) << 62)
@@ -144,47 +145,70 @@ static int copy_database(struct open_image *image, int copy_fd)
 	return ret;
 }
 
-/* The copy of the database of the bundle behind a node. */
-static int make_copy(struct node *bundle, struct node **out)
+static int copy_of_node(struct node *bundle, int copy_fd)
 {
-	cleanup_fd int copy_fd = memfd_create("zcfs-map-db-copy", MFD_CLOEXEC);
-	struct stat status = {.st_ino = atomic_fetch_add(&next_copy, 1)};
 	struct open_image *image;
-	int ret;
+	int ret = open_image_get(bundle, false, &image);
 
-	if (copy_fd < 0)
-		return -errno;
-	ret = open_image_get(bundle, false, &image);
 	if (ret < 0)
 		return ret == -ESTALE ? -ENOENT : ret;
 	ret = copy_database(image, copy_fd);
 	open_image_put(image);
-	return ret < 0 ? ret : node_lookup(NODE_CONTROL_DB_COPY, &status, steal_fd(&copy_fd), NULL, NULL, out);
+	return ret;
 }
 
-/* The bundle "name" of a store directory; its node then has that place, which is how its image is opened. */
-static int lookup_copy(const struct node *mirror, const char *name, struct node **out)
+/* The bundle's node gets that place, which is how its image is opened. Takes resolved->fd. */
+static int copy_by_opening(const struct node *mirror, const char *name, struct resolved *resolved, int copy_fd)
 {
-	struct resolved resolved cleanup_resolved = {.fd = -1};
+	cleanup_fd int fd = fcntl(mirror->fd, F_DUPFD_CLOEXEC, 0);
 	struct node *directory, *bundle;
 	struct stat status;
-	int ret = image_name_reserved(name) ? -ENOENT : resolve_name(mirror->fd, name, &resolved);
+	int ret;
 
-	if (ret < 0 || resolved.kind != NAME_BUNDLE)
-		return ret < 0 ? ret : -ENOENT;
-	cleanup_fd int fd = fcntl(mirror->fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0 || fstat(fd, &status) < 0)
 		return -errno;
 	ret = node_lookup(NODE_DIRECTORY, &status, steal_fd(&fd), NULL, NULL, &directory);
 	if (ret < 0)
 		return ret;
-	ret = node_lookup(NODE_FILE, &resolved.status, steal_fd(&resolved.fd), directory, name, &bundle);
+	ret = node_lookup(NODE_FILE, &resolved->status, steal_fd(&resolved->fd), directory, name, &bundle);
 	if (ret == 0) {
-		ret = make_copy(bundle, out);
+		ret = copy_of_node(bundle, copy_fd);
 		node_forget(bundle, 1);
 	}
 	node_forget(directory, 1);
 	return ret;
+}
+
+/* A tool is at work on the bundle, whom opening the image would make stop. */
+static int copy_beside_tool(const struct node *mirror, const char *name, int copy_fd)
+{
+	cleanup_fd int bundle_fd = store.io->open(store.io, mirror->fd, name, O_RDONLY | O_DIRECTORY, 0);
+	struct map_db *db;
+	int ret = bundle_fd < 0 ? bundle_fd : map_db_open(store.io, bundle_fd, true, &db);
+
+	if (ret < 0)
+		return ret;
+	ret = map_db_copy(db, store.io, copy_fd);
+	map_db_close(db);
+	return ret;
+}
+
+/* The copy of the database of the bundle "name" of a store directory. */
+static int lookup_copy(const struct node *mirror, const char *name, struct node **out)
+{
+	struct resolved resolved cleanup_resolved = {.fd = -1};
+	cleanup_fd int copy_fd = -1;
+	int ret = image_name_reserved(name) ? -ENOENT : resolve_name(mirror->fd, name, &resolved);
+
+	if (ret < 0 || resolved.kind != NAME_BUNDLE)
+		return ret < 0 ? ret : -ENOENT;
+	copy_fd = memfd_create("zcfs-map-db-copy", MFD_CLOEXEC);
+	if (copy_fd < 0)
+		return -errno;
+	ret = lock_leased(&resolved.status) ? copy_beside_tool(mirror, name, copy_fd)
+	                                    : copy_by_opening(mirror, name, &resolved, copy_fd);
+	struct stat status = {.st_ino = atomic_fetch_add(&next_copy, 1)};
+	return ret < 0 ? ret : node_lookup(NODE_CONTROL_DB_COPY, &status, steal_fd(&copy_fd), NULL, NULL, out);
 }
 
 static int lookup_mirror(const struct node *mirror, const char *name, struct node **out)

@@ -23,7 +23,7 @@
 int control_init(void);
 
 int control_root_entry(struct fuse_entry_param *entry);
-/* A name in a control directory. -EBUSY: a tool holds the image's lock. */
+/* A name in a control directory. -EBUSY: a tool holds the image's lock, and no lease by which it could be seen. */
 int control_lookup(struct node *parent, const char *name, struct fuse_entry_param *entry);
 void control_attributes(const struct node *node, struct stat *status);
 void control_store_target(char *target, size_t size);

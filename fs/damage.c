@@ -10,6 +10,7 @@
 #include "fs/log.h"
 #include "fs/open_image.h"
 #include "mapdb/check.h"
+#include "mapdb/lock_table.h"
 
 /* Whoever opens the image waits so long, and so does the thread that handles his request: the database may be made to
  * be looked at for ever. */
@@ -68,7 +69,10 @@ ssize_t damage_xattr(struct node *node, char *value, size_t size)
 	char reason[FINDING_TEXT_MAX];
 	struct open_image *image;
 
-	if (node->kind != NODE_FILE)
+	struct stat status;
+
+	/* A tool that works on it has found it sound, and would be disturbed. */
+	if (node->kind != NODE_FILE || (fstat(node->fd, &status) == 0 && lock_leased(&status)))
 		return -ENODATA;
 	/* What was wrong yesterday may have been mended, and what was right may be damaged. */
 	int ret = open_image_get(node, false, &image);
