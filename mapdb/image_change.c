@@ -9,7 +9,8 @@
  *     new map is read      back from the transaction: it is checked, and nothing can fail later for want of memory
  *     lease is looked at   the last moment at which stepping back is free
  *     COMMIT               in a bundle: from here on the change exists. In a staging bundle: nobody knows it yet
- *     link, sync staging   the staging bundle is complete and durable
+ *     link, give away      the staging bundle is complete, and its owner's: its names may be exchanged from here on
+ *     sync staging         it is durable
  *     sync parent          so is the end of earlier changes: should hidden names of theirs come back after the
  *                          exchange, nobody could tell what they are
  *     exchange             from here on the change exists
@@ -76,9 +77,32 @@ static void drop_staging(struct image *image)
 	image->bundle_fd = -1;
 	if (known)
 		names_remove_bundle(image->io, image->parent_fd, image->staging_name);
-	else /* just made, and could not be opened: empty */
+	else /* just made, and could not be opened: empty, unless it is another */
 		image->io->unlink(image->io, image->parent_fd, image->staging_name, AT_REMOVEDIR);
 	free(steal_pointer(&image->staging_name));
+}
+
+static int any_member(void *context, const char *entry)
+{
+	return strcmp(entry, ".") != 0 && strcmp(entry, "..") != 0;
+}
+
+/* Whoever may write in the parent can have put another directory under the name, which must be neither filled nor given
+ * away nor removed. */
+static int open_staging(struct image *image)
+{
+	cleanup_fd int fd = bundle_open(image->io, image->parent_fd, image->staging_name);
+	struct stat status;
+
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	int rc = status.st_uid == geteuid() ? io_look_entries(fd, any_member, NULL) : 1;
+	if (rc != 0)
+		return rc < 0 ? rc : -ESTALE;
+	image->bundle_fd = steal_fd(&fd);
+	return 0;
 }
 
 static int make_staging_directory(struct image *image)
@@ -95,22 +119,18 @@ static int make_staging_directory(struct image *image)
 		if (rc == 0)
 			image->staging_name = steal_pointer(&name);
 	}
-	if (rc < 0)
-		return rc;
-	image->bundle_fd = bundle_open(image->io, image->parent_fd, image->staging_name);
-	return image->bundle_fd < 0 ? image->bundle_fd : 0;
+	return rc < 0 ? rc : open_staging(image);
 }
 
-/* Whoever owns the image owns the bundle; where we may not give it away it stays ours. */
-static void set_owner(const struct image *image)
+/* Whoever owns the image owns the bundle; where we may not give it away it stays ours. The directory itself ("") goes
+ * last: its new owner may put anybody's file under the names in it. */
+static void give_away(const struct image *image, const char *name)
 {
 	struct stat status;
 
 	if (fstat(image->data_fd, &status) < 0)
 		return;
-	if (fchown(image->bundle_fd, status.st_uid, status.st_gid) < 0)
-		return;
-	if (fchownat(image->bundle_fd, MAP_DB_NAME, status.st_uid, status.st_gid, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fchownat(image->bundle_fd, name, status.st_uid, status.st_gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0)
 		return;
 }
 
@@ -146,7 +166,7 @@ static int build_staging(struct image *image)
 		rc = probe_names(image);
 	if (rc < 0)
 		return rc;
-	set_owner(image);
+	give_away(image, MAP_DB_NAME);
 	rc = map_db_open(image->io, image->bundle_fd, false, &image->db);
 	return rc == 0 ? map_db_begin(image->db) : rc;
 }
@@ -239,7 +259,7 @@ static int commit_in_place(struct image *image, struct outcome *outcome)
 	return state.generation == generation ? -EINPROGRESS : rc;
 }
 
-/* Makes the staging bundle complete and durable. */
+/* Makes the staging bundle complete, its owner's, and durable. */
 static int finish_staging(struct image *image)
 {
 	const struct io *io = image->io;
@@ -255,6 +275,7 @@ static int finish_staging(struct image *image)
 		return -errno;
 	if (!same_inode(&linked, &opened))
 		return -ESTALE;
+	give_away(image, "");
 	rc = io->fsync(io, image->bundle_fd);
 	return rc == 0 ? io->fsync(io, image->parent_fd) : rc;
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -162,6 +163,153 @@ static void check_undo_validity(void)
 	CHECK_IS(map_db_read_state(image->db, &image->state), 0);
 	CHECK(!image->state.undo_recorded);
 	image_close(image);
+}
+
+/* An adoption as far as the owner is concerned. */
+static struct {
+	struct stat directory; /* of the staging bundle, once it is his */
+	unsigned int members;  /* that were given to him before */
+	bool given;
+	bool exchanged; /* the bundle has the image's name */
+} adoption;
+
+static bool is_given(int from_fd)
+{
+	struct stat status;
+
+	return adoption.given && !adoption.exchanged && fstat(from_fd, &status) == 0 &&
+	       status.st_ino == adoption.directory.st_ino && status.st_dev == adoption.directory.st_dev;
+}
+
+/* In place of libc's. */
+int fchownat(int from_fd, const char *name, uid_t uid, gid_t gid, int flags)
+{
+	CHECK(!is_given(from_fd));
+	if (*name) {
+		adoption.members++;
+	} else {
+		CHECK_IS(fstat(from_fd, &adoption.directory), 0);
+		adoption.given = true;
+	}
+	return (int)syscall(SYS_fchownat, from_fd, name, uid, gid, flags);
+}
+
+int fchown(int fd, uid_t uid, gid_t gid)
+{
+	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH);
+}
+
+static int open_before_given(const struct io *io, int from_fd, const char *path, int flags, mode_t mode)
+{
+	CHECK(!is_given(from_fd));
+	return io_fast.open(&io_fast, from_fd, path, flags, mode);
+}
+
+static int link_before_given(const struct io *io, int old_fd, const char *old_name, int new_fd, const char *new_name)
+{
+	CHECK(!is_given(new_fd));
+	return io_fast.link(&io_fast, old_fd, old_name, new_fd, new_name);
+}
+
+static int rename_before_given(const struct io *io, int old_fd, const char *old_name, int new_fd, const char *new_name,
+                               unsigned int flags)
+{
+	CHECK(!is_given(old_fd) && !is_given(new_fd));
+	adoption.exchanged = adoption.exchanged || (flags == RENAME_EXCHANGE && !strcmp(new_name, "c.img"));
+	return io_fast.rename(&io_fast, old_fd, old_name, new_fd, new_name, flags);
+}
+
+static int unlink_before_given(const struct io *io, int from_fd, const char *name, int flags)
+{
+	CHECK(!is_given(from_fd));
+	return io_fast.unlink(&io_fast, from_fd, name, flags);
+}
+
+static int mkdir_before_given(const struct io *io, int from_fd, const char *name, mode_t mode)
+{
+	CHECK(!is_given(from_fd));
+	return io_fast.mkdir(&io_fast, from_fd, name, mode);
+}
+
+static int adopt_c(const struct io *io)
+{
+	struct image *image;
+
+	CHECK_IS(image_open(io, dir_fd, "c.img", IMAGE_EXCLUSIVE, 0, 50, &image), 0);
+	int rc = image_begin(image);
+	if (rc == 0) {
+		CHECK_IS(map_db_put_map(image->db, image->map), 0);
+		rc = image_commit(image);
+	}
+	image_close(image);
+	return rc;
+}
+
+/* The owner of the directory could put somebody else's file under any name in it. */
+static void check_owner_comes_last(void)
+{
+	struct io io = io_fast;
+	struct stat data, bundle, db;
+
+	io.open = open_before_given;
+	io.link = link_before_given;
+	io.rename = rename_before_given;
+	io.unlink = unlink_before_given;
+	io.mkdir = mkdir_before_given;
+	write_file(dir_fd, "c.img", "bytes", 5);
+	if (geteuid() == 0)
+		CHECK_IS(syscall(SYS_fchownat, dir_fd, "c.img", 1234, 2345, 0), 0);
+	adoption.members = 0;
+	CHECK_IS(adopt_c(&io), 0);
+	CHECK(adoption.given && adoption.exchanged);
+	CHECK_IS(adoption.members, 1);
+	CHECK_IS(fstatat(dir_fd, "c.img/data", &data, 0), 0);
+	CHECK_IS(fstatat(dir_fd, "c.img/map.db", &db, 0), 0);
+	CHECK_IS(fstatat(dir_fd, "c.img", &bundle, 0), 0);
+	CHECK(db.st_uid == data.st_uid && db.st_gid == data.st_gid);
+	CHECK(bundle.st_uid == data.st_uid && bundle.st_gid == data.st_gid);
+	CHECK_IS(image_unlink_bundle(&io_fast, dir_fd, "c.img"), 0);
+}
+
+/* Just before the new staging directory is opened, somebody puts another one under its name. */
+static int open_another(const struct io *io, int from_fd, const char *path, int flags, mode_t mode)
+{
+	if (!strncmp(path, ".c.img.zcfs-", 12) && faccessat(dir_fd, "another", F_OK, 0) == 0) {
+		CHECK_IS(renameat2(dir_fd, path, dir_fd, "moved", RENAME_NOREPLACE), 0);
+		CHECK_IS(renameat2(dir_fd, "another", dir_fd, path, RENAME_NOREPLACE), 0);
+	}
+	return io_fast.open(&io_fast, from_fd, path, flags, mode);
+}
+
+static int find_hidden(void *context, const char *entry)
+{
+	if (!strncmp(entry, ".c.img.zcfs-", 12))
+		snprintf(context, 64, "%s", entry);
+	return 0;
+}
+
+static void check_another_directory(void)
+{
+	struct io io = io_fast;
+	char hidden[64] = "";
+
+	io.open = open_another;
+	write_file(dir_fd, "c.img", "bytes", 5);
+	CHECK_IS(mkdirat(dir_fd, "another", 0700), 0);
+	int another = openat(dir_fd, "another", O_RDONLY | O_DIRECTORY);
+	write_file(another, "data", "only copy", 9);
+	adoption.given = adoption.exchanged = false;
+	CHECK_IS(adopt_c(&io), -ESTALE);
+	CHECK(!adoption.given);
+	CHECK_IS(faccessat(another, "data", F_OK, 0), 0);
+	CHECK(faccessat(another, "map.db", F_OK, 0) < 0);
+	close(another);
+	CHECK_IS(io_look_entries(dir_fd, find_hidden, hidden), 0);
+	CHECK_IS(renameat2(dir_fd, hidden, dir_fd, "another", RENAME_NOREPLACE), 0);
+	CHECK_IS(unlinkat(dir_fd, "another/data", 0), 0);
+	CHECK_IS(unlinkat(dir_fd, "another", AT_REMOVEDIR), 0);
+	CHECK_IS(unlinkat(dir_fd, "moved", AT_REMOVEDIR), 0);
+	CHECK_IS(unlinkat(dir_fd, "c.img", 0), 0);
 }
 
 /* Names that somebody exchanges just before they are opened, and back again after. */
@@ -365,6 +513,8 @@ int main(void)
 	check_breaking();
 	check_lease();
 	check_lost_lease();
+	check_owner_comes_last();
+	check_another_directory();
 	check_links();
 	check_adoption_while_waiting();
 	check_undo_validity();
