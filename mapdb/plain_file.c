@@ -239,14 +239,14 @@ static int copy_xattrs(int from_fd, int to_fd)
 int plain_copy_attributes(int from_fd, const struct stat *status, int to_fd)
 {
 	const struct timespec times[2] = {status->st_atim, status->st_mtim};
-	int rc = 0;
+	int rc = fchown(to_fd, (uid_t)-1, status->st_gid) < 0 ? -errno : copy_xattrs(from_fd, to_fd);
 
-	if (fchown(to_fd, status->st_uid, status->st_gid) < 0)
-		return -errno;
-	rc = copy_xattrs(from_fd, to_fd);
 	if (rc == 0 && fchmod(to_fd, status->st_mode & 07777) < 0)
 		rc = -errno;
 	if (rc == 0 && futimens(to_fd, times) < 0)
+		rc = -errno;
+	/* Last: from here on he may write to it. What would run with other rights than his goes with that. */
+	if (rc == 0 && fchown(to_fd, status->st_uid, (gid_t)-1) < 0)
 		rc = -errno;
 	return rc;
 }

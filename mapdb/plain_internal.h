@@ -13,7 +13,8 @@ int plain_fill(struct image *image, int fd, const struct plain_options *options,
 
 /* Before filling: what decides how the file's blocks are kept. Its own errors do not matter. */
 void plain_copy_flags(int from_fd, int to_fd);
-/* After filling: owner, mode, extended attributes, times (as they were in status). */
+/* After filling: owner, mode, extended attributes, times (as they were in status). Set-user-ID bits and file
+ * capabilities are lost, as with every change of owner. */
 int plain_copy_attributes(int from_fd, const struct stat *status, int to_fd);
 
 #endif

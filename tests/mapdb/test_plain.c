@@ -194,6 +194,24 @@ static void random_round(unsigned int round)
 	close(dir_fd);
 }
 
+/* The owner could have written to the new file before it got such bits. */
+static void no_set_id(void)
+{
+	static uint8_t bytes[16 * BLOCK];
+	struct plain_report report;
+	int dir_fd = scratch_directory();
+	struct stat status;
+
+	check_context("%s", "an image with set-user-ID bits");
+	make_image(dir_fd, bytes, sizeof bytes);
+	scramble(dir_fd, sizeof bytes, BLOCK, 0);
+	CHECK_IS(fchmodat(dir_fd, "a.img/data", 06755, 0), 0);
+	CHECK_IS(to_plain(&io_posix, dir_fd, PLAIN_COPY, never, &report), 0);
+	CHECK_IS(fstatat(dir_fd, "a.img", &status, AT_SYMLINK_NOFOLLOW), 0);
+	CHECK_IS(status.st_mode, S_IFREG | 0755);
+	empty_directory(dir_fd);
+}
+
 /* What a kill leaves is removed, and only by one who has the lock. */
 static void stale_file(void)
 {
@@ -276,6 +294,7 @@ int main(void)
 	random_start();
 	for (unsigned int round = 0; round < ROUNDS; round++)
 		random_round(round);
+	no_set_id();
 	stale_file();
 	stale_file_of_damaged_bundle();
 	stale_bundle_of_another();
