@@ -262,15 +262,17 @@ static int commit(struct pass *p)
 			r = tell_progress(p, 0, PHASE_COMMIT, 0, 1);
 		if (r == 0)
 			r = image_commit(p->image);
-		p->begun = r < 0 && r != -EINPROGRESS;
-		p->report->changed = !p->begun;
-		p->report->redo_pending = r == -EINPROGRESS;
+		p->report->redo_pending = r == -EINPROGRESS && !p->image->in_doubt;
+		if (p->report->redo_pending)
+			r = 0;
+		p->begun = r < 0;
+		p->report->changed = r == 0;
 	}
 	if (p->options->cluster_maps && !p->options->analyze)
 		p->report->map_after = image_map_ref(map);
 	image_map_unref(map);
 	p->report->phase_seconds[PHASE_COMMIT] += seconds_since(&commit_started);
-	return r == -EINPROGRESS ? 0 : r;
+	return r;
 }
 
 /* Who misspells one of several names does not want the others done. */

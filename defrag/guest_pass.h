@@ -201,7 +201,8 @@ struct pass_options {
  * not read-only. The report is filled in as far as the pass came, also when the result is an error. -ECHILD: the child
  * died or sent something that breaks an invariant (nothing changed); -ENOMEM, -ETIME: it was refused more memory or
  * time (nothing changed); -EBUSY: somebody opened the image meanwhile (nothing changed); -ENOENT: one of the selected
- * files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; what image_begin/commit return. */
+ * files is nowhere, see the report (nothing changed); -ENOSPC; -ECANCELED; -EINPROGRESS: the host has failed, and it
+ * cannot be found out whether the change was committed; what else image_begin/commit return. */
 int guest_pass_run(struct image *image, const struct pass_options *options, struct pass_report *report);
 
 #endif

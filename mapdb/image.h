@@ -52,6 +52,7 @@ struct image {
 	struct map_state state;	      /* generation 0: plain */
 	struct redo_overlay *overlay; /* redo that could not be applied: reads must be patched, writes refused; else NULL */
 	bool read_only;		      /* asked for, or forced by an overlay or a read-only file system */
+	bool in_doubt;		      /* see image_commit */
 	bool leased;		      /* IMAGE_EXCLUSIVE: a write lease is held; false where the file system has none */
 	bool waited;		      /* the lock was not free at once */
 	enum image_access access;
@@ -108,9 +109,12 @@ void image_keep(struct image *image);
  * in its database. Use image->db for the puts in between. -EMLINK: the file has another hard link; -EOPNOTSUPP: the file system
  * cannot exchange names (or is a network one): not adopted; -ENAMETOOLONG: no room for a hidden name; -EROFS: image is read-only.
  * commit: makes sure of space for redo targets, checks image_still_ours (-EBUSY), commits, exchanges names when staging, applies redo,
- * reloads the map. After -EINPROGRESS the change is committed and durable but redo could not be applied yet: the next open does it;
- * every other error leaves the old state, and the transaction is rolled back. After -EINPROGRESS image is read-only and shows the new
- * state. rollback: also removes the staging bundle; without a transaction it does nothing. */
+ * reloads the map. After -EINPROGRESS the change is committed but redo could not be applied yet: the next open does it;
+ * image is read-only and shows the new state. But if image->in_doubt is set, the host has failed so that it cannot be
+ * found out whether the change is committed: image is read-only, still shows the old state and has no database any
+ * more; the next open finds the one state or the other. Every other error leaves the old state, and the transaction is
+ * rolled back.
+ * rollback: also removes the staging bundle; without a transaction it does nothing. */
 int image_begin(struct image *image);
 int image_commit(struct image *image);
 void image_rollback(struct image *image);

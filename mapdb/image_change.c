@@ -29,6 +29,7 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
+#include "mapdb/map_db_internal.h"
 
 #define STAGING_TRIES 10
 
@@ -235,28 +236,14 @@ static void adopt_outcome(struct image *image, struct outcome *outcome)
 	image->overlay = steal_pointer(&outcome->overlay);
 }
 
-/* COMMIT of a bundle's transaction. If it fails, only a new look tells what became of it: -EINPROGRESS if it was made
- * all the same (the sync of the journal's removal has failed, say). */
-static int commit_in_place(struct image *image, struct outcome *outcome)
+/* COMMIT of a bundle's transaction. If it fails, only a new look tells what became of it. */
+static int commit_in_place(struct image *image)
 {
-	uint64_t generation = outcome->state.generation;
-	struct map_state state;
-	int rc = map_db_commit(image->db);
+	int rc = db_commit_known(&image->db, true);
 
-	if (rc == 0)
-		return 0;
-	if (rc == -EBUSY) {
-		map_db_rollback(image->db);
-		return rc;
-	}
-	map_db_close(image->db);
-	image->db = NULL;
-	if (map_db_open(image->io, image->bundle_fd, false, &image->db) < 0 ||
-	    map_db_read_state(image->db, &state) < 0) {
-		image->read_only = true; /* nothing more can be done with this one */
-		return rc;
-	}
-	return state.generation == generation ? -EINPROGRESS : rc;
+	if (rc == -EINPROGRESS) /* until it is opened again nobody knows which map counts */
+		image->in_doubt = image->read_only = true;
+	return rc;
 }
 
 /* Makes the staging bundle complete, its owner's, and durable. */
@@ -335,8 +322,8 @@ int image_commit(struct image *image)
 		image_rollback(image);
 		return rc;
 	}
-	rc = image->staging_name ? commit_staging(image) : commit_in_place(image, &outcome);
-	if (rc < 0 && rc != -EINPROGRESS)
+	rc = image->staging_name ? commit_staging(image) : commit_in_place(image);
+	if (image->in_doubt || (rc < 0 && rc != -EINPROGRESS))
 		return rc;
 
 	adopt_outcome(image, &outcome);

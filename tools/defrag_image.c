@@ -91,7 +91,7 @@ static int undo(struct image *image, const struct defrag_options *options, struc
 	        .extents_before = image_map_count(image->map),
 	};
 	int error = image_undo(image, &run);
-	outcome->report.redo_pending = error == -EINPROGRESS;
+	outcome->report.redo_pending = error == -EINPROGRESS && !image->in_doubt;
 	outcome->undone = !error || outcome->report.redo_pending;
 	return outcome->undone ? 0 : error;
 }

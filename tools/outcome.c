@@ -31,7 +31,8 @@ int exit_code_of_report(const struct pass_report *report)
 
 #define ANY_STEP (-1)
 
-/* The first row that fits is used. An exit code of EXIT_FAILED promises that nothing changed. */
+/* The first row that fits is used. An exit code of EXIT_FAILED promises that nothing changed, unless its row says
+ * otherwise. */
 static const struct {
 	int step;
 	int error;
@@ -55,6 +56,12 @@ static const struct {
          "try again when it is no longer in use, or with --wait"},
         {STEP_PASS, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; nothing has been changed",
          "try again when it is no longer in use, or with --wait"},
+        {STEP_UNDO, EINPROGRESS, EXIT_FAILED,
+         "the host's disk failed in the commit: it is not known whether the pass is undone; nothing is lost either way",
+         "check the disk (dmesg, df); --analyze shows what the guest will see"},
+        {STEP_PASS, EINPROGRESS, EXIT_FAILED,
+         "the host's disk failed in the commit: it is not known whether the pass is done; nothing is lost either way",
+         "check the disk (dmesg, df); --analyze shows what the guest will see"},
         {STEP_PLAIN, EBUSY, EXIT_IN_USE, "was opened by somebody meanwhile; it is still a bundle",
          "try again when it is no longer in use, or with --wait"},
         {STEP_PLAIN, EINPROGRESS, EXIT_FAILED,

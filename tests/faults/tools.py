@@ -10,11 +10,12 @@ import subprocess
 import sys
 
 from commands import DONE, ZCFS_DEFRAG, check
-from injector import HARMLESS, KINDS, WRITE, name_of, offsets
+from injector import HARMLESS, KINDS, SYNC, WRITE, name_of, offsets
 from scenarios import CORRECTED, Scenario, between, try_all
 from tap import equal, holds
 
 NEVER = (1 << 64) - 1
+COMMITS_IN_PLACE = ('pass over a bundle', 'undo')
 SAMPLE = 4            # of a way in which calls may fail, this many calls
 HANG_SECONDS = 60
 # What a message has to say of an error, if the error is all that there is to tell.
@@ -54,7 +55,7 @@ class Trial:
         holds(view in (old, new) or self.scenario.parts and between(view, old, new), 'the guest\'s view is neither the old nor the new one')
         if self.status == DONE:
             holds(view == new, 'exit status 0, but it is not done')
-        elif self.scenario.words[0] == ZCFS_DEFRAG and not self.ever and not self.scenario.parts and 'not known' not in self.err:
+        elif self.scenario.words[0] == ZCFS_DEFRAG and not self.scenario.parts and 'not known' not in self.err:
             holds(view == old, f'exit status {self.status}, but something has changed')
 
     def judge_status(self):
@@ -104,6 +105,18 @@ def undo_without_its_redo(cases, store, injector, scenario, seen):
         equal([image.get(name) for name in ('exit_code', 'changed', 'redo_pending', 'volumes')], [DONE, True, True, None], 'the document')
 
 
+def try_flushes(cases, store, injector, scenario, seen):
+    """The host stops flushing: then not even a look at the database tells what came of a commit, and that must be said."""
+    doubts = []
+    with cases.case(f'{scenario.name}: after any flush all others fail'):
+        for at in range(Trial(store, injector, scenario, (SYNC,), NEVER, errno.EIO, False).counted):
+            trial = Trial(store, injector, scenario, (SYNC,), at, errno.EIO, True)
+            trial.judge(store, *seen)
+            doubts.append('not known' in trial.err)
+            holds(not doubts[-1] or 'nothing has been changed' not in trial.err, trial.err)
+        holds(any(doubts), 'no commit was in doubt')
+
+
 def try_scenario(cases, store, injector, scenario, source, seen):
     only = sys.argv[1:]
     if scenario.name == 'undo' and (not only or 'undo' in only):
@@ -111,6 +124,8 @@ def try_scenario(cases, store, injector, scenario, source, seen):
     for kind in KINDS:
         if not only or scenario.name in only or kind in only:
             try_kind(cases, store, injector, scenario, kind, source, seen)
+    if scenario.name in COMMITS_IN_PLACE and (not only or scenario.name in only or 'sync' in only):
+        try_flushes(cases, store, injector, scenario, seen)
 
 
 try_all(try_scenario)

@@ -123,6 +123,10 @@ static int change(const struct io *io, int dir_fd, const char *name, unsigned in
 		else
 			image_rollback(image);
 	}
+	if (image->in_doubt) {
+		CHECK_IS(rc, -EINPROGRESS);
+		rc = IN_DOUBT;
+	}
 	image_close(image);
 	return rc;
 }
@@ -146,6 +150,8 @@ static int undo_a(const struct io *io, int dir_fd)
 	if (rc < 0)
 		return rc;
 	rc = image_undo(image, &run);
+	if (image->in_doubt)
+		rc = IN_DOUBT;
 	image_close(image);
 	return rc;
 }
@@ -175,7 +181,7 @@ static int resize_a(const struct io *io, int dir_fd, uint64_t size)
 		(void)io->ftruncate(io, image->data_fd, IMAGE_SIZE);
 	image_map_unref(map);
 	image_close(image);
-	return rc == -EINPROGRESS ? -EIO : rc; /* not known */
+	return rc == -EINPROGRESS ? IN_DOUBT : rc;
 }
 
 static int grow_a(const struct io *io, int dir_fd)

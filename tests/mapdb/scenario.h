@@ -27,13 +27,14 @@ void scenario_start(int dir_fd); /* makes the two plain images */
 extern const size_t scenario_steps;
 const char *scenario_name(size_t step);
 size_t scenario_find(const char *name);
-/* True if the step promises that after an error the old state is left (-EINPROGRESS: the new one). */
+#define IN_DOUBT 1 /* the step cannot tell whether it has come to something */
+/* True if the step promises that after an error the old state is left (-EINPROGRESS: the new one; IN_DOUBT: one of the two). */
 bool scenario_exact(size_t step);
 /* True if the guest does it: before its flush any part may be there. */
 bool scenario_by_guest(size_t step);
 /* True if it is zcfs-defrag --discard: until it is done, any part may be; no undo is left from its first part on. */
 bool scenario_discards(size_t step);
-/* 0 or -errno. Nothing is left open. */
+/* 0, IN_DOUBT or -errno. Nothing is left open. */
 int scenario_run(const struct io *io, int dir_fd, size_t step);
 
 /* The guest writes to a few ranges something else than what is there, and flushes. */
