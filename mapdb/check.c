@@ -199,9 +199,9 @@ static bool being_changed(const struct check *check)
 void check_add_leftover(struct check *check, const char *entry)
 {
 	if (being_changed(check))
-		check_add(check, FINDING_LEFTOVER, NOTE, "%.180s: a tool is working on the image", entry);
+		check_add(check, FINDING_LEFTOVER, NOTE, "%s: a tool is working on the image", entry);
 	else
-		check_add(check, FINDING_LEFTOVER, REPAIRABLE, "%.180s: left by a change that was interrupted", entry);
+		check_add(check, FINDING_LEFTOVER, REPAIRABLE, "%s: left by a change that was interrupted", entry);
 }
 
 static int visit_leftover(void *context, const char *entry, const char *name)

@@ -40,7 +40,7 @@ enum finding_kind {
 
 const char *finding_kind_name(enum finding_kind kind); /* "bundle", "journal", ... */
 
-#define FINDING_TEXT_MAX 256
+#define FINDING_TEXT_MAX 384 /* a name of 255 bytes, and words */
 
 struct finding {
 	enum finding_kind kind;

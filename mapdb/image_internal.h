@@ -8,6 +8,7 @@
 
 #include <unistd.h>
 
+#include "mapdb/hidden_name.h"
 #include "mapdb/image.h"
 
 /* In a bundle under construction: to try whether the file system exchanges a file with a directory. */
@@ -42,12 +43,7 @@ int bundle_open(const struct io *io, int parent_fd, const char *name);
 
 /* ---- names ---- */
 
-#define HIDDEN_MARK	".zcfs-"
-#define REMOVED_MARK	"removed-"
-#define REPLACE_MARK	"replace-"
-#define PLAIN_MARK	"plain-"
-#define JOURNAL_NAME	MAP_DB_NAME "-journal"
-#define NAME_LENGTH_MAX 255 /* NAME_MAX of every Linux file system that matters */
+#define JOURNAL_NAME MAP_DB_NAME "-journal"
 
 int name_stat(int dir_fd, const char *name, struct stat *status); /* lstat; 0 or -errno */
 
@@ -80,7 +76,7 @@ int names_find_locked(const struct io *io, int parent_fd, const char *name, cons
 		      struct locked *locked);
 
 /* Calls visit for each hidden entry (see image_stale.c) of name, or of every name if NULL, until one returns other than 0, which is
- * returned; otherwise 0 or -errno. Changes nothing. */
+ * returned; otherwise 0 or -errno. Changes nothing. name is empty if it is not known (see complete_name). */
 typedef int (*names_visit)(void *context, const char *entry, const char *name);
 int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context);
 
@@ -92,7 +88,8 @@ bool names_has_hidden_link(int parent_fd, const struct stat *data);
 int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
 		unsigned int *removed, unsigned int *left);
 
-/* Makes a name that is free, ".NAME.zcfs-XXXXXX" with KIND ("" or "removed-") before the random part. -ENAMETOOLONG, -ENOMEM. */
+/* Makes the name of a hidden entry that is free, with KIND ("", REMOVED_MARK or PLAIN_MARK) before the random part.
+ * -ENOMEM etc. */
 int names_make_stale(int parent_fd, const char *name, const char *kind, char **out);
 
 /* Removes a directory that is known to be a bundle (or a part of one) and what belongs into one, data first. Does not sync. */

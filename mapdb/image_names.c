@@ -228,12 +228,13 @@ static int check_kinds(const struct io *io, const struct replacement *r)
 	return old_directory ? -ENOTDIR : 0;
 }
 
-static int make_marker(struct replacement *r, const struct stat *old_status, const struct stat *new_status)
+static void make_marker(struct replacement *r, const struct stat *old_status, const struct stat *new_status)
 {
-	int length = snprintf(r->marker, sizeof r->marker, ".%s" HIDDEN_MARK REPLACE_MARK "%" PRIx64 "-%" PRIx64,
-	                      r->new_name, (uint64_t)old_status->st_ino, (uint64_t)new_status->st_ino);
+	char suffix[sizeof REPLACE_MARK "0123456789abcdef-0123456789abcdef"];
 
-	return length < 0 || (size_t)length >= sizeof r->marker ? -ENAMETOOLONG : 0;
+	snprintf(suffix, sizeof suffix, REPLACE_MARK "%" PRIx64 "-%" PRIx64, (uint64_t)old_status->st_ino,
+	         (uint64_t)new_status->st_ino);
+	hidden_name_make(r->new_name, suffix, r->marker);
 }
 
 /* First the replacement goes to a hidden name that says what it is for (from here on image_clean_stale goes forward),
@@ -288,8 +289,7 @@ int image_rename_replace(const struct io *io, int old_parent_fd, const char *old
 		return io->rename(io, old_parent_fd, old_name, new_parent_fd, new_name, 0);
 	if (same_inode(&replacement.found.self, &victim.found.self))
 		return 0;
+	make_marker(&r, &replacement.found.self, &victim.found.self);
 	rc = check_kinds(io, &r);
-	if (rc == 0)
-		rc = make_marker(&r, &replacement.found.self, &victim.found.self);
 	return rc == 0 ? replace(&r, &victim.found) : rc;
 }

@@ -2,7 +2,8 @@
  *
  * The hidden names that changes of images leave when they are interrupted, and what is done about them.
  *
- * Every hidden name is ".NAME.zcfs-SUFFIX" in the directory of NAME. The suffix tells what it is:
+ * Every hidden name is ".NAME.zcfs-SUFFIX" in the directory of NAME; hidden_name.h has how NAME is cut if it is too
+ * long for that. The suffix tells what it is:
  *
  *     XXXXXX           adoption or its reverse. A directory: a bundle that NAME has not become, or has been. A file:
  *                      the link that NAME has been, or will be. Either way its data is redundant if NAME has the same
@@ -18,10 +19,8 @@
  *
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -31,79 +30,63 @@
 #include "mapdb/image_internal.h"
 #include "mapdb/name_list.h"
 
-#define RANDOM_LETTERS 6
-
 /* ---- hidden names ---- */
-
-enum hidden_kind { HIDDEN_STAGING, HIDDEN_REMOVED, HIDDEN_PLAIN, HIDDEN_REPLACE };
-
-struct hidden {
-	enum hidden_kind kind;
-	char name[NAME_LENGTH_MAX + 1]; /* NAME */
-	uint64_t new_inode, old_inode;  /* HIDDEN_REPLACE */
-};
-
-static bool is_random_part(const char *text)
-{
-	size_t length = 0;
-
-	while (isalnum((unsigned char)text[length]))
-		length++;
-	return length == RANDOM_LETTERS && text[length] == '\0';
-}
-
-/* Reads an entry's name; false if it is none of ours. */
-static bool parse_hidden(const char *entry, struct hidden *hidden)
-{
-	const char *mark = NULL;
-	int consumed = 0;
-
-	for (const char *p = entry; (p = strstr(p, HIDDEN_MARK)); p++)
-		mark = p;
-	if (entry[0] != '.' || !mark || mark <= entry + 1 || strlen(entry) > NAME_LENGTH_MAX)
-		return false;
-	*hidden = (struct hidden){.kind = HIDDEN_STAGING};
-	memcpy(hidden->name, entry + 1, (size_t)(mark - entry - 1));
-
-	const char *suffix = mark + strlen(HIDDEN_MARK);
-	if (is_random_part(suffix))
-		return true;
-	if (!strncmp(suffix, REMOVED_MARK, strlen(REMOVED_MARK))) {
-		hidden->kind = HIDDEN_REMOVED;
-		return is_random_part(suffix + strlen(REMOVED_MARK));
-	}
-	if (!strncmp(suffix, PLAIN_MARK, strlen(PLAIN_MARK))) {
-		hidden->kind = HIDDEN_PLAIN;
-		return is_random_part(suffix + strlen(PLAIN_MARK));
-	}
-	hidden->kind = HIDDEN_REPLACE;
-	return sscanf(suffix, REPLACE_MARK "%" SCNx64 "-%" SCNx64 "%n", &hidden->new_inode, &hidden->old_inode,
-	              &consumed) == 2 &&
-	       suffix[consumed] == '\0';
-}
 
 int names_make_stale(int parent_fd, const char *name, const char *kind, char **out)
 {
 	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-	unsigned char noise[RANDOM_LETTERS];
-	char random[RANDOM_LETTERS + 1] = {0};
+	unsigned char noise[HIDDEN_RANDOM_LETTERS];
+	char random[HIDDEN_RANDOM_LETTERS + 1] = {0}, suffix[32], entry[NAME_LENGTH_MAX + 1];
 	struct stat status;
+	int rc = 0;
 
-	for (;;) {
+	while (rc == 0) {
 		if (getrandom(noise, sizeof noise, 0) != sizeof noise)
 			return -EIO;
 		for (size_t i = 0; i < sizeof noise; i++)
 			random[i] = letters[noise[i] % (sizeof letters - 1)];
-		if (asprintf(out, ".%s" HIDDEN_MARK "%s%s", name, kind, random) < 0)
-			return -ENOMEM;
-		int rc = strlen(*out) > NAME_LENGTH_MAX ? -ENAMETOOLONG : name_stat(parent_fd, *out, &status);
-		if (rc == -ENOENT)
-			return 0;
-		free(*out);
-		*out = NULL;
-		if (rc < 0)
-			return rc;
+		snprintf(suffix, sizeof suffix, "%s%s", kind, random);
+		hidden_name_make(name, suffix, entry);
+		rc = name_stat(parent_fd, entry, &status);
 	}
+	if (rc != -ENOENT)
+		return rc;
+	*out = strdup(entry);
+	return *out ? 0 : -ENOMEM;
+}
+
+struct name_search {
+	const struct hidden_name *hidden;
+	unsigned int count;
+	char name[NAME_LENGTH_MAX + 1];
+};
+
+static int note_name(void *context, const char *entry)
+{
+	struct name_search *search = context;
+	struct hidden_name other;
+
+	if (!hidden_name_is_of(search->hidden, entry) || hidden_name_parse(entry, &other))
+		return 0;
+	if (!strcmp(entry, search->name)) /* moved while the directory is read */
+		return 0;
+	memcpy(search->name, entry, strlen(entry) + 1);
+	return ++search->count > 1;
+}
+
+/* If NAME is cut, puts in its place what has that name now; nothing, if that is nothing. -ENOTUNIQ: several have, and
+ * nobody can tell whose entry it is; -errno. */
+static int complete_name(int parent_fd, struct hidden_name *hidden)
+{
+	struct name_search search = {.hidden = hidden};
+	int rc = hidden->cut ? io_look_entries(parent_fd, note_name, &search) : 0;
+
+	if (!hidden->cut || rc < 0)
+		return rc;
+	if (search.count > 1)
+		search.name[0] = '\0';
+	memcpy(hidden->name, search.name, sizeof hidden->name);
+	return search.count > 1 ? -ENOTUNIQ : 0;
 }
 
 /* ---- listing ---- */
@@ -114,6 +97,7 @@ static int list_hidden(void *context, const char *entry, const char *name)
 }
 
 struct hidden_visit {
+	int parent_fd;
 	const char *only_name;
 	names_visit visit;
 	void *context;
@@ -122,16 +106,19 @@ struct hidden_visit {
 static int visit_if_hidden(void *context, const char *entry)
 {
 	const struct hidden_visit *visit = context;
-	struct hidden hidden;
+	struct hidden_name hidden;
 
-	if (!parse_hidden(entry, &hidden) || (visit->only_name && strcmp(visit->only_name, hidden.name) != 0))
+	if (!hidden_name_parse(entry, &hidden) || (visit->only_name && !hidden_name_is_of(&hidden, visit->only_name)))
 		return 0;
-	return visit->visit(visit->context, entry, hidden.name);
+	int rc = visit->only_name ? 0 : complete_name(visit->parent_fd, &hidden);
+	if (rc < 0 && rc != -ENOTUNIQ)
+		return rc;
+	return visit->visit(visit->context, entry, visit->only_name ? visit->only_name : hidden.name);
 }
 
 int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context)
 {
-	struct hidden_visit hidden_visit = {only_name, visit, context};
+	struct hidden_visit hidden_visit = {parent_fd, only_name, visit, context};
 
 	return io_look_entries(parent_fd, visit_if_hidden, &hidden_visit);
 }
@@ -195,7 +182,7 @@ static int is_owner(void *context, const char *entry)
 }
 
 /* 1 if NAME, or what it has been renamed to, still has what the hidden entry has; 0 if not; -errno. */
-static int has_owner(const struct cleaner *cleaner, const struct hidden *hidden, const struct found *self)
+static int has_owner(const struct cleaner *cleaner, const struct hidden_name *hidden, const struct found *self)
 {
 	struct owner_search search = {cleaner, self};
 	struct found found;
@@ -207,7 +194,7 @@ static int has_owner(const struct cleaner *cleaner, const struct hidden *hidden,
 }
 
 /* An adoption or its reverse, before or after the exchange. */
-static int clean_staging(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
+static int clean_staging(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
 	const struct io *io = cleaner->io;
 	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
@@ -255,7 +242,7 @@ static bool is_sound(const struct cleaner *cleaner, const char *name)
 /* Before the exchange the name's is the bundle, after it the hidden one, which the image may have outlived as a file
  * that was then adopted: another bundle. Whoever is at work holds the lock of the bundle's data. If the name's bundle
  * has been damaged since, what is hidden may be all that is left of the image: it may have been complete. */
-static int clean_plain(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
+static int clean_plain(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
 	const struct io *io = cleaner->io;
 	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
@@ -275,7 +262,7 @@ static int clean_plain(const struct cleaner *cleaner, const char *entry, const s
 }
 
 /* A replacement cut short: finishes it. */
-static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
+static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
 	const struct io *io = cleaner->io;
 	cleanup_lock struct locked self = {.fd = -1}, owner = {.fd = -1};
@@ -298,7 +285,7 @@ static int clean_replace(const struct cleaner *cleaner, const char *entry, const
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 }
 
-static int clean_entry(const struct cleaner *cleaner, const char *entry, const struct hidden *hidden)
+static int clean_entry(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
 	switch (hidden->kind) {
 	case HIDDEN_STAGING:
@@ -323,11 +310,11 @@ int names_clean(const struct io *io, int parent_fd, const char *only_name, const
 	int rc = names_visit_hidden(parent_fd, only_name, list_hidden, &list);
 
 	for (size_t i = 0; i < list.count && rc == 0; i++) {
-		struct hidden hidden;
+		struct hidden_name hidden;
 
-		if (!parse_hidden(list.names[i], &hidden))
+		if (!hidden_name_parse(list.names[i], &hidden))
 			continue;
-		if (clean_entry(&cleaner, list.names[i], &hidden) == 0)
+		if (complete_name(parent_fd, &hidden) == 0 && clean_entry(&cleaner, list.names[i], &hidden) == 0)
 			removed_count++;
 		else
 			left_count++;

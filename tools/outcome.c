@@ -168,9 +168,8 @@ static const struct {
         {ANY_STEP, EOPNOTSUPP, EXIT_FAILED,
          "its file system cannot hold a bundle (it is a network file system, has no RENAME_EXCHANGE, or ignores case)",
          "move it to a local file system such as ext4, XFS or btrfs"},
-        {ANY_STEP, ENAMETOOLONG, EXIT_FAILED,
-         "its name is too long: a pass makes a temporary name that is 13 bytes longer",
-         "give it a name of at most 242 bytes"},
+        {ANY_STEP, ENAMETOOLONG, EXIT_FAILED, "no such image: its name or its path is longer than can be",
+         "give a shorter path, for example from the directory that it is in"},
         {STEP_OPEN, EINPROGRESS, EXIT_FAILED,
          "the last step of the previous pass still cannot be completed; nothing has been changed",
          "make room on the host's file system or check its disk (df, dmesg), and try again: the next open completes "

@@ -121,6 +121,24 @@ def methods(cases, image):
             equal(defrag(*wrong, image.path).status, USAGE, f'the exit status of {wrong}')
 
 
+def long_name(cases, image):
+    with cases.case('an image with the longest name that there can be: --plain in every way, a pass and --undo'):
+        path = os.path.join(image.store, 'x' * 251 + '.img')
+        for method in ['settle', 'copy'] + (['reflink'] if image.kind in REFLINKS else []):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            image.restore()
+            os.rename(image.path, path)
+            plain(path, f'--plain={method}')
+            equal((os.listdir(image.store), digest(path)), ([os.path.basename(path)], image.truth), f'the store after {method}')
+        defrag_report('--pack', path)
+        holds(os.path.isdir(path), 'the pass has done nothing')
+        defrag_report('--undo', path)
+        equal(plain(path)['plain']['method'], 'exchange', 'the method')
+        equal((os.listdir(image.store), digest(path)), ([os.path.basename(path)], image.truth), 'the store')
+        os.unlink(path)
+
+
 def exit_path(cases, image):
     with cases.case('pass, --plain, unmount: the file in the store mounts without zcfs, every file as it was'):
         image.restore()
@@ -242,6 +260,7 @@ def main():
     with workspace() as directory, host_file_system(kind, directory, DISK_MIB) as root:
         image = Image(root, kind)
         methods(cases, image)
+        long_name(cases, image)
         exit_path(cases, image)
         kills(cases, image, random.Random(seed))
         full_disk(cases, image)

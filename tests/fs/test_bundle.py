@@ -214,6 +214,57 @@ def test_leftovers_of_an_image_that_was_renamed_below(store):
         os.unlink(store.path('b.img'))
 
 
+def test_long_names(store):
+    """a bundle of any length of name can be renamed, renamed over and removed, by each kind of file, and leaves nothing"""
+    hidden = lambda: [entry for entry in os.listdir(store.below) if entry.startswith('.') and entry != '.zcfs']
+    for length in (200, 207, 220, 234, 235, 236, 242, 243, 255):
+        name = ('\N{LATIN SMALL LETTER A WITH DIAERESIS}' * 200).encode()[:length - length % 2].decode() + 'x' * (length % 2)
+        path = store.path(name)
+        shown = store.bundle(name, noise(16 * BLOCK))
+        assert read_file(path) == shown
+        other = store.bundle('other', noise(16 * BLOCK, 5))
+        os.rename(store.path('other'), path)
+        assert read_file(path) == other, f'bundle over bundle, {length} bytes'
+        write_file(store.path('other'), b'plain')
+        os.rename(store.path('other'), path)
+        assert read_file(path) == b'plain', f'file over bundle, {length} bytes'
+        store.bundle('other', noise(16 * BLOCK, 5))
+        os.rename(store.path('other'), path)
+        assert read_file(path) == other, f'bundle over file, {length} bytes'
+        os.symlink('nowhere', store.path('other'))
+        os.rename(store.path('other'), path)
+        assert os.readlink(path) == 'nowhere', f'link over bundle, {length} bytes'
+        store.bundle('other', noise(16 * BLOCK, 5))
+        os.rename(store.path('other'), path)
+        os.rename(path, store.path('other'))
+        os.rename(store.path('other'), path)
+        assert read_file(path) == other, f'renamed, {length} bytes'
+        os.unlink(path)
+        assert os.listdir(store.point) == [] and hidden() == [], f'{length} bytes: {os.listdir(store.below)}'
+
+
+def test_leftovers_of_long_names(store):
+    """what a killed tool has left beside an image whose name is too long for that goes at the next start; not what is another's"""
+    name = 'x' * 255
+    shown = store.bundle(name, noise(16 * BLOCK))
+    own, another = (f'.{name[:200]}.zcfs-long-{number:016x}-plain-abcdef' for number in (fnv_1a(name), 1))
+    for entry in (own, another):
+        write_file(store.host(entry), b'half')
+    assert os.listdir(store.point) == [name]
+    store.unmount()
+    store.start()
+    assert sorted(os.listdir(store.below)) == [another, name]
+    assert read_file(store.path(name)) == shown
+
+
+def fnv_1a(text):
+    """As zcfs-store(5) has it."""
+    value = 0xcbf29ce484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001b3 % (1 << 64)
+    return value
+
+
 def test_discard_drops_undo(store):
     """a discard, a truncate and a plain write each end an undo"""
     for name, change in (('discard', lambda f: fallocate(f.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, BLOCK)),
