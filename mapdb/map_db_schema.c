@@ -231,6 +231,44 @@ static int check_tables(sqlite3 *connection, int version)
 	return (found & wanted) == wanted ? SQLITE_OK : SQLITE_CORRUPT;
 }
 
+static bool is_our_table(const char *name)
+{
+	bool ours = false;
+
+	for (size_t i = 0; i < COUNT(tables); i++)
+		ours |= !strcmp(name, tables[i].name);
+	return ours;
+}
+
+/* Calls visit for each index of our tables that computes something (an expression, or a condition): whoever changes a
+ * row must, however long it takes, and nothing interrupts it. SQLite's result. */
+static int for_each_computing_index(sqlite3 *connection, void (*visit)(void *context, const char *index), void *context)
+{
+	sqlite3_stmt *statement = NULL;
+	int result = sqlite3_prepare_v2(
+	        connection,
+	        "SELECT object.name, list.name FROM sqlite_schema AS object, pragma_index_list(object.name) AS list\n"
+	        "WHERE object.type = 'table' AND (list.partial OR EXISTS (\n"
+	        "  SELECT 1 FROM pragma_index_xinfo(list.name) AS field WHERE field.cid = -2))",
+	        -1, &statement, NULL);
+
+	while (result == SQLITE_OK && (result = sqlite3_step(statement)) == SQLITE_ROW) {
+		const char *table = (const char *)sqlite3_column_text(statement, 0);
+		const char *index = (const char *)sqlite3_column_text(statement, 1);
+
+		result = table && index ? SQLITE_OK : SQLITE_NOMEM;
+		if (result == SQLITE_OK && is_our_table(table))
+			visit(context, index);
+	}
+	sqlite3_finalize(statement);
+	return result == SQLITE_DONE ? SQLITE_OK : result;
+}
+
+static void note_index(void *found, const char *index)
+{
+	*(bool *)found = true;
+}
+
 int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_version)
 {
 	sqlite3_int64 id = 0, version = 0;
@@ -252,12 +290,16 @@ int map_db_schema_check(sqlite3 *connection)
 {
 	int application_id, user_version;
 	int result = map_db_schema_identity(connection, &application_id, &user_version);
+	bool computes = false;
 
 	if (result != SQLITE_OK)
 		return result;
 	if (application_id != MAP_DB_APPLICATION_ID || !map_db_schema_known(user_version))
 		return SQLITE_MISMATCH;
-	return check_tables(connection, user_version);
+	result = check_tables(connection, user_version);
+	if (result == SQLITE_OK)
+		result = for_each_computing_index(connection, note_index, &computes);
+	return result == SQLITE_OK && computes ? SQLITE_CORRUPT : result;
 }
 
 int map_db_schema_upgrade(sqlite3 *connection)
@@ -320,6 +362,11 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 	}
 }
 
+static void tell_computing_index(void *context, const char *index)
+{
+	tell(context, true, "index", index, "computes something, which zcfs does not do for others: drop it");
+}
+
 static void tell_missing(const struct comparison *comparison)
 {
 	for (size_t i = 0; i < COUNT(tables); i++) {
@@ -356,6 +403,7 @@ int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool
 	if (result != SQLITE_DONE)
 		return result;
 	tell_missing(&comparison);
+	result = for_each_computing_index(connection, tell_computing_index, &comparison);
 	*only_ours = comparison.only_ours;
-	return SQLITE_OK;
+	return result;
 }

@@ -297,9 +297,12 @@ static void check_refused(int good_fd, int dir_fd)
 	         " CREATE TABLE extent(guest_off INTEGER PRIMARY KEY, length, host_off)",
 	         -EUCLEAN},
 	        {"PRAGMA journal_mode = WAL", -EUCLEAN},
+	        {"CREATE INDEX computes ON run(length(options))", -EUCLEAN},
+	        {"CREATE UNIQUE INDEX computes ON image(redo_pending) WHERE size > 0", -EUCLEAN},
 	        /* These are the owner's business. */
 	        {"CREATE INDEX by_host ON extent(host_off); ANALYZE", 0},
 	        {"CREATE VIEW mine AS SELECT 1", 0},
+	        {"CREATE TABLE more (x); CREATE INDEX computes ON more(x + 1) WHERE x > 0", 0},
 	        {"DROP VIEW worst_files", 0},
 	        {"VACUUM", 0},
 	};
@@ -315,16 +318,18 @@ static void check_refused(int good_fd, int dir_fd)
 	check_context("%s", "");
 }
 
-/* Triggers of others do not run when we change something. */
-static void check_trigger(int good_fd, int dir_fd)
+/* Triggers of others do not run when we change something, nor does it matter what refers to it. */
+static void check_others(int good_fd, int dir_fd)
 {
 	struct map_db *db;
 	struct image_map *map, *old;
 
 	empty_directory(dir_fd);
 	copy_directory(good_fd, dir_fd);
-	edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0;"
-	             "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END");
+	edit(dir_fd,
+	     "DELETE FROM redo; UPDATE image SET redo_pending = 0;"
+	     "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END;"
+	     "CREATE TABLE more (x REFERENCES extent(guest_off)); INSERT INTO more SELECT guest_off FROM extent");
 	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
 	CHECK_IS(map_db_read_map(db, &old), 0);
 	CHECK_IS(image_map_resize(old, 3 * EXTENT, 0, &map), 0);
@@ -548,7 +553,7 @@ int main(void)
 	CHECK_IS(unlinkat(live_fd, "data", 0), 0);
 	copy_directory(live_fd, good_fd);
 	check_refused(good_fd, dir_fd);
-	check_trigger(good_fd, dir_fd);
+	check_others(good_fd, dir_fd);
 	check_upgrade(good_fd, dir_fd);
 	check_settle(dir_fd);
 	check_super_journal(dir_fd, first, second);
