@@ -108,7 +108,7 @@ void image_keep(struct image *image);
 /* A change of the map, under IMAGE_EXCLUSIVE. begin: on a bundle map_db_begin; on a plain image makes the staging bundle and begins
  * in its database. Use image->db for the puts in between. -EMLINK: the file has another hard link; -EOPNOTSUPP: the file system
  * cannot exchange names (or is a network one): not adopted; -EROFS: image is read-only.
- * commit: makes sure of space for redo targets, checks image_still_ours (-EBUSY), commits, exchanges names when staging, applies redo,
+ * commit: makes sure of space for redo targets, checks image_still_ours, or of a plain image !image_wanted (-EBUSY), commits, exchanges names when staging, applies redo,
  * reloads the map. After -EINPROGRESS the change is committed but redo could not be applied yet: the next open does it;
  * image is read-only and shows the new state. But if image->in_doubt is set, the host has failed so that it cannot be
  * found out whether the change is committed: image is read-only, still shows the old state and has no database any

@@ -14,6 +14,8 @@
  *     sync parent          so is the end of earlier changes: should hidden names of theirs come back after the
  *                          exchange, nobody could tell what they are
  *     exchange             from here on the change exists
+ *     lease is looked at   who has found the plain file under its name, and waits for the lease, is going to have the
+ *                          data file, whatever it is by then: if there is one the names are exchanged again
  *     drop the old link    before redo, because it changes the data's ctime, which is stamped into the undo
  *     sync parent          redo must not touch the data before: the plain file could come back. One sync for
  *                          both: no journal reorders what happens to one name
@@ -285,6 +287,19 @@ int image_exchange_checked(const struct image *image, const char *hidden, const 
 	return rc < 0 && rc != -ENOENT ? rc : -ESTALE;
 }
 
+/* The names are exchanged. -EBUSY: not any more, as somebody waits for the plain file; -EINPROGRESS: that failed. */
+static int look_at_lease_again(struct image *image)
+{
+	const struct io *io = image->io;
+
+	if (!image_wanted(image))
+		return 0;
+	if (io->rename(io, image->parent_fd, image->staging_name, image->parent_fd, image->name, RENAME_EXCHANGE) < 0)
+		return -EINPROGRESS;
+	int rc = io->fsync(io, image->parent_fd);
+	return rc < 0 ? rc : -EBUSY;
+}
+
 /* Puts the staging bundle into place. -EINPROGRESS: it is there, but redo must wait. */
 static int commit_staging(struct image *image)
 {
@@ -296,15 +311,25 @@ static int commit_staging(struct image *image)
 		rc = -errno;
 	if (rc == 0)
 		rc = image_exchange_checked(image, image->staging_name, &opened);
-	if (rc < 0) {
+	if (rc == 0)
+		rc = look_at_lease_again(image);
+	if (rc < 0 && rc != -EINPROGRESS) {
 		drop_staging(image);
 		return rc;
 	}
-	rc = io->unlink(io, image->parent_fd, image->staging_name, 0);
+	if (rc == 0)
+		rc = io->unlink(io, image->parent_fd, image->staging_name, 0);
 	if (rc == 0)
 		rc = io->fsync(io, image->parent_fd);
 	free(steal_pointer(&image->staging_name));
 	return rc == 0 ? 0 : -EINPROGRESS;
+}
+
+/* Who waits to open a bundle's data file is the daemon, which then looks for the map; who waits for a plain file may be
+ * anybody. */
+static bool may_commit(const struct image *image)
+{
+	return image->staging_name ? !image_wanted(image) : image_still_ours(image);
 }
 
 int image_commit(struct image *image)
@@ -316,7 +341,7 @@ int image_commit(struct image *image)
 		rc = read_outcome(image, &outcome);
 	if (rc == 0)
 		rc = image_check_room(image, outcome.overlay);
-	if (rc == 0 && !image_still_ours(image))
+	if (rc == 0 && !may_commit(image))
 		rc = -EBUSY;
 	if (rc < 0) {
 		image_rollback(image);

@@ -283,8 +283,10 @@ static void somebody_comes(void)
 	fflush(stdout);
 	pid_t child = fork();
 	CHECK(child >= 0);
-	if (child == 0)
+	if (child == 0) {
+		close(current->data_fd); /* or the lease would outlive its holder */
 		_exit(openat(dir_fd, "a.img", O_RDONLY) < 0);
+	}
 	while (!image_wanted(current))
 		usleep(1000);
 }

@@ -113,7 +113,79 @@ static void check_lost_lease(void)
 	image_close(image);
 }
 
-/* Who waits for the lock while a plain image becomes a bundle must find the bundle. */
+static int count_waiters;
+
+/* Opens the plain file and waits for it, like somebody who knows nothing of zcfs. */
+static void foreigner_comes(const struct image *image)
+{
+	fflush(stdout);
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		char bytes[5];
+
+		close(image->data_fd); /* or the lease would outlive its holder */
+		int fd = openat(dir_fd, "c.img", O_RDWR);
+
+		_exit(fd < 0 || read(fd, bytes, sizeof bytes) != sizeof bytes || memcmp(bytes, "bytes", 5) != 0);
+	}
+	count_waiters++;
+	while (!image_wanted(image))
+		usleep(1000);
+}
+
+static const struct image *wanted_at_exchange;
+
+static int rename_with_foreigner(const struct io *io, int old_fd, const char *old_name, int new_fd,
+                                 const char *new_name, unsigned int flags)
+{
+	if (flags == RENAME_EXCHANGE && !strcmp(new_name, "c.img") && !image_wanted(wanted_at_exchange))
+		foreigner_comes(wanted_at_exchange);
+	return io_fast.rename(&io_fast, old_fd, old_name, new_fd, new_name, flags);
+}
+
+/* Who waits for the plain file gets it, whenever he has come, and it stays what it is. */
+static void check_foreigner(bool at_exchange)
+{
+	struct io io = io_fast;
+	struct image *image;
+	unsigned int entries;
+	struct stat status;
+	int ended = 0;
+
+	if (at_exchange)
+		io.rename = rename_with_foreigner;
+	write_file(dir_fd, "c.img", "bytes", 5);
+	entries = count_names();
+	CHECK_IS(image_open(&io, dir_fd, "c.img", IMAGE_EXCLUSIVE, 0, 50, &image), 0);
+	if (image->leased) {
+		wanted_at_exchange = image;
+		count_waiters = 0;
+		CHECK_IS(image_begin(image), 0);
+		CHECK_IS(map_db_put_map(image->db, image->map), 0);
+		if (!at_exchange)
+			foreigner_comes(image);
+		CHECK(image_still_ours(image));
+		CHECK_IS(image_commit(image), -EBUSY);
+		CHECK_IS(count_waiters, 1);
+		CHECK_IS(count_names(), entries);
+		CHECK_IS(fstatat(dir_fd, "c.img", &status, AT_SYMLINK_NOFOLLOW), 0);
+		CHECK(S_ISREG(status.st_mode) && status.st_nlink == 1);
+	}
+	image_close(image);
+	while (count_waiters > 0 && count_waiters--)
+		CHECK(wait(&ended) > 0 && ended == 0);
+	CHECK_IS(unlinkat(dir_fd, "c.img", 0), 0);
+}
+
+static void adopt_a(struct image *image)
+{
+	CHECK_IS(image_begin(image), 0);
+	CHECK_IS(map_db_put_map(image->db, image->map), 0);
+}
+
+/* Who waits for the lock while a plain image is to become a bundle keeps it from that, where he can be seen; otherwise
+ * he finds the bundle. */
 static void check_adoption_while_waiting(void)
 {
 	struct image *image;
@@ -127,21 +199,28 @@ static void check_adoption_while_waiting(void)
 		struct timespec pause = {.tv_nsec = 200000000};
 
 		CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &mine), 0);
-		CHECK_IS(image_begin(mine), 0);
-		CHECK_IS(map_db_put_map(mine->db, mine->map), 0);
+		adopt_a(mine);
 		CHECK_IS(write(ready[1], &byte, 1), 1);
 		nanosleep(&pause, NULL);
-		CHECK_IS(image_commit(mine), 0);
+		CHECK_IS(image_commit(mine), mine->leased ? -EBUSY : 0);
 		image_close(mine);
 		_exit(0);
 	}
 	int status;
 	CHECK_IS(read(ready[0], &byte, 1), 1);
 	CHECK_IS(open_image("a.img", IMAGE_SHARED, IMAGE_WAIT, &image), 0);
-	CHECK(image->waited && image->bundle_fd >= 0);
-	CHECK_IS(image->state.generation, 2);
+	CHECK(image->waited);
 	CHECK_IS(waitpid(child, &status, 0), child);
 	CHECK_IS(status, 0);
+	bool plain = image->bundle_fd < 0;
+	image_close(image);
+	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
+	CHECK(plain == (image->bundle_fd < 0) && plain == image->leased);
+	if (plain) {
+		adopt_a(image);
+		CHECK_IS(image_commit(image), 0);
+	}
+	CHECK_IS(image->state.generation, 2);
 	image_close(image);
 	close(ready[0]);
 	close(ready[1]);
@@ -516,6 +595,8 @@ int main(void)
 	check_owner_comes_last();
 	check_another_directory();
 	check_links();
+	check_foreigner(false);
+	check_foreigner(true);
 	check_adoption_while_waiting();
 	check_undo_validity();
 	check_exchanges();
