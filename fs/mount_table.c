@@ -175,7 +175,7 @@ static int unmount_as_user(const char *path)
 
 int mount_table_unmount(const char *path)
 {
-	if (umount2(path, MNT_DETACH) == 0)
+	if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
 		return 0;
 	return errno == EPERM ? unmount_as_user(path) : -errno;
 }

@@ -77,7 +77,7 @@ bool lock_leased(const struct stat *status)
 		size_t count = lock_holders(status, holders, sizeof holders / sizeof holders[0]);
 
 		for (size_t i = 0; i < count; i++) {
-			if (holders[i].lease)
+			if (holders[i].lease && holders[i].write)
 				return true;
 		}
 	}
