@@ -228,6 +228,18 @@ int db_execute_with(struct map_db *db, const char *sql, uint64_t value)
 	return db_run_statement(db, statement);
 }
 
+int db_begin_write(struct map_db *db)
+{
+	int rc = db_execute(db, "BEGIN IMMEDIATE");
+
+	if (rc < 0)
+		return rc;
+	rc = db_translate(db, map_db_schema_check_writable(db->connection));
+	if (rc < 0)
+		map_db_rollback(db);
+	return rc;
+}
+
 static int fill_new_database(struct map_db *db, const struct image_map *map)
 {
 	int rc = db_execute(db, "BEGIN EXCLUSIVE");
@@ -325,7 +337,7 @@ int map_db_begin(struct map_db *db)
 
 	if (db->read_only)
 		return -EROFS;
-	int rc = db_execute(db, "BEGIN IMMEDIATE");
+	int rc = db_begin_write(db);
 	if (rc < 0)
 		return rc;
 	set_page_cache(db, PAGE_CACHE_KIB_CHANGING);

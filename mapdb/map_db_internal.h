@@ -39,6 +39,9 @@ void db_limit_steps(sqlite3 *connection);
 /* SQLite's result as -errno, with the help of what the VFS has seen. */
 int db_translate(struct map_db *db, int result);
 int db_execute(struct map_db *db, const char *sql);
+/* Begins a transaction that changes the database, with the write lock. -EUCLEAN: it has an index that would compute something, for as
+ * long as whoever made it wants. */
+int db_begin_write(struct map_db *db);
 int db_prepare(struct map_db *db, const char *sql, sqlite3_stmt **statement);
 /* Runs a statement that returns no row, and makes it ready for the next time. */
 int db_run_statement(struct map_db *db, sqlite3_stmt *statement);

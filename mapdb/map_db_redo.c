@@ -196,8 +196,10 @@ static int put_stamp(struct map_db *db, const struct stat *status)
 /* Forgets redo. */
 static int finish_redo(struct map_db *db, const struct stat *status)
 {
-	int rc = db_execute(db, "BEGIN IMMEDIATE; DELETE FROM redo; UPDATE image SET redo_pending = 0");
+	int rc = db_begin_write(db);
 
+	if (rc == 0)
+		rc = db_execute(db, "DELETE FROM redo; UPDATE image SET redo_pending = 0");
 	if (rc == 0)
 		rc = put_stamp(db, status);
 	if (rc == 0)

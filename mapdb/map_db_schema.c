@@ -290,15 +290,19 @@ int map_db_schema_check(sqlite3 *connection)
 {
 	int application_id, user_version;
 	int result = map_db_schema_identity(connection, &application_id, &user_version);
-	bool computes = false;
 
 	if (result != SQLITE_OK)
 		return result;
 	if (application_id != MAP_DB_APPLICATION_ID || !map_db_schema_known(user_version))
 		return SQLITE_MISMATCH;
-	result = check_tables(connection, user_version);
-	if (result == SQLITE_OK)
-		result = for_each_computing_index(connection, note_index, &computes);
+	return check_tables(connection, user_version);
+}
+
+int map_db_schema_check_writable(sqlite3 *connection)
+{
+	bool computes = false;
+	int result = for_each_computing_index(connection, note_index, &computes);
+
 	return result == SQLITE_OK && computes ? SQLITE_CORRUPT : result;
 }
 
@@ -336,6 +340,13 @@ static void tell(const struct comparison *comparison, bool needed, const char *t
 	comparison->visit(comparison->context, needed, text);
 }
 
+/* What SQLite's ANALYZE makes. */
+static bool made_by_analyze(const char *sql)
+{
+	return !strcmp(sql, "CREATE TABLE sqlite_stat1(tbl,idx,stat)") ||
+	       !strcmp(sql, "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)");
+}
+
 /* One object of the database against ours. What is newer than the database, the upgrade makes as it should be. */
 static void compare_object(struct comparison *comparison, const char *type, const char *name, const char *sql)
 {
@@ -351,7 +362,7 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 		}
 		return;
 	}
-	if (strcmp(type, "view") != 0 && strcmp(type, "trigger") != 0)
+	if (!strcmp(type, "table") && !made_by_analyze(sql))
 		comparison->only_ours = false;
 	if (view < COUNT(views)) {
 		comparison->views |= 1u << view;
@@ -364,7 +375,7 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 
 static void tell_computing_index(void *context, const char *index)
 {
-	tell(context, true, "index", index, "computes something, which zcfs does not do for others: drop it");
+	tell(context, true, "index", index, "computes something with every change, so zcfs changes nothing: drop it");
 }
 
 static void tell_missing(const struct comparison *comparison)

@@ -27,8 +27,10 @@ bool map_db_schema_known(int user_version); /* that we can use */
 int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool needed, const char *text),
 			  void *context, bool *only_ours);
 
-/* SQLITE_OK; SQLITE_MISMATCH: another application's file or a newer version; SQLITE_CORRUPT: not our tables, or an index of theirs
- * that computes something; or why it could not be read. */
+/* SQLITE_OK; SQLITE_MISMATCH: another application's file or a newer version; SQLITE_CORRUPT: not our tables; or why it could not be
+ * read. */
 int map_db_schema_check(sqlite3 *connection);
+/* Of one that has passed that, inside the caller's transaction: SQLITE_CORRUPT: an index of our tables computes something. */
+int map_db_schema_check_writable(sqlite3 *connection);
 
 #endif

@@ -142,7 +142,6 @@ DAMAGE = [
     ('a table is missing', sql('DROP TABLE undo'), 'schema', 'undo is missing'),
     ('a table with another column', sql('ALTER TABLE image ADD COLUMN more INTEGER'), 'schema', 'table image is not the one'),
     ('a view in place of a table', sql('ALTER TABLE extent RENAME TO rows', 'CREATE VIEW extent AS SELECT * FROM rows'), 'schema', 'extent'),
-    ('an index that computes', sql('CREATE INDEX i ON run(length(options))'), 'schema', 'index i computes something'),
     ('redo of nonsense', put_redo(b'nonsense that is no entry at all'), 'redo', 'malformed'),
     ('redo past the data file', put_redo(entry(1 << 40, b'x')), 'redo', 'past the data file'),
     ('redo that overlaps', put_redo(entry(4096, b'xy'), entry(4097, b'z')), 'redo', 'overlap'),
