@@ -406,6 +406,15 @@ static off_t seek_mapped(int fd, const struct image_map *map, uint64_t guest_off
 	return want_data ? -ENXIO : (off_t)size;
 }
 
+static off_t seek_all_data(const struct image_map *map, uint64_t guest_off, bool want_data)
+{
+	uint64_t size = image_map_size(map);
+
+	if (guest_off >= size)
+		return -ENXIO;
+	return (off_t)(want_data ? guest_off : size);
+}
+
 off_t resize_seek(struct open_image *image, uint64_t guest_off, int whence)
 {
 	int fd = image->image->data_fd;
@@ -419,7 +428,10 @@ off_t resize_seek(struct open_image *image, uint64_t guest_off, int whence)
 		return found < 0 ? -errno : found;
 	}
 	live = map_borrow(image);
-	found = seek_mapped(fd, live->map, guest_off, whence == SEEK_DATA);
+	if (image->image->overlay) /* may have bytes where the host has a hole */
+		found = seek_all_data(live->map, guest_off, whence == SEEK_DATA);
+	else
+		found = seek_mapped(fd, live->map, guest_off, whence == SEEK_DATA);
 	map_return(image, live);
 	return found;
 }

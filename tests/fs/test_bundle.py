@@ -319,6 +319,28 @@ def test_redo_is_overlaid(store):
 
 
 @with_options('-o', 'ro')
+def test_overlaid_redo_in_a_hole(store):
+    """what is overlaid where the data file has a hole is no hole: a sparse copy has it, too"""
+    size = 1 << 20
+    store.bundle('a.img', bytes(size))
+    model = bytearray(size)
+    with open(store.host('a.img', 'data'), 'r+b') as data:
+        fallocate(data.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, size)
+    store.tool('redo', 'a.img', size // 2, 'redone')
+    model[size // 2:size // 2 + 6] = b'redone'
+    assert os.stat(store.host('a.img', 'data')).st_blocks == 0
+    subprocess.run(['cp', '--sparse=always', '--reflink=never', store.path('a.img'), store.top + '/copy'], check=True, timeout=WAIT_SECONDS)
+    assert read_file(store.top + '/copy') == model
+    with open(store.path('a.img'), 'rb') as file:
+        assert os.lseek(file.fileno(), 5, os.SEEK_DATA) <= size // 2
+        assert os.lseek(file.fileno(), size // 2, os.SEEK_DATA) == size // 2
+        assert os.lseek(file.fileno(), size // 2, os.SEEK_HOLE) > size // 2 + 5
+        for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            with fails_with(errno.ENXIO):
+                os.lseek(file.fileno(), size, whence)
+
+
+@with_options('-o', 'ro')
 def test_read_only(store):
     """a read-only mount changes nothing"""
     model = store.bundle('a.img', noise(64 * 1024))
