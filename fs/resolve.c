@@ -188,15 +188,15 @@ int resolve_node_status(struct node *node, struct stat *status)
 
 	if (fstat(node->fd, status) < 0)
 		return -errno;
-	/* Nothing can turn an image that is open here into a bundle or back, and one without a name is nobody's bundle.
-	 */
-	if (node->kind != NODE_FILE || status->st_nlink == 0)
+	if (node->kind != NODE_FILE)
 		return 0;
+	/* Nothing can turn an image that is open here into a bundle or back, not even the loss of its name. */
 	if (open_image_bundle_size(node, &size)) {
 		status->st_size = (off_t)size;
 		return 0;
 	}
-	if (open_image_is_plain(node))
+	/* One that is not open and has no name is nobody's bundle. */
+	if (status->st_nlink == 0 || open_image_is_plain(node))
 		return 0;
 	ret = node_place(node, &parent, name);
 	if (ret < 0)

@@ -249,6 +249,24 @@ def test_unlink_while_open(store, name, data):
     assert [e for e in os.listdir(store.below) if name in e] == []
 
 
+def test_size_without_a_name(store):
+    """an open bundle that was removed, or replaced by a rename, still has the image's size, not that of its longer data file"""
+    for end in (os.unlink, lambda path: os.rename(store.path('other'), path)):
+        size = len(store.bundle('a.img', noise(65536)))
+        write_file(store.path('other'), b'')
+        os.truncate(store.host('a.img', 'data'), size + MIB)    # whatever has been left there
+        with open(store.path('a.img'), 'r+b') as file:
+            fd = file.fileno()
+            assert os.fstat(fd).st_size == size
+            end(store.path('a.img'))
+            os.fchmod(fd, 0o600)    # the kernel has to ask again
+            assert os.fstat(fd).st_nlink == 0 and os.fstat(fd).st_size == size
+            assert os.lseek(fd, 0, os.SEEK_END) == size and len(os.pread(fd, 2 * MIB, 0)) == size
+            os.ftruncate(fd, size + 1000)
+            os.fchmod(fd, 0o644)
+            assert os.fstat(fd).st_size == size + 1000
+
+
 @both
 def test_locks_between_processes(store, name, data):
     """flock and record locks hold between processes"""
