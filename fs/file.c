@@ -235,6 +235,13 @@ void fs_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 
 /* ---- allocation ---- */
 
+/* Before a change of the bytes with which the kernel sends no word about set-user-ID: it leaves that to us. */
+static void drop_privileges_for(fuse_req_t req, const struct open_image *image)
+{
+	if (fuse_req_ctx(req)->uid != 0)
+		open_image_drop_privileges(image);
+}
+
 struct fallocate_call {
 	struct waiting waiting;
 	struct open_image *image; /* the kernel keeps the handle open until the answer */
@@ -245,8 +252,10 @@ struct fallocate_call {
 static int fallocate_attempt(struct waiting *waiting)
 {
 	struct fallocate_call *call = (struct fallocate_call *)waiting;
-	int ret = resize_fallocate(call->image, call->mode, (uint64_t)call->off, (uint64_t)call->length);
+	int ret;
 
+	drop_privileges_for(waiting->req, call->image);
+	ret = resize_fallocate(call->image, call->mode, (uint64_t)call->off, (uint64_t)call->length);
 	if (ret == 0)
 		fuse_reply_err(waiting->req, 0);
 	return ret;
@@ -300,6 +309,7 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct 
 		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
+	drop_privileges_for(req, open_image_of(to_info));
 	write_gate_begin_cached(&open_image_of(to_info)->gate);
 	n = copy_file_range(open_image_of(from_info)->image->data_fd, &from_off,
 	                    atomic_load(&open_image_of(to_info)->write_fd), &to_off, length, (unsigned int)flags);

@@ -628,16 +628,30 @@ def test_default_access_control_lists(store):
     assert as_user(1500, sys.executable, '-c', script, store.path('d', 'his'), default.hex()).returncode == 0
 
 
+def copy_as(user, source, target):
+    """copy_file_range() with somebody else's rights."""
+    with open(source, 'rb') as from_file, open(target, 'r+b') as to_file:
+        os.seteuid(user)
+        try:
+            assert os.copy_file_range(from_file.fileno(), to_file.fileno(), 4096, 0, 0) == 4096
+        finally:
+            os.seteuid(0)
+
+
 def test_privilege_bits(store):
-    """a write by somebody without rights takes set-user-ID away, from plain images and from bundles"""
+    """a write by somebody without rights takes set-user-ID away, from plain images and from bundles; so does whatever else changes the bytes"""
     write_file(store.path('plain'), bytes(8192))
+    write_file(store.path('source'), noise(4096))
     store.bundle('bundle', noise(8192))
     for name in ('plain', 'bundle'):
-        for command in ('echo x >>"$0"', 'truncate -s 5000 "$0"', ': >"$0"'):
+        for command in ('echo x >>"$0"', 'truncate -s 5000 "$0"', 'fallocate -l 8192 "$0"', 'fallocate -p -l 4096 "$0"', 'copy', ': >"$0"'):
             os.chmod(store.path(name), 0o6777)
             assert stat.S_IMODE(os.stat(store.path(name)).st_mode) == 0o6777
-            result = as_user(1500, 'sh', '-c', command, store.path(name))
-            assert result.returncode == 0, result.stdout
+            if command == 'copy':
+                copy_as(1500, store.path('source'), store.path(name))
+            else:
+                result = as_user(1500, 'sh', '-c', command, store.path(name))
+                assert result.returncode == 0, result.stdout
             mode = stat.S_IMODE(os.stat(store.path(name) if name == 'plain' else store.host(name, 'data')).st_mode)
             assert mode == 0o777, (name, command, oct(mode))
 
