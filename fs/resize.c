@@ -294,6 +294,11 @@ static int drop_undo(struct open_image *image)
 
 	if (!image->image->state.undo_recorded || atomic_load(&image->undo_dropped))
 		return 0;
+	/* It is valid only for the ctime of the data file at the opening, if not for an earlier one, and nobody stamps
+	 * another while the image is open: once a later one is on the disk, it has ended for good. To delete it needs
+	 * room, which a guest that discards may have to make first. */
+	if (atomic_load(&image->ctime_durable))
+		return 0;
 	open_image_lock(image);
 	if (!atomic_load(&image->undo_dropped)) {
 		ret = open_db(image, &db);

@@ -133,6 +133,31 @@ def test_full_disk(store, its_disk):
 
 
 @unmounted
+def test_discard_on_full_host(outer):
+    """on a full host a guest that has flushed something can still discard, though the undo cannot be deleted: it has ended"""
+    point = os.path.join(outer.top, 'memory')
+    os.mkdir(point)
+    mount_memory(point, 8 * MIB)    # full to the last page, which a disk is not
+    try:
+        with serving(point) as store:
+            store.bundle('a.img', noise(MIB), 1, BLOCK)
+            assert store.tool('undo', 'a.img').strip() == 'valid'
+            store.start()
+            with open(store.path('a.img'), 'r+b', buffering=0) as file:
+                file.write(b'flushed')
+                os.fsync(file.fileno())
+                fill(point)
+                before = os.fstat(file.fileno()).st_blocks
+                fallocate(file.fileno(), FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, MIB // 2, 16 * BLOCK)
+                assert os.pread(file.fileno(), 16 * BLOCK, MIB // 2) == bytes(16 * BLOCK)
+                assert os.fstat(file.fileno()).st_blocks < before
+            store.released('a.img')
+            assert store.tool('undo', 'a.img').strip() == 'stale'
+    finally:
+        unmount(point)
+
+
+@unmounted
 def test_full_memory(outer):
     """the same on a memory file system"""
     point = os.path.join(outer.top, 'memory')
