@@ -18,6 +18,10 @@
 #define LOCK_PAUSE_MS 20
 #define LOCK_ATTEMPTS 150
 
+/* How deep to look for what crashes have left. A level costs a descriptor and some stack, and whoever may write
+ * anywhere in the store can make any number of them. */
+#define CLEAN_DEPTH_MAX 128
+
 struct store store = {.io = &io_posix, .dir_fd = -1};
 
 /* A daemon whose mount has just been removed may need a moment to end. -1 with errno, as flock(). */
@@ -50,8 +54,14 @@ bool store_open(const char *path)
 	return false;
 }
 
+struct cleaning {
+	dev_t dev;
+	unsigned int depth;
+	bool too_deep;
+};
+
 /* Removes what crashes have left, in this directory and those below. Nobody uses the store yet. Takes dir_fd. */
-static void clean_below(int dir_fd, dev_t dev)
+static void clean_below(int dir_fd, struct cleaning *cleaning)
 {
 	DIR *dir = fdopendir(dir_fd);
 	unsigned int removed = 0, left = 0;
@@ -75,22 +85,35 @@ static void clean_below(int dir_fd, dev_t dev)
 		fd = store.io->open(store.io, dir_fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
 		if (fd < 0)
 			continue;
-		if (fstat(fd, &status) < 0 || status.st_dev != dev || faccessat(fd, MAP_DB_NAME, F_OK, 0) == 0)
+		if (fstat(fd, &status) < 0 || status.st_dev != cleaning->dev ||
+		    faccessat(fd, MAP_DB_NAME, F_OK, 0) == 0) {
 			close(fd);
-		else
-			clean_below(fd, dev);
+		} else if (cleaning->depth == CLEAN_DEPTH_MAX) {
+			cleaning->too_deep = true;
+			close(fd);
+		} else {
+			cleaning->depth++;
+			clean_below(fd, cleaning);
+			cleaning->depth--;
+		}
 	}
 	closedir(dir);
 }
 
 void store_clean(void)
 {
+	struct cleaning cleaning = {0};
 	struct stat status;
 
 	if (store.read_only || fstat(store.dir_fd, &status) < 0)
 		return;
+	cleaning.dev = status.st_dev;
 	/* A descriptor with a position of its own. */
 	int fd = store.io->open(store.io, store.dir_fd, ".", O_RDONLY | O_DIRECTORY, 0);
 	if (fd >= 0)
-		clean_below(fd, status.st_dev);
+		clean_below(fd, &cleaning);
+	if (cleaning.too_deep)
+		log_message(LOG_NOTICE,
+		            "directories more than %d deep were not searched for what interrupted changes have left",
+		            CLEAN_DEPTH_MAX);
 }

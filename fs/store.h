@@ -34,7 +34,8 @@ extern struct store store;
 
 /* Opens and locks the directory at path. False: said why on standard error. */
 bool store_open(const char *path);
-/* Removes what crashes have left in the store (image_clean_stale), in all directories of its file system. Before anybody uses it. */
+/* Removes what crashes have left in the store (image_clean_stale), in all directories of its file system, but not more
+ * than 128 deep: there it stays until its directory is removed, and does no harm. Before anybody uses it. */
 void store_clean(void);
 
 /* Seconds for which the kernel may go on using an entry or attributes without asking. The administrator may change the

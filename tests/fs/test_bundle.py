@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -418,6 +419,42 @@ def test_stale_entries_are_removed(store):
     store.start()
     assert sorted(os.listdir(store.below)) == ['a.img', 'sub'] and os.listdir(store.host('sub')) == ['b.img']
     assert read_file(store.path('a.img')) == data
+
+
+@unmounted
+def test_stale_entries_far_down(store):
+    """however deep directories are nested the daemon starts: it looks for what crashes have left in the first 128 levels only"""
+    near, far, deepest = 100, 200, 5000
+    here, stack = os.open('.', os.O_RDONLY), resource.getrlimit(resource.RLIMIT_STACK)
+    left = []
+
+    def leave():
+        os.mkdir('.a.img.zcfs-abcdef')
+        write_file('.a.img.zcfs-abcdef/map.db', b'')
+        left.append(os.open('.', os.O_RDONLY))
+
+    os.chdir(store.dir)
+    try:
+        for depth in range(1, deepest + 1):
+            os.mkdir('d')
+            os.chdir('d')
+            if depth in (near, far):
+                leave()
+        # A level of stack for each of them would be more than this.
+        resource.setrlimit(resource.RLIMIT_STACK, (512 << 10, stack[1]))
+        store.start()
+        assert [os.listdir(directory) for directory in left][0] == ['d']
+        assert sorted(os.listdir(left[1])) == ['.a.img.zcfs-abcdef', 'd']
+        write_file(store.path('x'), b'here')
+        assert read_file(store.path('x')) == b'here'
+        store.unmount()
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, stack)
+        os.fchdir(here)
+        # Deeper than a path or Python's recursion can be.
+        subprocess.run(['rm', '-rf', os.path.join(store.dir, 'd')], check=True, timeout=WAIT_SECONDS)
+        for directory in (here, *left):
+            os.close(directory)
 
 
 @unmounted
