@@ -13,10 +13,12 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include "fs/control.h"
 #include "fs/damage.h"
+#include "fs/log.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
 #include "fs/operations.h"
@@ -83,12 +85,65 @@ static int reply_attributes(fuse_req_t req, struct node *node)
 	return ret;
 }
 
+static int chown_fd(int fd, uid_t uid, gid_t gid)
+{
+	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+}
+
+/* The bundle's own directory and database, if the name still is the bundle with this node's data. -ENOTDIR: it is none.
+ */
+static int open_bundle(const struct node *node, int parent_fd, const char *name, int *bundle_fd, int *db_fd)
+{
+	const struct io *io = store.io;
+	struct stat status;
+
+	*bundle_fd = io->open(io, parent_fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+	if (*bundle_fd < 0)
+		return *bundle_fd;
+	if (fstatat(*bundle_fd, BUNDLE_DATA_NAME, &status, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	if (status.st_ino != node->ino || status.st_dev != node->dev)
+		return -ESTALE;
+	*db_fd = io->open(io, *bundle_fd, MAP_DB_NAME, O_PATH | O_NOFOLLOW, 0);
+	if (*db_fd < 0)
+		return *db_fd;
+	if (fstat(*db_fd, &status) < 0)
+		return -errno;
+	/* What is not served as a bundle is not ours to give away. */
+	return S_ISREG(status.st_mode) && status.st_nlink == 1 ? 0 : -EUCLEAN;
+}
+
+/* The rest of a bundle goes to the new owner of its data: who keeps it could go on exchanging the map. The directory
+ * last, as when it is made. */
+static int give_bundle_away(const struct node *node, int parent_fd, const char *name, uid_t uid, gid_t gid)
+{
+	cleanup_fd int bundle_fd = -1, db_fd = -1;
+	int ret = open_bundle(node, parent_fd, name, &bundle_fd, &db_fd);
+
+	if (ret == 0)
+		ret = chown_fd(db_fd, uid, gid);
+	if (ret == 0)
+		ret = chown_fd(bundle_fd, uid, gid);
+	return ret;
+}
+
 static int change_owner(struct node *node, const struct stat *wanted, int to_set)
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? wanted->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? wanted->st_gid : (gid_t)-1;
+	int ret = chown_fd(node->fd, uid, gid);
+	char name[NAME_MAX + 1];
+	struct node *parent;
 
-	return fchownat(node->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	if (ret < 0 || node->kind != NODE_FILE || node_place(node, &parent, name) < 0)
+		return ret;
+	ret = give_bundle_away(node, parent->fd, name, uid, gid);
+	/* It is the data's owner that counts, and that has been changed. */
+	if (ret < 0 && ret != -ENOTDIR)
+		log_message(LOG_WARNING, "%s: its map.db and directory stay with their owner: %s", name,
+		            strerror(-ret));
+	node_unref(parent);
+	return 0;
 }
 
 static int change_times(struct node *node, const struct stat *wanted, int to_set)

@@ -468,6 +468,63 @@ def test_data_of_another_owner(store):
     assert as_user(USER, 'cmp', store.path('b'), store.path('b')) and not as_user(OTHER, 'cat', store.path('b'))
 
 
+def owners(path):
+    status = os.stat(path, follow_symlinks=False)
+    return status.st_uid, status.st_gid
+
+
+def test_bundle_of_another_owner(store):
+    """who is given an image is given its bundle, and who had it cannot exchange its map any more; a plain image has nothing else to give"""
+    os.chmod(store.below, 0o1777)
+    write_file(store.host('plain'), noise(65536))
+    expected = store.bundle('b', noise(65536))
+    parts = [store.host('b', 'data'), store.host('b', 'map.db'), store.host('b')]
+    os.chown(store.path('b'), USER, USER)
+    assert [owners(part) for part in parts] == 3 * [(USER, USER)]
+    os.chown(store.path('b'), OTHER, -1)
+    assert [owners(part) for part in parts] == 3 * [(OTHER, USER)]
+    assert os.stat(store.host('b')).st_mode & 0o022 == 0
+    assert not as_user(USER, 'chown', str(USER), store.path('b'))
+    with open(store.path('b'), 'r+b') as file:
+        os.fchown(file.fileno(), -1, OTHER)
+        assert [owners(part) for part in parts] == 3 * [(OTHER, OTHER)]
+    assert read_file(store.path('b')) == expected
+    os.chown(store.path('plain'), USER, USER)
+    assert owners(store.host('plain')) == (USER, USER) and owners(store.below + '/') == (0, 0)
+
+
+def test_given_away_while_exchanged(store):
+    """what somebody has put where the bundle or its map was stays his: a link, another link of a file, another directory"""
+    victim, secret = store.host('victim'), store.top + '/secret'
+    write_file(victim, b'not to be given away')
+    write_file(secret, b'')
+
+    def forged(name, forge):
+        store.bundle(name, noise(65536))
+        with open(store.path(name), 'rb') as file:
+            forge(store.host(name))
+            os.fchown(file.fileno(), USER, USER)
+        assert owners(victim) == owners(secret) == (0, 0) and owners(store.host(name)) == (0, 0), name
+
+    def link(bundle):
+        os.unlink(bundle + '/map.db')
+        os.symlink(secret, bundle + '/map.db')
+
+    def second_link(bundle):
+        os.unlink(bundle + '/map.db')
+        os.link(victim, bundle + '/map.db')
+
+    def another(bundle):
+        os.rename(bundle, bundle + '.away')
+        os.mkdir(bundle)
+        write_file(bundle + '/data', b'')
+        write_file(bundle + '/map.db', b'')
+
+    for forge in (link, second_link, another):
+        forged(forge.__name__, forge)
+    assert owners(store.host('another', 'map.db')) == (0, 0)
+
+
 # ---- several users of one mount ----
 
 def test_sticky_directory(store):
