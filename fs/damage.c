@@ -80,7 +80,7 @@ ssize_t damage_xattr(struct node *node, char *value, size_t size)
 		open_image_put(image);
 	if (ret == -EACCES)
 		return ret;
-	if ((ret != -EUCLEAN && ret != -ETXTBSY) || !node_error_get(node, reason, sizeof(reason)))
+	if ((ret != -EUCLEAN && ret != -ETXTBSY && ret != -EBUSY) || !node_error_get(node, reason, sizeof(reason)))
 		return -ENODATA;
 	size_t length = strlen(reason);
 	if (size > 0)

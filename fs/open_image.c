@@ -120,40 +120,45 @@ static bool denied(int error)
 	return error == -EACCES || error == -EPERM || error == -EROFS || error == -ETXTBSY;
 }
 
-/* True if the lock on a bundle's directory is another process's; those of other PID namespaces are not listed. */
-static bool claimed_elsewhere(int bundle_fd, pid_t *owner)
+/* Who has the lock on a bundle's directory; 0: that cannot be told. Those of other PID namespaces are not listed, who
+ * has just let go is not any more, and the list may be out of reach. */
+static pid_t claim_owner(int bundle_fd)
 {
 	struct lock_holder holder;
 	struct stat status;
 
-	*owner = 0;
-	if (fstat(bundle_fd, &status) == 0 && lock_holders(&status, &holder, 1) == 1)
-		*owner = holder.pid;
-	return *owner != getpid();
+	return fstat(bundle_fd, &status) == 0 && lock_holders(&status, &holder, 1) == 1 ? holder.pid : 0;
+}
+
+static void claim_refused(struct node *node, const char *name, pid_t owner)
+{
+	char reason[128] = "a process that cannot be seen from here has it open, perhaps another zcfs; waiting for it";
+
+	if (owner > 0)
+		snprintf(reason, sizeof(reason), "another zcfs (process %ld) has it open; use one mount for it",
+		         (long)owner);
+	if (node_error_set(node, reason))
+		log_message(LOG_ERR, "%s: not served: %s", name, reason);
 }
 
 /* A bundle is one daemon's: another one that had it open, because it serves the same directory by another path or one
  * of its subdirectories, would go on with the old map when this one changes it. The lock on the directory of the bundle
- * says so; it goes with image->bundle_fd. -EBUSY: this daemon is just opening or closing it; -ETXTBSY: it is another's.
+ * says so; it goes with image->bundle_fd. -EBUSY: this daemon is just opening or closing it, or nobody knows who is;
+ * -ETXTBSY: it is another's.
  */
 static int claim_bundle(struct node *node, const struct image *image)
 {
-	char reason[128];
-	pid_t owner;
-
 	for (int i = 0; image->bundle_fd >= 0 && flock(image->bundle_fd, LOCK_EX | LOCK_NB) < 0; i++) {
 		if (errno != EWOULDBLOCK)
 			return -errno;
-		if (!claimed_elsewhere(image->bundle_fd, &owner))
+		pid_t owner = claim_owner(image->bundle_fd);
+		if (owner == getpid())
 			return -EBUSY;
 		/* Whoever had it may have let go of it before we looked who it was. */
 		if (owner == 0 && i < CLAIM_ATTEMPTS)
 			continue;
-		snprintf(reason, sizeof(reason), "another zcfs (process %ld) has it open; use one mount for it",
-		         (long)owner);
-		if (node_error_set(node, reason))
-			log_message(LOG_ERR, "%s: not served: %s", image->name, reason);
-		return -ETXTBSY;
+		claim_refused(node, image->name, owner);
+		return owner == 0 ? -EBUSY : -ETXTBSY;
 	}
 	return 0;
 }

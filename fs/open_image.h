@@ -66,8 +66,9 @@ struct open_image {
 };
 
 /* The open image of a node, opened now if it is not yet. for_write: -EROFS or -EACCES if it cannot be written.
- * -EBUSY: a tool holds the lock (try again later); -ETXTBSY: another daemon has the bundle open, logged; -ESTALE: the name
- * does not mean this inode any more (the kernel then looks it up again); -EUCLEAN: damaged, logged. */
+ * -EBUSY: a tool holds the lock, or it cannot be told who has the bundle open (try again later); -ETXTBSY: another
+ * daemon has, logged; -ESTALE: the name does not mean this inode any more (the kernel then looks it up again);
+ * -EUCLEAN: damaged, logged. */
 int open_image_get(struct node *node, bool for_write, struct open_image **out);
 /* That of an open file, which has a reference to it until its release; NULL: the file is a copy of a database. */
 struct open_image *open_image_of(const struct fuse_file_info *info);

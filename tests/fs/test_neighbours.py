@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -116,6 +117,44 @@ def test_nested_by_bind_mount(store):
     store.bundle('b', noise(65536), directory='sub')
     with bind_mount(os.path.join(store.dir, 'sub'), store.top + '/bound') as bound:
         nested(store, bound)
+
+
+@contextlib.contextmanager
+def daemon_in_a_container(store):
+    """A daemon with PIDs and mounts of its own, which sees no process of ours; gives its process and its mount."""
+    point = store.top + '/contained'
+    os.mkdir(point)
+    outside = subprocess.Popen(['unshare', '--pid', '--fork', '--kill-child', '--mount-proc', ZCFS, '-f', *TRANSPORT_OPTIONS,
+                                store.dir, point], stdin=subprocess.DEVNULL)
+    try:
+        def inside():
+            return read_file(f'/proc/{outside.pid}/task/{outside.pid}/children').decode().strip()
+        wait_until(lambda: inside() and os.path.isdir(f'/proc/{inside()}/root{point}/.zcfs'), 'the daemon serves')
+        yield inside(), point
+    finally:
+        outside.kill()
+        outside.wait()
+
+
+@unmounted
+def test_claim_of_nobody(store):
+    """while it cannot be told who has a bundle, nobody is accused: opening it waits"""
+    expected = store.bundle('b', noise(65536))
+    bundle = os.open(store.host('b'), os.O_RDONLY)
+    with daemon_in_a_container(store) as (daemon, point):
+        image = f'/proc/{daemon}/root{point}/b'
+        fcntl.flock(bundle, fcntl.LOCK_EX)
+        # A process that the daemon sees, or it would not wait for it.
+        reader = subprocess.Popen(['nsenter', '--target', daemon, '--pid', '--mount', 'cat', point + '/b'], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        store.children.append(reader)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            reader.wait(1)
+        assert reader.returncode is None, (reader.returncode, reader.stdout.read()[:200])
+        assert b'cannot be seen' in os.getxattr(image, 'user.zcfs.error')
+        os.close(bundle)
+        assert reader.communicate(timeout=WAIT_SECONDS)[0] == expected and reader.returncode == 0
+        assert 'user.zcfs.error' not in os.listxattr(image)
 
 
 def test_one_daemon_many_openers(store):
