@@ -89,10 +89,6 @@ static bool check_paths(const char *store_path, const char *mount_path)
 {
 	struct stat status;
 
-	if (mount_table_inside_zcfs(store_path)) {
-		fprintf(stderr, "zcfs: %s: is already served by zcfs; unmount it first\n", store_path);
-		return false;
-	}
 	if (is_file(store_path) || is_bundle(store_path)) {
 		fprintf(stderr, "zcfs: %s: is not a directory of images; serve the directory that it is in\n",
 		        store_path);

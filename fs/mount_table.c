@@ -115,12 +115,12 @@ static void device_is_zcfs(const struct mount_entry *entry, void *argument)
 		question->answer = true;
 }
 
-bool mount_table_inside_zcfs(const char *path)
+bool mount_table_inside_zcfs(int fd)
 {
 	struct question question = {0};
 	struct stat status;
 
-	if (stat(path, &status) < 0)
+	if (fstat(fd, &status) < 0)
 		return false;
 	question.dev = status.st_dev;
 	each_mount(device_is_zcfs, &question);

@@ -12,8 +12,8 @@
  * NULL with errno set; to be freed. */
 char *mount_table_absolute(const char *path);
 
-/* True if path is anywhere inside a live mount of zcfs. */
-bool mount_table_inside_zcfs(const char *path);
+/* True if the descriptor's file is anywhere inside a live mount of zcfs. */
+bool mount_table_inside_zcfs(int fd);
 
 /* Unmounts what is on top at this absolute path, lazily. 0 or -errno. Any thread. */
 int mount_table_unmount(const char *path);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fs/log.h"
+#include "fs/mount_table.h"
 #include "mapdb/image.h"
 
 /* How long to wait for another daemon to let go of the store: 3 s. */
@@ -41,6 +42,11 @@ bool store_open(const char *path)
 	if (store.dir_fd < 0) {
 		fprintf(stderr, "zcfs: %s: cannot be opened: %s%s\n", path, strerror(errno),
 		        errno == EACCES ? "; run as root, or as its owner" : "");
+		return false;
+	}
+	/* Of what has been opened: a daemon that starts at the same time may mount over the path at any moment. */
+	if (mount_table_inside_zcfs(store.dir_fd)) {
+		fprintf(stderr, "zcfs: %s: is already served by zcfs; unmount it first\n", path);
 		return false;
 	}
 	if (take_lock(store.dir_fd) == 0)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from injector import REMOVED, THREAD, UNMOUNT, Injector
+from injector import DESCRIPTOR, REMOVED, THREAD, UNMOUNT, Injector
 from mount import *
 
 SIGNALS = 1000
@@ -142,6 +142,24 @@ def test_interrupt_without_the_rings(store):
     tool.wait()
     assert read_file(store.path('a.img')) == noise(65536)
     store.unmount()
+
+
+@unmounted
+def test_two_starters(store):
+    """of two daemons that start at once on one directory the later one is refused, wherever it is when the other one mounts over it"""
+    injector = Injector(store.top)
+    for at in range(2):  # it has looked at the directory; it is about to open it for good
+        injector.arm([DESCRIPTOR], at, 0, delay_ms=SLOW_MS)
+        later = subprocess.Popen([ZCFS, *TRANSPORT_OPTIONS, store.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True, env=injector.environment())
+        store.children.append(later)
+        wait_until(injector.happened, 'it is slow')
+        store.start()
+        assert later.poll() is None, 'too late'
+        said = later.communicate(timeout=WAIT_SECONDS)[0]
+        assert later.returncode == 1 and 'is already served by zcfs' in said, (at, later.returncode, said)
+        assert mounts_at(store.dir) == ['fuse.zcfs']
+        store.unmount()
 
 
 # Without rings no threads are left that receive when the mount ends.
