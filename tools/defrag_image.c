@@ -14,6 +14,7 @@
 #include "tools/locate.h"
 #include "tools/lock_wait.h"
 #include "tools/monotonic.h"
+#include "tools/overlays.h"
 #include "tools/progress.h"
 #include "tools/report_html.h"
 #include "tools/text.h"
@@ -201,6 +202,28 @@ static int refuse_if_saved(const struct location *location, const struct defrag_
 	return 1;
 }
 
+/* What is in an overlay belongs to the places that the image's files have now. 1: there is one; 0; -errno. */
+static int find_overlay(const struct location *location, bool wait, struct overlay *overlay)
+{
+	struct identity identity;
+	int error = locate_identity(location, &identity);
+	return error ? error : overlay_find(&identity, location->parent_fd, location->name, wait, overlay);
+}
+
+/* Who depends on what the guest sees at an offset, and is not the guest itself. overlay: what was found before the
+ * image was opened; meanwhile there may be another. 0; 1: refused; -errno. */
+static int refuse_dependants(const struct location *location, const struct defrag_options *options,
+                             struct overlay *overlay, struct outcome *outcome)
+{
+	int refused = refuse_if_saved(location, options, outcome);
+	if (refused)
+		return refused;
+	int found = *overlay->name ? 1 : find_overlay(location, false, overlay);
+	if (found > 0)
+		outcome_explain_overlay(outcome, overlay);
+	return found;
+}
+
 /* The pass finds what is free, with all refusals. */
 static int discard(struct image *image, const struct defrag_options *options, struct outcome *outcome, enum step *step)
 {
@@ -257,13 +280,16 @@ static int attempt(const struct location *location, const struct defrag_options 
 	*step = STEP_OPEN;
 	if (options->mode == MODE_SETTLE)
 		return settle(location, options, outcome, step);
+	struct overlay overlay = {0};
+	if (defrag_changes_view(options->mode)) /* while nobody has to wait for us; errors come again */
+		find_overlay(location, true, &overlay);
 	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, outcome, &image)
 	                                          : open_exclusive(location, options, &image);
 	if (error)
 		return error;
 	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
 	outcome->was_plain = image->bundle_fd < 0;
-	int refused = defrag_changes_view(options->mode) ? refuse_if_saved(location, options, outcome) : 0;
+	int refused = defrag_changes_view(options->mode) ? refuse_dependants(location, options, &overlay, outcome) : 0;
 	if (refused)
 		return refused < 0 ? refused : 0;
 	switch (options->mode) {

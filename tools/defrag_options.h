@@ -67,7 +67,8 @@ int defrag_options_parse(int argc, char **argv, struct defrag_options *options, 
 void defrag_options_release(struct defrag_options *options);
 
 const char *plain_method_name(enum plain_method method);
-/* Whether it puts something else where the guest may remember its metadata, or what it has not written yet; a dry run would. */
+/* Whether it puts something else where the guest may remember its metadata, or what it has not written yet, or an overlay expects
+ * what was there; a dry run would. */
 bool defrag_changes_view(enum defrag_mode mode);
 
 #endif

@@ -243,6 +243,18 @@ void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *s
 	outcome->exit_code = EXIT_REFUSED;
 }
 
+void outcome_explain_overlay(struct outcome *outcome, const struct overlay *overlay)
+{
+	snprintf(outcome->cause, sizeof(outcome->cause),
+	         "refused: it %s the backing file of the overlay (snapshot) \"%s\" beside it%s; changing it would "
+	         "destroy the guest's data there",
+	         overlay->by_name ? "may be" : "is", overlay->name, overlay->by_name ? ", going by its name" : "");
+	snprintf(outcome->remedy, sizeof(outcome->remedy),
+	         "commit the overlay (virsh blockcommit, qemu-img commit) and delete it, make it independent (qemu-img "
+	         "rebase -b \"\"), or delete it if it is not needed");
+	outcome->exit_code = EXIT_REFUSED;
+}
+
 void outcome_explain_undo(struct outcome *outcome)
 {
 	snprintf(outcome->cause, sizeof(outcome->cause), "refused: the last pass could no longer be undone afterwards");

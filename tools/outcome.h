@@ -13,6 +13,7 @@
 #include "tools/defrag_options.h"
 #include "tools/file_list.h"
 #include "tools/history.h"
+#include "tools/overlays.h"
 #include "tools/saved_domains.h"
 #include "tools/settle.h"
 #include "tools/users.h"
@@ -63,6 +64,9 @@ void outcome_explain_user(struct outcome *outcome, bool asked);
 
 /* The same for a saved domain that has the image. */
 void outcome_explain_saved(struct outcome *outcome, const struct saved_domain *saved);
+
+/* The same for an overlay that has the image as its backing file. */
+void outcome_explain_overlay(struct outcome *outcome, const struct overlay *overlay);
 
 /* The same where --discard would make --undo impossible. */
 void outcome_explain_undo(struct outcome *outcome);

@@ -120,6 +120,11 @@ class Situations:
     def saved_by_libvirt(self):
         return self.saved('libvirt', save_by_libvirt)
 
+    def overlaid(self):
+        path = self.copy('overlaid.img')
+        run('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', 'overlaid.img', '-F', 'raw', os.path.join(self.store, 'overlaid.snap1'))
+        return [path]
+
     def wrong_file(self):
         return [self.copy('files.img'), '--', 'no/such.file']
 
@@ -155,6 +160,8 @@ SITUATIONS = [
      r'restore the domain \(xl restore, virsh start\) and shut it down'),
     ('saved by libvirt', 'saved_by_libvirt', REFUSED, r'refused: it is a disk of the saved domain "win7": .*/libvirt/win7\.save',
      r'restore the domain \(xl restore, virsh start\) and shut it down'),
+    ('beneath an overlay', 'overlaid', REFUSED, r'refused: it is the backing file of the overlay \(snapshot\) "overlaid\.snap1" beside it; .*destroy',
+     r'commit the overlay \(virsh blockcommit, qemu-img commit\) and delete it, .*rebase'),
     ('in use', 'in_use', IN_USE, r'is in use by ".*" \(process \d+\)|is in use by .*process', r'stop it, or use --wait'),
     ('dirty', 'dirty', REFUSED, r'volume 1: refused: ', r'chkdsk|shut'),
     ('a damaged map', 'damaged_map', DAMAGED, r'image map is damaged', r'zcfs-check .* backup'),
