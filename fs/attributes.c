@@ -113,17 +113,28 @@ static int open_bundle(const struct node *node, int parent_fd, const char *name,
 	return S_ISREG(status.st_mode) && status.st_nlink == 1 ? 0 : -EUCLEAN;
 }
 
+/* Only what was the old owner's. In somebody else's directory that he may write to he could make a bundle of his data
+ * and of any file that is there, and would be given both. */
+static int give_part_away(int fd, uid_t owner, uid_t uid, gid_t gid)
+{
+	struct stat status;
+
+	if (fstat(fd, &status) < 0)
+		return -errno;
+	return status.st_uid == owner ? chown_fd(fd, uid, gid) : 0;
+}
+
 /* The rest of a bundle goes to the new owner of its data: who keeps it could go on exchanging the map. The directory
  * last, as when it is made. */
-static int give_bundle_away(const struct node *node, int parent_fd, const char *name, uid_t uid, gid_t gid)
+static int give_bundle_away(const struct node *node, uid_t owner, int parent_fd, const char *name, uid_t uid, gid_t gid)
 {
 	cleanup_fd int bundle_fd = -1, db_fd = -1;
 	int ret = open_bundle(node, parent_fd, name, &bundle_fd, &db_fd);
 
 	if (ret == 0)
-		ret = chown_fd(db_fd, uid, gid);
+		ret = give_part_away(db_fd, owner, uid, gid);
 	if (ret == 0)
-		ret = chown_fd(bundle_fd, uid, gid);
+		ret = give_part_away(bundle_fd, owner, uid, gid);
 	return ret;
 }
 
@@ -131,13 +142,17 @@ static int change_owner(struct node *node, const struct stat *wanted, int to_set
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? wanted->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? wanted->st_gid : (gid_t)-1;
-	int ret = chown_fd(node->fd, uid, gid);
 	char name[NAME_MAX + 1];
 	struct node *parent;
+	struct stat before;
+	int ret;
 
+	if (fstat(node->fd, &before) < 0)
+		return -errno;
+	ret = chown_fd(node->fd, uid, gid);
 	if (ret < 0 || node->kind != NODE_FILE || node_place(node, &parent, name) < 0)
 		return ret;
-	ret = give_bundle_away(node, parent->fd, name, uid, gid);
+	ret = give_bundle_away(node, before.st_uid, parent->fd, name, uid, gid);
 	/* It is the data's owner that counts, and that has been changed. */
 	if (ret < 0 && ret != -ENOTDIR)
 		log_message(LOG_WARNING, "%s: its map.db and directory stay with their owner: %s", name,

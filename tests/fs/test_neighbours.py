@@ -532,6 +532,19 @@ def test_bundle_of_another_owner(store):
     assert owners(store.host('plain')) == (USER, USER) and owners(store.below + '/') == (0, 0)
 
 
+def test_nobody_is_given_others_files(store):
+    """who makes a bundle of his data and somebody else's file, in that one's directory, is not given them by chown"""
+    for name, others in (('both', ('', 'map.db')), ('map', ('map.db',)), ('directory', ('',))):
+        store.bundle(name, noise(65536))
+        for part in ('', 'data', 'map.db'):
+            if part not in others:
+                os.chown(store.host(name, part), USER, USER)
+        assert as_user(USER, 'chown', f'{USER}:{USER}', store.path(name)), 'to himself he may'
+        assert all(owners(store.host(name, part)) == (0, 0) for part in others), name
+        os.chown(store.path(name), OTHER, OTHER)
+        assert all(owners(store.host(name, part)) == ((0, 0) if part in others else (OTHER, OTHER)) for part in ('', 'data', 'map.db')), name
+
+
 def test_given_away_while_exchanged(store):
     """what somebody has put where the bundle or its map was stays his: a link, another link of a file, another directory"""
     victim, secret = store.host('victim'), store.top + '/secret'
