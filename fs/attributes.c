@@ -121,7 +121,9 @@ static int give_part_away(int fd, uid_t owner, uid_t uid, gid_t gid)
 
 	if (fstat(fd, &status) < 0)
 		return -errno;
-	return status.st_uid == owner ? chown_fd(fd, uid, gid) : 0;
+	if (status.st_uid != owner)
+		return status.st_uid == uid ? 0 : -EPERM;
+	return chown_fd(fd, uid, gid);
 }
 
 /* The rest of a bundle goes to the new owner of its data: who keeps it could go on exchanging the map. The directory
@@ -129,13 +131,13 @@ static int give_part_away(int fd, uid_t owner, uid_t uid, gid_t gid)
 static int give_bundle_away(const struct node *node, uid_t owner, int parent_fd, const char *name, uid_t uid, gid_t gid)
 {
 	cleanup_fd int bundle_fd = -1, db_fd = -1;
-	int ret = open_bundle(node, parent_fd, name, &bundle_fd, &db_fd);
+	int ret = open_bundle(node, parent_fd, name, &bundle_fd, &db_fd), bundle_ret;
 
-	if (ret == 0)
-		ret = give_part_away(db_fd, owner, uid, gid);
-	if (ret == 0)
-		ret = give_part_away(bundle_fd, owner, uid, gid);
-	return ret;
+	if (ret < 0)
+		return ret;
+	ret = give_part_away(db_fd, owner, uid, gid);
+	bundle_ret = give_part_away(bundle_fd, owner, uid, gid);
+	return ret < 0 ? ret : bundle_ret;
 }
 
 static int change_owner(struct node *node, const struct stat *wanted, int to_set)
@@ -155,7 +157,7 @@ static int change_owner(struct node *node, const struct stat *wanted, int to_set
 	ret = give_bundle_away(node, before.st_uid, parent->fd, name, uid, gid);
 	/* It is the data's owner that counts, and that has been changed. */
 	if (ret < 0 && ret != -ENOTDIR)
-		log_message(LOG_WARNING, "%s: its map.db and directory stay with their owner: %s", name,
+		log_message(LOG_WARNING, "%s: its map.db or directory stays with its owner: %s", name,
 		            strerror(-ret));
 	node_unref(parent);
 	return 0;
