@@ -240,9 +240,10 @@ static bool is_our_table(const char *name)
 	return ours;
 }
 
-/* Calls visit for each index of our tables that computes something (an expression, or a condition): whoever changes a
- * row must, however long it takes, and nothing interrupts it. SQLite's result. */
-static int for_each_computing_index(sqlite3 *connection, void (*visit)(void *context, const char *index), void *context)
+/* Calls visit for each index that computes something (an expression, or a condition): whoever changes a row of its
+ * table must, however long it takes, and nothing interrupts it. SQLite's result. */
+static int for_each_computing_index(sqlite3 *connection,
+                                    void (*visit)(void *context, const char *table, const char *index), void *context)
 {
 	sqlite3_stmt *statement = NULL;
 	int result = sqlite3_prepare_v2(
@@ -257,16 +258,16 @@ static int for_each_computing_index(sqlite3 *connection, void (*visit)(void *con
 		const char *index = (const char *)sqlite3_column_text(statement, 1);
 
 		result = table && index ? SQLITE_OK : SQLITE_NOMEM;
-		if (result == SQLITE_OK && is_our_table(table))
-			visit(context, index);
+		if (result == SQLITE_OK)
+			visit(context, table, index);
 	}
 	sqlite3_finalize(statement);
 	return result == SQLITE_DONE ? SQLITE_OK : result;
 }
 
-static void note_index(void *found, const char *index)
+static void note_index(void *found, const char *table, const char *index)
 {
-	*(bool *)found = true;
+	*(bool *)found |= is_our_table(table);
 }
 
 int map_db_schema_identity(sqlite3 *connection, int *application_id, int *user_version)
@@ -373,9 +374,14 @@ static void compare_object(struct comparison *comparison, const char *type, cons
 	}
 }
 
-static void tell_computing_index(void *context, const char *index)
+static void compare_computing_index(void *context, const char *table, const char *index)
 {
-	tell(context, true, "index", index, "computes something with every change, so zcfs changes nothing: drop it");
+	struct comparison *comparison = context;
+
+	comparison->only_ours = false;
+	if (is_our_table(table))
+		tell(comparison, true, "index", index,
+		     "computes something with every change, so zcfs changes nothing: drop it");
 }
 
 static void tell_missing(const struct comparison *comparison)
@@ -414,7 +420,7 @@ int map_db_schema_compare(sqlite3 *connection, void (*visit)(void *context, bool
 	if (result != SQLITE_DONE)
 		return result;
 	tell_missing(&comparison);
-	result = for_each_computing_index(connection, tell_computing_index, &comparison);
+	result = for_each_computing_index(connection, compare_computing_index, &comparison);
 	*only_ours = comparison.only_ours;
 	return result;
 }
