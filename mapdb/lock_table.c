@@ -44,7 +44,12 @@ static bool parse_line(const char *line, const struct stat *status, struct lock_
 	if (sscanf(line, "%*d: %15s %15s %15s %d %x:%x:%llu", kind, state, access, &pid, &device_major, &device_minor,
 	           &inode) != 7)
 		return false;
-	*holder = (struct lock_holder){.pid = pid, .lease = !strcmp(kind, "LEASE"), .write = !strcmp(access, "WRITE")};
+	/* Of a lease that is being broken the kernel tells what it will be then. */
+	*holder = (struct lock_holder){
+	        .pid = pid,
+	        .lease = !strcmp(kind, "LEASE"),
+	        .write = !strcmp(access, "WRITE") || !strcmp(state, "BREAKING"),
+	};
 	if (inode != status->st_ino || (!holder->lease && strcmp(kind, "FLOCK") != 0))
 		return false;
 	bool same_device = device_major == major(status->st_dev) && device_minor == minor(status->st_dev);

@@ -19,7 +19,7 @@ struct lock_holder {
 
 /* Fills out with the holders of flocks and leases on the inode, max at most; how many. */
 size_t lock_holders(const struct stat *status, struct lock_holder *out, size_t max);
-/* Whether somebody has a lease on it, which opening it would break. */
+/* Whether somebody has a write lease on it, as tools do, which opening it would break or has begun to. */
 bool lock_leased(const struct stat *status);
 
 #endif

@@ -167,6 +167,19 @@ static bool names_image(struct search *search, const char *backing)
 
 /* ---- what is beside it ---- */
 
+/* A tool is at work on it, or about to take the lease, which opening it would break. */
+static bool has_tool(const struct stat *status)
+{
+	struct lock_holder holders[16];
+	size_t count = lock_holders(status, holders, sizeof(holders) / sizeof(holders[0]));
+
+	for (size_t i = 0; i < count; i++) {
+		if (holders[i].write)
+			return true;
+	}
+	return lock_leased(status);
+}
+
 /* 1: an overlay of the image; 0: not; -EAGAIN: somebody has a lease on it. */
 static int look_at(struct search *search, const char *name)
 {
@@ -176,7 +189,7 @@ static int look_at(struct search *search, const char *name)
 	if (fstatat(search->directory_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(status.st_mode) ||
 	    status.st_size < QCOW2_BYTES_MIN || identity_has(search->image, status.st_dev, status.st_ino))
 		return 0;
-	if (lock_leased(&status))
+	if (has_tool(&status))
 		return -EAGAIN;
 	cleanup_fd int fd = io_look.open(&io_look, search->directory_fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 	if (fd < 0)
