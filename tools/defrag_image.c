@@ -273,23 +273,20 @@ static int settle(const struct location *location, const struct defrag_options *
 }
 
 /* Opens the image and does what is asked for. *step is where an error came from. */
-static int attempt(const struct location *location, const struct defrag_options *options, struct outcome *outcome,
-                   enum step *step)
+static int attempt(const struct location *location, const struct defrag_options *options, struct overlay *overlay,
+                   struct outcome *outcome, enum step *step)
 {
 	__attribute__((cleanup(cleanup_image))) struct image *image = NULL;
 	*step = STEP_OPEN;
 	if (options->mode == MODE_SETTLE)
 		return settle(location, options, outcome, step);
-	struct overlay overlay = {0};
-	if (defrag_changes_view(options->mode)) /* while nobody has to wait for us; errors come again */
-		find_overlay(location, true, &overlay);
 	int error = options->mode == MODE_ANALYZE ? open_to_analyze(location, outcome, &image)
 	                                          : open_exclusive(location, options, &image);
 	if (error)
 		return error;
 	outcome->unleased = image->access == IMAGE_EXCLUSIVE && !image->leased && !outcome->in_use;
 	outcome->was_plain = image->bundle_fd < 0;
-	int refused = defrag_changes_view(options->mode) ? refuse_dependants(location, options, &overlay, outcome) : 0;
+	int refused = defrag_changes_view(options->mode) ? refuse_dependants(location, options, overlay, outcome) : 0;
 	if (refused)
 		return refused < 0 ? refused : 0;
 	switch (options->mode) {
@@ -385,6 +382,9 @@ static void wait_for_next_attempt(const struct location *location, const struct 
 static void process_located(const struct location *location, const struct defrag_options *options,
                             struct outcome *outcome)
 {
+	struct overlay overlay = {0};
+	if (defrag_changes_view(options->mode)) /* while nobody has to wait for us; errors come again */
+		find_overlay(location, true, &overlay);
 	double patience = patience_of(options), deadline = monotonic_seconds() + patience;
 	bool changes = options->mode != MODE_ANALYZE && !only_tries(options);
 	bool asked = false, leaving = false;
@@ -394,7 +394,7 @@ static void process_located(const struct location *location, const struct defrag
 	if (changes) /* what a killed pass left may be a second link to this image, with which it would be refused */
 		image_clean_stale(&io_posix, location->parent_fd, NULL, &stale);
 	for (;;) {
-		int error = attempt(location, options, outcome, &step);
+		int error = attempt(location, options, &overlay, outcome, &step);
 		progress_erase(&waiting);
 		if (error && stop_requested())
 			error = -EINTR;
