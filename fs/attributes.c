@@ -157,8 +157,7 @@ static int change_owner(struct node *node, const struct stat *wanted, int to_set
 	ret = give_bundle_away(node, before.st_uid, parent->fd, name, uid, gid);
 	/* It is the data's owner that counts, and that has been changed. */
 	if (ret < 0 && ret != -ENOTDIR)
-		log_message(LOG_WARNING, "%s: its map.db or directory stays with its owner: %s", name,
-		            strerror(-ret));
+		log_message(LOG_WARNING, "%s: its map.db or directory stays with its owner: %s", name, strerror(-ret));
 	node_unref(parent);
 	return 0;
 }

@@ -99,7 +99,8 @@ static bool known_member(const char *name)
 static int note_foreign(void *context, const char *entry)
 {
 	if (!known_member(entry))
-		check_add(context, FINDING_FOREIGN, FAULT, "the bundle holds %.150s, which does not belong there", entry);
+		check_add(context, FINDING_FOREIGN, FAULT, "the bundle holds %.150s, which does not belong there",
+		          entry);
 	return 0;
 }
 
