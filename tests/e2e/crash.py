@@ -15,7 +15,7 @@ from host import digest, store_mounted
 from tap import Cases, equal, holds
 
 KILLS = 60
-CHILD_SECONDS = 5
+CHILD_SECONDS = 60
 VOLUME = {'megabytes': 32, 'fragments': 4000, 'seed': 11, 'what': 'all'}
 
 
@@ -48,7 +48,7 @@ def interrupted(image, seconds, number, *options, patient=True):
                                stderr=subprocess.DEVNULL, start_new_session=True)
     time.sleep(seconds)
     running.send_signal(number)
-    status = running.wait(60)
+    status = running.wait(300)
     deadline = time.monotonic() + CHILD_SECONDS
     while patient and group_lives(running.pid):
         holds(time.monotonic() < deadline, 'the child outlives its parent')

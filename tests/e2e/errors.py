@@ -299,7 +299,7 @@ def situations(cases, directory):
 
 
 def run_any(*command):
-    return Result(subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False))
+    return Result(subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, check=False))
 
 
 def mounts(cases, directory):
@@ -425,7 +425,7 @@ def renamed(cases, directory, good):
                 time.sleep(0.05)
             os.rename(image, other)
             before = state_of(directory)
-        out, err = waiting.communicate(timeout=60)
+        out, err = waiting.communicate(timeout=300)
         says(Result(subprocess.CompletedProcess([], waiting.returncode, out, err)), FAILED, 'was renamed or removed meanwhile', 'look where it is now')
         equal(state_of(directory), before, 'the store')
 

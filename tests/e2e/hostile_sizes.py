@@ -18,7 +18,7 @@ from ntfs_image import Volume, put  # pylint: disable=wrong-import-position
 
 SIZE = 15900 << 30       # ext4's files end at 16 TiB
 CLUSTER = 65536
-SECONDS = 60             # more is a hang: the pass over the undamaged volume takes less than one
+SECONDS = 300            # more is a hang: the pass over the undamaged volume takes less than one
 AREA = 1 << 22           # LCN of free space; short enough for any run list
 MEMORY = 256 << 20       # the undamaged volume takes 10 MiB
 ADDRESS_SPACE = 5 << 30

@@ -122,7 +122,7 @@ def without_leases(cases, store):
     with cases.case('where no lease is to be had: the pass works, and says that only flock has kept others out'):
         os.chown(image, 1500, 1500)
         done = subprocess.run(['setpriv', '--bounding-set=-lease', ZCFS_DEFRAG, '--verbose', image], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
         equal(done.returncode, DONE, 'the exit status')
         holds('no leases: only flock' in done.stdout, done.stdout)
     with cases.case('and with a lease it says nothing of that'):

@@ -76,7 +76,7 @@ class Image:
 
     def pieces(self):
         """How many extents the host's file system has for the file, as filefrag says."""
-        done = subprocess.run(['filefrag', self.path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False)
+        done = subprocess.run(['filefrag', self.path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300, check=False)
         return done.stdout.decode().rsplit(':', 1)[-1].strip() or 'unknown'
 
 

@@ -111,7 +111,7 @@ class Libvirt:
             done = subprocess.run(
                 ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', 'virsh', '--quiet', '-c',
                  f'qemu:///embed?root={self.directory}', command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, timeout=120, text=True, check=False,
+                stderr=subprocess.STDOUT, timeout=300, text=True, check=False,
                 env={**os.environ, 'LC_ALL': 'C', 'HOME': self.directory, 'XDG_RUNTIME_DIR': self.directory,
                      'XDG_CACHE_HOME': self.directory})
             if 'domain is not running' not in done.stdout:

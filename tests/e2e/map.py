@@ -20,7 +20,7 @@ MANUAL = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 't
 
 def zcfs_map(*arguments):
     return Result(subprocess.run([ZCFS_MAP, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE, timeout=120, check=False))
+                                 stderr=subprocess.PIPE, timeout=300, check=False))
 
 
 def document(*arguments):

@@ -115,8 +115,8 @@ def waiting(cases):
     with store() as made:
         with open(made.image, 'rb'), cases.case('--wait=SECONDS gives up in time'):
             started = time.monotonic()
-            equal(defrag('--wait=1', made.image, timeout=30).status, IN_USE, 'the exit status')
-            holds(0.9 < time.monotonic() - started < 10, 'it took too long, or not long enough')
+            equal(defrag('--wait=1', made.image, timeout=300).status, IN_USE, 'the exit status')
+            holds(0.9 < time.monotonic() - started < 60, 'it took too long, or not long enough')
         with cases.case('--wait goes on when the last user has closed the image'):
             image = open(made.image, 'rb')
             threading.Timer(1.5, image.close).start()
@@ -128,7 +128,7 @@ def waiting(cases):
             waiter = subprocess.Popen([ZCFS_DEFRAG, '--wait', made.image], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             time.sleep(0.7)
             waiter.send_signal(signal.SIGINT)
-            _, errors = waiter.communicate(timeout=20)
+            _, errors = waiter.communicate(timeout=300)
             equal(waiter.returncode, FAILED, 'the exit status')
             holds(b'stopped' in errors, errors)
             equal(digest(made.image), view, 'the view')

@@ -72,7 +72,7 @@ def two_tools(cases, made):
             for _ in range(ROUNDS // 4):
                 made.reset()
                 both = [start(ZCFS_DEFRAG, '--quiet', *options, made.image) for _ in range(2)]
-                statuses = sorted(tool.wait(120) for tool in both)
+                statuses = sorted(tool.wait(300) for tool in both)
                 holds(statuses[0] == DONE and statuses[1] in (DONE, DONE if options else IN_USE), f'exit statuses {statuses}')
                 equal(made.seen(), made.new, 'the view')
                 made.prove_in_order()
@@ -84,7 +84,7 @@ def two_tools(cases, made):
                         [ZCFS_CHECK, made.image], [ZCFS_CHECK, '--repair', made.image], [ZCFS_DEFRAG, '--analyze', made.image]]
             tools = [start(*command) for command in source.sample(commands, 4)]
             for tool in tools:
-                said = tool.communicate(timeout=120)[0].decode(errors='replace')
+                said = tool.communicate(timeout=300)[0].decode(errors='replace')
                 holds(tool.returncode >= 0 and not (tool.args[0] == ZCFS_DEFRAG and tool.returncode == DAMAGED),
                       f'{tool.args}: {tool.returncode}: {said}')
             holds(made.seen() in (made.old, made.new), 'a view that is neither the old one nor the new one')
@@ -131,7 +131,7 @@ def changed_during_a_pass(made, source, change):
     tool = start(ZCFS_DEFRAG, '--quiet', made.image)
     time.sleep(source.random() * made.seconds)
     left = change(made)
-    said = tool.communicate(timeout=120)[0].decode(errors='replace')
+    said = tool.communicate(timeout=300)[0].decode(errors='replace')
     return left, tool.returncode, said
 
 
@@ -258,7 +258,7 @@ class Toolbox(threading.Thread):
     def run(self):
         while not self.stop:
             for command in ([ZCFS_DEFRAG, '--quiet', self.image], [ZCFS_CHECK, self.image], [ZCFS_DEFRAG, '--undo', self.image]):
-                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False)
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)
                 if done.returncode not in (DONE, FAILED, IN_USE):
                     self.wrong.append((command, done.returncode, done.stdout.decode(errors='replace')))
 
@@ -305,8 +305,8 @@ def daemon_is_killed(cases, made, directory):
                 unmount(mount)
             for thread in [*writers, toolbox]:
                 thread.stop = True
-                thread.join(120)
-            settle.communicate(timeout=120)
+                thread.join(300)
+            settle.communicate(timeout=300)
             equal(toolbox.wrong, [], 'tools that failed')
             holds(made.seen() in (made.old, made.new), 'a view that is neither the old one nor the new one')
             prove_only_leaks(made)

@@ -52,7 +52,7 @@ def is_refused(result, overlay, verb='is'):
 
 
 def is_not_refused(*arguments):
-    result = defrag('--dry-run', *arguments, timeout=60)
+    result = defrag('--dry-run', *arguments, timeout=300)
     equal((result.status, result.err), (DONE, ''), 'the exit status and the messages')
 
 

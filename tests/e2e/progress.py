@@ -85,7 +85,7 @@ def start(*arguments, ignored=()):
     return process
 
 
-def answers(process, wanted, seconds=8):
+def answers(process, wanted, seconds=60):
     """Asks until it has said that; what it said."""
     said = b''
     deadline = time.monotonic() + seconds
@@ -103,7 +103,7 @@ def signals(cases, image, copy_of):
         process = start('-q', *SLOWLY, '--time-limit=20', copy_of())
         answers(process, r': settling( \d+%)?')
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=60)[1].decode()
+        err = process.communicate(timeout=300)[1].decode()
         equal(process.returncode, FAILED, 'the exit status')
         holds('stopped; what has been moved so far stays moved' in err and 'run the same command again' in err, err)
     with cases.case('SIGUSR1 while it waits; then SIGINT: nothing changed'):
@@ -112,7 +112,7 @@ def signals(cases, image, copy_of):
             process = start('-q', '--wait', image)
             answers(process, 'waiting until nobody uses it; running for')
             process.send_signal(signal.SIGINT)
-            err = process.communicate(timeout=60)[1].decode()
+            err = process.communicate(timeout=300)[1].decode()
         equal(process.returncode, FAILED, 'the exit status')
         holds('stopped; nothing has been changed' in err, err)
         equal(state_of(os.path.dirname(image)), before, 'the store')
@@ -124,7 +124,7 @@ def signals(cases, image, copy_of):
                 process.send_signal(number)
             answers(process, 'waiting until nobody uses it; running for')
             process.send_signal(signal.SIGTERM)
-            err = process.communicate(timeout=60)[1].decode()
+            err = process.communicate(timeout=300)[1].decode()
         equal(process.returncode, FAILED, 'the exit status')
         holds('stopped; nothing has been changed' in err, err)
     for arguments in (['-n'], [], ['--undo'], ['--pack'], ['--settle'], ['--plain=copy'], ['--all']):
@@ -147,7 +147,7 @@ def interruptions(cases, image, source):
             process = start('-q', image)
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            err = process.communicate(timeout=60)[1].decode()
+            err = process.communicate(timeout=300)[1].decode()
             if process.returncode == DONE:
                 equal(defrag('--undo', image).status, DONE, 'the exit status of --undo')
                 equal(defrag('--plain', image).status, DONE, 'the exit status of --plain')

@@ -10,7 +10,7 @@ import time
 
 from commands import DAMAGED, DONE, FAILED, IN_USE, REFUSED, ZCFS, ZCFS_DEFRAG, defrag, scattered_volume, \
     unmount_on_termination, workspace
-from guest import run
+from guest import WAIT_SECONDS, run
 from host import hot_journal, state_of, store_mounted
 from saved import save_by_xl
 from tap import Cases, equal, holds
@@ -76,7 +76,7 @@ def waits(cases, mount):
         time.sleep(1.5)
         holds(waiter.poll() is None, 'it did not wait')
         machine.kill()
-        out, _ = waiter.communicate(timeout=60)
+        out, _ = waiter.communicate(timeout=WAIT_SECONDS)
         equal(waiter.returncode, DONE, 'the exit status')
         holds(b': defragmented' in out, out)
     with cases.case('--shutdown: nobody but a Xen domain is asked, the others are waited for'), open(image, 'rb'):
@@ -87,7 +87,7 @@ def waits(cases, mount):
         waiter = subprocess.Popen([ZCFS_DEFRAG, '--wait', image], stderr=subprocess.PIPE)
         time.sleep(1.2)
         waiter.send_signal(signal.SIGTERM)
-        _, errors = waiter.communicate(timeout=20)
+        _, errors = waiter.communicate(timeout=WAIT_SECONDS)
         equal(waiter.returncode, FAILED, 'the exit status')
         holds(b'stopped' in errors, errors)
 
@@ -100,7 +100,7 @@ def other_daemon_hangs(cases, mount, directory):
         daemon.send_signal(signal.SIGSTOP)
         try:
             with cases.case('the daemon of another store hangs: nothing waits for it'):
-                equal(defrag(os.path.join(mount, 'b.img'), '--dry-run', timeout=60).status, DONE, 'the exit status')
+                equal(defrag(os.path.join(mount, 'b.img'), '--dry-run', timeout=WAIT_SECONDS).status, DONE, 'the exit status')
         finally:
             daemon.send_signal(signal.SIGCONT)
 

@@ -18,7 +18,7 @@ from tap import equal, holds
 CALLS = {'a name': ((NAME,), 12), 'anything else': ((READ, WRITE, SYNC, ALLOCATE, TRUNCATE, OPEN), 4)}
 NEVER = (1 << 64) - 1
 DELAY_MS = 30         # of such a call, so that there is time
-HANG_SECONDS = 60
+HANG_SECONDS = 300
 BEFORE_OPEN = 3       # calls at most: of its directory, of the image as a file, and as a directory
 OTHER = b'another image'
 

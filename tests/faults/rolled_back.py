@@ -14,7 +14,7 @@ import subprocess
 import time
 
 from commands import DONE, ZCFS_CHECK, unmount_on_termination, workspace
-from guest import run
+from guest import WAIT_SECONDS, run
 from host import host_file_system, hot_journal
 from injector import OPEN, READ, Injector, offsets
 from scenarios import LEFT, MAP_IMAGE
@@ -59,7 +59,7 @@ def look(torn, injector, calls, at):
         time.sleep(0.001)
     if at != NEVER:
         torn.roll_back()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=WAIT_SECONDS)
     return process.returncode, json.loads(out), err, injector.disarm()[0]
 
 

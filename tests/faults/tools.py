@@ -17,7 +17,7 @@ from tap import equal, holds
 NEVER = (1 << 64) - 1
 COMMITS_IN_PLACE = ('pass over a bundle', 'undo')
 SAMPLE = 4            # of a way in which calls may fail, this many calls
-HANG_SECONDS = 60
+HANG_SECONDS = 300
 # What a message has to say of an error, if the error is all that there is to tell.
 WORDS = {errno.ENOSPC: 'space', errno.EDQUOT: 'quota', errno.EROFS: 'read-only', errno.ENOMEM: 'memory', errno.EIO: 'input/output',
          errno.EMFILE: 'too many open files', errno.ENOLCK: 'lock'}

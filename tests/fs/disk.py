@@ -13,7 +13,8 @@ import time
 from mount import LAZY, Store, WAIT_SECONDS, check_call, libc, skip
 
 MIB = 1 << 20
-GIVE_UP_SECONDS = 25    # nothing that a test has stopped stays stopped for longer
+JOIN_SECONDS = 60       # for what does not wait for the disk
+GIVE_UP_SECONDS = 120   # nothing that a test has stopped stays stopped for longer
 
 
 def command(*words):

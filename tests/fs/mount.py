@@ -34,8 +34,8 @@ ZCFS = os.path.abspath(sys.argv[1])
 MAP_IMAGE = os.path.abspath(sys.argv[2])
 MOUNT_OPTIONS = os.environ.get('MOUNT_OPTIONS', '').split()
 
-WAIT_SECONDS = 30       # for anything that should happen at once
-TEST_SECONDS = 60       # for one test
+WAIT_SECONDS = 240      # for anything that should happen at once: longer is a hang, whatever else the disk has to do
+TEST_SECONDS = 300      # for one test
 LAZY = 2                # MNT_DETACH
 NOBODY = 65534
 

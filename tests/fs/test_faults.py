@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from disk import MIB, command, disk, drop_cache, mount_memory, serving, unmount
+from disk import JOIN_SECONDS, MIB, command, disk, drop_cache, mount_memory, serving, unmount
 from mount import *
 from host import shut_down
 
@@ -600,7 +600,7 @@ def others_are_served_on(cpu, store, models):
         result.append('served')
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(JOIN_SECONDS)
     assert result == ['served'], 'the others wait as well' if thread.is_alive() else 'the others get errors'
 
 
@@ -793,7 +793,7 @@ def open_files_are_served(files, models):
         result.append('served')
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(JOIN_SECONDS)
     assert result == ['served'], 'the others wait as well' if thread.is_alive() else 'the others get errors'
 
 

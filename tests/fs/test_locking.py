@@ -91,12 +91,11 @@ def test_waiting_stops_nobody(store):
     # A place in a ring is kept while a request waits; the daemon lets no more wait than leaves some.
     waiting = [start(lambda: read_file(store.path('a.img'))) for i in range(100 if TRANSPORT == 'ring' else 200)]
     time.sleep(0.3)
-    begin = time.monotonic()
     write_file(store.path('other'), b'x' * 100000)
     assert read_file(store.path('other')) == b'x' * 100000
     assert os.stat(store.path('a.img')).st_size == 65536
     assert 'a.img' in os.listdir(store.point)
-    assert time.monotonic() - begin < 5
+    assert not any(w.done() for w in waiting)
     let_go(tool)
     expected = store.expected('a.img')
     assert all(w.result() == expected for w in waiting)
@@ -251,7 +250,7 @@ def test_opens_and_changes(store):
 
     readers = [start(reader) for i in range(4)]
     for seed in range(1, 15):
-        end = time.monotonic() + 10
+        end = time.monotonic() + WAIT_SECONDS
         while subprocess.run([MAP_IMAGE, 'scatter', store.below, 'a.img', str(seed), '4096'], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, timeout=WAIT_SECONDS).returncode == 3:
             assert time.monotonic() < end, 'never free'

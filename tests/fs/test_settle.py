@@ -486,7 +486,7 @@ def test_unmounted(store):
     store.start()
     started = time.monotonic()
     with open(store.path('a.img'), 'rb') as file:
-        assert time.monotonic() - started < WAIT_SECONDS / 2
+        assert time.monotonic() - started < 40    # less than the kernel gives it
         assert file.read() == want
         time.sleep(1)
         assert process.poll() is None, process.stdout.read()

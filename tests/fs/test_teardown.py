@@ -27,7 +27,7 @@ BLOCKS = 64            # of each writer
 WRITERS = 4
 SIZE = WRITERS * BLOCKS * BLOCK
 LOAD_SIZE = 16 << 20
-JOIN_SECONDS = 30      # for a system call to come back after its mount has gone
+JOIN_SECONDS = 240     # for a system call to come back after its mount has gone
 # What a request may end with when its daemon goes.
 FAILED = (*GONE, errno.ENODEV, errno.EIO, errno.EINTR)
 

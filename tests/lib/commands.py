@@ -41,7 +41,7 @@ class Result:
 
 def check(*arguments, **environment):
     return Result(subprocess.run([ZCFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 timeout=120, check=False, env=dict(os.environ, **environment)))
+                                 timeout=300, check=False, env=dict(os.environ, **environment)))
 
 
 def defrag(*arguments, timeout=300, **popen):
@@ -55,7 +55,7 @@ def defrag_as_nobody(directory, *arguments):
     command = os.path.join(directory, 'nobody-zcfs-defrag')
     os.chmod(directory, 0o755)
     shutil.copy(ZCFS_DEFRAG, command)
-    result = Result(subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', command, *arguments], timeout=60,
+    result = Result(subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', command, *arguments], timeout=300,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False))
     os.unlink(command)
     return result
@@ -64,7 +64,7 @@ def defrag_as_nobody(directory, *arguments):
 def to_full_disk(*command):
     """Exit status and messages of a command whose output cannot be written."""
     with open('/dev/full', 'wb') as full:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
     return done.returncode, done.stderr.decode()
 
 
@@ -73,7 +73,7 @@ def to_nobody(*command):
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, 'wb') as pipe:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.PIPE, timeout=120, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=subprocess.PIPE, timeout=300, check=False)
     return done.returncode, done.stderr.decode()
 
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 
-WAIT_SECONDS = 60  # for a mount or an unmount
+WAIT_SECONDS = 300  # for a mount or an unmount: longer is a hang, whatever else the disk has to do
 
 
 def run(*command, **arguments):

@@ -84,7 +84,7 @@ def test_usage(cases, image):
         for arguments in ([], ['--offset', 'x', image], ['--bogus', image], [image + '.not-there'],
                           ['--offset', str(1 << 40), image]):
             done = subprocess.run([commands.NTFS_CHECK, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE, timeout=60, check=False)
+                                  stderr=subprocess.PIPE, timeout=300, check=False)
             equal(done.returncode, 2, f'exit status of {arguments}')
 
 

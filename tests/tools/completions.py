@@ -29,7 +29,7 @@ def shell(name, *arguments):
     if not shutil.which(name):
         raise Skip(f'{name} is not installed')
     path = os.pathsep.join([*{os.path.dirname(command) for command in COMMANDS.values()}, os.environ['PATH']])
-    return run(name, *arguments, timeout=30, env=dict(os.environ, PATH=path, TERM='dumb'))
+    return run(name, *arguments, timeout=300, env=dict(os.environ, PATH=path, TERM='dumb'))
 
 
 def options_of(command):

@@ -35,7 +35,7 @@ def units_are_sound(cases, root, prefix):
                 raise Skip('systemd is not installed')
             unit = os.path.join(directory, name.replace('@', '@srv-images'))
             done = subprocess.run(['systemd-analyze', 'verify', '--man=no', unit], stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False)
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False)
             equal((done.returncode, done.stdout.decode()), (0, ''), 'what systemd-analyze says')
 
 
@@ -53,7 +53,7 @@ def main():
             with cases.case(f'{os.path.basename(page)} is sound mdoc'):
                 try:
                     done = subprocess.run(['mandoc', '-T', 'lint', '-W', 'warning', os.path.join(root, prefix, page)],
-                                          stdout=subprocess.PIPE, timeout=60, check=False)
+                                          stdout=subprocess.PIPE, timeout=300, check=False)
                 except FileNotFoundError as error:
                     raise Skip('mandoc is not installed') from error
                 holds(done.returncode == 0, done.stdout.decode())
