@@ -265,6 +265,7 @@ int main(int argc, char **argv)
 
 	if (io_fill_standard_fds() < 0)
 		return EXIT_FAILURE;
+	signal(SIGCHLD, SIG_DFL); /* who ignores it, as whoever starts us may, is told nothing of his children */
 	errno = 0;
 	if (!options_parse(argc, argv, &options)) {
 		ret = exit_code_of_libfuse();
