@@ -85,7 +85,7 @@ static int print_element(json_t *element, size_t index)
 	if (!element)
 		return -ENOMEM;
 	fputs(index ? ",\n    " : "\n    ", stdout);
-	json_dumpf(element, stdout, JSON_COMPACT);
+	json_dumpf(element, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
 	json_decref(element);
 	return 0;
 }
@@ -109,7 +109,7 @@ int map_print_json(const struct image *image, const struct map_options *options,
                    const struct map_answer *answers)
 {
 	json_t *head = image_json(image, options->image, figures);
-	cleanup_free char *text = json_dumps(head, JSON_INDENT(2));
+	cleanup_free char *text = json_dumps(head, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 	int error = 0;
 
 	json_decref(head);

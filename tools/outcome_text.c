@@ -67,7 +67,9 @@ void outcome_print_problems(const struct outcome *outcome)
 
 static void print_others(const struct outcome *outcome, const struct volume_report *volume)
 {
-	printf("%s: volume %u (%s): left alone", outcome->image, volume->number, volume->file_system);
+	printf("%s: volume %u (", outcome->image, volume->number);
+	text_print(stdout, volume->file_system);
+	printf("): left alone");
 	if (volume->cause[0]) {
 		printf(": ");
 		text_print(stdout, volume->cause);

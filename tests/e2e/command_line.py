@@ -163,10 +163,15 @@ def json_output(cases, image):
 
 def hostile_label(cases, store):
     image = os.path.join(store, 'hostile.img')
-    make_ntfs(image, 8, 'bad\033[2J\u202elabel')
+    label = 'bad\033[2J\u202e\u009blabel'
+    make_ntfs(image, 8, label)
     with cases.case('a label with terminal escapes is printed harmlessly'):
         out = defrag('--analyze', image).out
-        holds('\033' not in out and '\u202e' not in out and 'bad\\x1b[2J\\u202elabel' in out, repr(out))
+        holds('\033' not in out and '\u202e' not in out and '\u009b' not in out and 'bad\\x1b[2J\\u202e\\x9blabel' in out, repr(out))
+    with cases.case('so it is with --json, from which it can be read again'):
+        out = defrag('--analyze', '--json', image).out
+        holds(out.isascii() and '\033' not in out, repr(out))
+        equal(json.loads(out)['images'][0]['volumes'][0]['label'], label, 'the label')
 
 
 def main():
