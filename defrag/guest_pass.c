@@ -72,10 +72,11 @@ static uint64_t child_memory(void)
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Errors that are no defects. The child's exit status says which of them it was; it may lie, and gains nothing. */
+/* Errors that are no defects, ENOSYS if the child has no sandbox. Its exit status says which of them it was; it may lie,
+ * and gains nothing. */
 static bool is_the_hosts(int error)
 {
-	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE;
+	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE || error == ENOSYS;
 }
 
 static void run_child(struct pass *p, int write_fd, pid_t parent)
@@ -99,6 +100,8 @@ static void run_child(struct pass *p, int write_fd, pid_t parent)
 	int r = sandbox_enter(&sandbox);
 	if (r == 0)
 		r = worker_run(p->image, p->options, write_fd, p->scratch_fd);
+	else if (!is_the_hosts(-r))
+		r = -ENOSYS;
 	_exit(r == 0 || is_the_hosts(-r) ? -r : CHILD_FAILED);
 }
 
@@ -113,7 +116,7 @@ static int start_child(struct pass *p, pid_t *pid)
 	*pid = fork();
 	if (*pid == 0)
 		run_child(p, ends[1], parent);
-	int r = *pid < 0 ? -errno : 0;
+	int r = *pid >= 0 ? 0 : errno == EAGAIN ? -EUSERS : -errno;
 	close(ends[1]);
 	if (r < 0)
 		close(ends[0]);

@@ -97,6 +97,13 @@ static const struct {
         {STEP_PASS, ENOMEM, EXIT_FAILED,
          "the guest's metadata takes more memory than three quarters of this machine's; nothing has been changed",
          "use a machine with more memory"},
+        {STEP_PASS, ENOSYS, EXIT_FAILED,
+         "the process that reads the guest's metadata could not be shut off from the rest of the system; nothing has "
+         "been changed",
+         "let it use seccomp, Landlock (if the kernel has it) and /proc, which a container or a service may forbid"},
+        {STEP_PASS, EUSERS, EXIT_FAILED,
+         "no process could be started that reads the guest's metadata; nothing has been changed",
+         "raise the limit of processes (ulimit -u, a service's TasksMax)"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ETIMEDOUT, EXIT_FAILED, "the time of --time-limit is up; nothing has been changed",
          "give it more time; the next pass starts over"},

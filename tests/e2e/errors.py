@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 
@@ -348,6 +349,29 @@ def hosts(cases, directory):
         run('umount', '-l', point)
 
 
+def ignore_children():
+    """As some supervisors have it, and exec() keeps it: the system then tells nobody how they have ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def surroundings(cases, directory, good):
+    """What whoever starts the command forbids it, or has left set."""
+    store = os.path.join(directory, 'surroundings')
+    os.mkdir(store)
+    os.chmod(store, 0o755)
+    image = os.path.join(store, 'a.img')
+    run('cp', '--sparse=always', good, image)
+    for arguments in (['-n', image], ['-n', '--all', store]):
+        with cases.case(f'started where SIGCHLD is ignored: {" ".join(map(os.path.basename, arguments))}: as always'):
+            equal(defrag(*arguments, preexec_fn=ignore_children).status, DONE, 'the exit status')
+    with cases.case('no more processes: exit status 1 at once, nothing changed, which limits to raise'):
+        os.chown(image, 65534, 65534)
+        says(defrag_as_nobody(directory, '-n', image, before=['prlimit', '--nproc=0']), FAILED, 'no process could be started', 'ulimit -u')
+    with cases.case('without /proc: exit status 1, nothing changed, and no accusation of the image'):
+        says(run_any('unshare', '--mount', 'sh', '-c', 'mount -t tmpfs tmpfs /proc && exec "$@"', 'sh', ZCFS_DEFRAG, '-n', image), FAILED,
+             'could not be shut off from the rest of the system; nothing has been changed', '/proc, which a container')
+
+
 def fleets(cases, directory):
     """What --all cannot look into."""
     store, point = os.path.join(directory, 'fleet'), os.path.join(directory, 'fleet-mount')
@@ -453,6 +477,7 @@ def main():
                 holds(re.search(message, result.err) and '--help' in result.err, result.err)
         hosts(cases, directory)
         fleets(cases, directory)
+        surroundings(cases, directory, os.path.join(store, 'good.img'))
         for what in (quota, broken_disk, renamed):
             what(cases, directory, os.path.join(store, 'good.img'))
         mounts(cases, directory)

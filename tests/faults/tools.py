@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 
-from commands import DONE, ZCFS_DEFRAG, check
-from injector import HARMLESS, KINDS, SYNC, WRITE, name_of, offsets
+from commands import DONE, FAILED, ZCFS_DEFRAG, check
+from injector import HARMLESS, KINDS, READ, SYNC, WRITE, name_of, offsets
 from scenarios import CORRECTED, Scenario, between, try_all
 from tap import equal, holds
 
@@ -105,6 +105,15 @@ def undo_without_its_redo(cases, store, injector, scenario, seen):
         equal([image.get(name) for name in ('exit_code', 'changed', 'redo_pending', 'volumes')], [DONE, True, True, None], 'the document')
 
 
+def unread(cases, store, injector, scenario, source):
+    """A network's file system has errors of its own."""
+    with cases.case(f'{scenario.name}: whatever a host says that cannot read, it is no defect of zcfs and no damage of the guest\'s'):
+        total = Trial(store, injector, scenario, (READ,), NEVER, errno.EIO, False).counted
+        for at in offsets(source, total, SAMPLE):
+            trial = Trial(store, injector, scenario, (READ,), at, errno.ETIMEDOUT, True)
+            holds(trial.status == FAILED and 'malicious' not in trial.err, f'call {at} of {total}: {trial.status}: {trial.err}')
+
+
 def try_flushes(cases, store, injector, scenario, seen):
     """The host stops flushing: then not even a look at the database tells what came of a commit, and that must be said."""
     doubts = []
@@ -121,6 +130,8 @@ def try_scenario(cases, store, injector, scenario, source, seen):
     only = sys.argv[1:]
     if scenario.name == 'undo' and (not only or 'undo' in only):
         undo_without_its_redo(cases, store, injector, scenario, seen)
+    if scenario.name == 'adoption and pass' and (not only or 'adoption and pass' in only):
+        unread(cases, store, injector, scenario, source)
     for kind in KINDS:
         if not only or scenario.name in only or kind in only:
             try_kind(cases, store, injector, scenario, kind, source, seen)

@@ -49,13 +49,13 @@ def defrag(*arguments, timeout=300, **popen):
                                  stderr=subprocess.PIPE, timeout=timeout, check=False, **popen))
 
 
-def defrag_as_nobody(directory, *arguments):
+def defrag_as_nobody(directory, *arguments, before=()):
     """Run by an ordinary user, to whom that directory of ours is opened; he has a copy of the command there, because the build may be
     where he does not come."""
     command = os.path.join(directory, 'nobody-zcfs-defrag')
     os.chmod(directory, 0o755)
     shutil.copy(ZCFS_DEFRAG, command)
-    result = Result(subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', command, *arguments], timeout=300,
+    result = Result(subprocess.run(['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', *before, command, *arguments], timeout=300,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False))
     os.unlink(command)
     return result
