@@ -72,8 +72,8 @@ static uint64_t child_memory(void)
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) / 4 * 3 * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Errors that are no defects, ENOSYS if the child has no sandbox. Its exit status says which of them it was; it may lie,
- * and gains nothing. */
+/* Errors that are no defects, ENOSYS if the child has no sandbox. Its exit status says which of them it was; it may
+ * lie, and gains nothing. */
 static bool is_the_hosts(int error)
 {
 	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE || error == ENOSYS;

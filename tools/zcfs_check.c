@@ -272,7 +272,8 @@ static void print_json(struct run *run)
 	json_t *document =
 	        json_pack("{s:s, s:i, s:o}", "zcfs", ZCFS_VERSION, "exit_code", run->exit_code, "images", run->images);
 
-	run->lost |= !document || (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) != 0 && !ferror(stdout));
+	run->lost |=
+	        !document || (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) != 0 && !ferror(stdout));
 	putchar('\n');
 	json_decref(document);
 }

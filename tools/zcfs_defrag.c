@@ -89,7 +89,8 @@ static bool print_json(json_t *images, int exit_code)
 	json_t *document = json_pack("{s:i, s:s, s:i, s:o}", "schema", JSON_SCHEMA, "zcfs", ZCFS_VERSION, "exit_code",
 	                             exit_code, "images", images);
 	bool made = document &&
-	            (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(6)) == 0 || ferror(stdout));
+	            (json_dumpf(document, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(6)) == 0 ||
+	             ferror(stdout));
 	putchar('\n');
 	json_decref(document);
 	return made;
