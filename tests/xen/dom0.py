@@ -29,8 +29,8 @@ MEMORY_MIB, DOM0_MIB = 2048, 1024
 XEN_LINE = f'console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M dom0_max_vcpus=1 spec-ctrl=no xpti=no ucode=no'
 LINUX_LINE = 'console=hvc0 loglevel=4 panic=-1 mitigations=off nokaslr cryptomgr.notests ' \
     'systemd.show_status=yes systemd.status_unit_format=name'
-BOOT_SECONDS = 600
-JOB_SECONDS = 300  # generous: other tests may run beside
+BOOT_SECONDS = 900
+JOB_SECONDS = 900  # generous: other tests may run beside
 
 
 class Dom0Error(Exception):
