@@ -272,12 +272,12 @@ static bool has_divided_stream(const struct file_edit *edit)
 	return false;
 }
 
-/* The number for another attribute of a record: above all that are there, whatever the record says of it. */
+/* The number for another attribute of a record: above all that are there, whatever the record says of it. It need not
+ * be one that there is. */
 static uint32_t next_instance(uint8_t *record)
 {
 	uint32_t next = le16_to_cpu(mft_record(record)->next_attr_instance);
-	record_for_each(attr, record) if (le16_to_cpu(attr->instance) >= next) next =
-	        (uint16_t)(le16_to_cpu(attr->instance) + 1);
+	record_for_each(attr, record) if (le16_to_cpu(attr->instance) >= next) next = le16_to_cpu(attr->instance) + 1u;
 	return next;
 }
 
