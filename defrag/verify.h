@@ -3,9 +3,9 @@
  * verify: the proof that a pass changes nothing but where the guest sees its clusters.
  *
  * The volume is scanned again, through the new map with the changes overlaid, with all the scan's checks. Then, for
- * every cluster of every attribute, the host byte that it maps to must be the one it mapped to before; every file's
- * fingerprint must be the same; and every changed byte must lie in metadata that a pass may change. libntfs-3g must be
- * able to open the result.
+ * every cluster of every attribute, the host byte that it maps to must be the one it mapped to before; what must stay,
+ * and clusters that are marked as used and nobody's, are where they were; every file's fingerprint must be the same; and
+ * every changed byte must lie in metadata that a pass may change. libntfs-3g must be able to open the result.
  */
 #ifndef ZCFS_VERIFY_H
 #define ZCFS_VERIFY_H

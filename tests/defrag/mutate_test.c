@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "defrag/guest_pass.h"
+#include "defrag/layout.h"
 #include "defrag/sandbox.h"
 #include "defrag/worker.h"
 #include "tests/defrag/mutate.h"
@@ -262,6 +263,78 @@ static void check_attacks(void)
 	}
 }
 
+/* ---- a planner that is wrong ---- */
+
+static enum mistake {
+	NO_MISTAKE,
+	TAKES_LOST, /* clusters that are marked as used and nobody's are free to it */
+	MOVES_ALL,  /* what it moves should stay */
+	MISTAKES,
+} mistake;
+static bool planned; /* in the child */
+
+int __real_plan_make(const struct plan_input *input, struct plan *plan);
+int __wrap_plan_make(const struct plan_input *input, struct plan *plan);
+enum plan_kind __real_layout_kind(const struct scan *scan, const struct attr *attr);
+enum plan_kind __wrap_layout_kind(const struct scan *scan, const struct attr *attr);
+
+int __wrap_plan_make(const struct plan_input *input, struct plan *plan)
+{
+	struct plan_input wrong = *input;
+	struct run_list everything = {0};
+	uint64_t clusters =
+	        base->size / base->cluster - 8; /* the last ones may belong to the copy of the boot sector */
+	planned = true;
+	if (mistake != TAKES_LOST)
+		return __real_plan_make(input, plan);
+	uint8_t *used = calloc(clusters, 1);
+	CHECK(used);
+	for (size_t i = 0; i < input->object_count; i++)
+		for (uint32_t k = 0; k < input->objects[i].run_count; k++)
+			for (uint64_t c = 0; c < input->runs[input->objects[i].first_run + k].length; c++)
+				used[input->runs[input->objects[i].first_run + k].lcn + c] = 1;
+	for (uint64_t i = 0; i < clusters; i++)
+		if (!used[i])
+			CHECK_IS(run_list_push_merged(&everything, 0, i, 1), 0);
+	free(used);
+	wrong.free = &everything;
+	int r = __real_plan_make(&wrong, plan);
+	run_list_free(&everything);
+	return r;
+}
+
+enum plan_kind __wrap_layout_kind(const struct scan *scan, const struct attr *attr)
+{
+	return mistake == MOVES_ALL && planned ? PLAN_PINNED : __real_layout_kind(scan, attr);
+}
+
+/* Marks every cluster that is free but the volume's last ones. */
+static void lose_free_clusters(void)
+{
+	uint64_t bits = base->size / base->cluster - 64, at = 0;
+	for (size_t i = 0; i < base->bitmap.count; i++)
+		for (uint64_t byte = 0; byte < base->bitmap.runs[i].length * base->cluster && at < bits;
+		     byte++, at += 8)
+			image_bytes[base->bitmap.runs[i].lcn * base->cluster + byte] = 0xff;
+}
+
+/* The proof must notice. */
+static void check_mistakes(void)
+{
+	for (mistake = NO_MISTAKE; mistake < MISTAKES; mistake++) {
+		struct pass_options options = {.pack = true, .dry_run = mistake != NO_MISTAKE};
+		struct pass_report report;
+		check_context("mistake %u", mistake);
+		base = &bases[1];
+		memcpy(image_bytes, base->bytes, base->size);
+		lose_free_clusters();
+		CHECK_IS(run_pass(options, &report), 0);
+		CHECK_IS(report.result, mistake == NO_MISTAKE ? VOLUME_DONE : VOLUME_FAILED);
+		pass_report_free(&report);
+	}
+	mistake = NO_MISTAKE;
+}
+
 int main(int argc, char **argv)
 {
 	const char *limit = getenv("SECONDS"), *given = getenv("SEED");
@@ -282,8 +355,10 @@ int main(int argc, char **argv)
 	work_fd = scratch_directory();
 	for (unsigned int i = 0; i < BASES; i++)
 		make_base(&bases[i]);
-	if (!given)
+	if (!given) {
 		check_attacks();
+		check_mistakes();
+	}
 	do {
 		snprintf(text, sizeof(text), "%" PRIu64, seed);
 		setenv("SEED", text, 1);
