@@ -173,7 +173,6 @@ int layout_make(const struct scan *s, const struct pass_options *options, uint8_
 	if (r == 0 && options->selection)
 		r = choose_objects(s, options->selection, l, found);
 	l->input = (struct plan_input){
-	        .clusters = s->geometry.clusters,
 	        .objects = l->objects,
 	        .object_count = l->count,
 	        .runs = l->runs.runs,

@@ -32,17 +32,15 @@ struct attempt {
 	uint8_t *fate;   /* of each object */
 	uint8_t *reason; /* of each object: enum plan_reason; what earlier rounds pinned keeps its reason */
 	struct gaps gaps;
-	struct run_list reserve; /* kept free behind the anchor */
-	size_t anchored;         /* index, or SIZE_MAX */
-	uint64_t anchor_rest;    /* clusters of the anchored object that do not fit behind its anchor */
-	size_t failed;           /* objects that could not be placed in this round */
+	size_t anchored;      /* index, or SIZE_MAX */
+	uint64_t anchor_rest; /* clusters of the anchored object that do not fit behind its anchor */
+	size_t failed;        /* objects that could not be placed in this round */
 };
 
 void plan_free(struct plan *plan)
 {
 	free(plan->targets);
 	run_list_free(&plan->pieces);
-	run_list_free(&plan->free);
 	*plan = (struct plan){0};
 }
 
@@ -166,11 +164,8 @@ static int place_anchored(struct attempt *a, struct run_list *space)
 	a->anchor_rest = object->length - taken;
 	for (size_t i = 0; i < a->input->free->count; i++)
 		free_clusters += a->input->free->runs[i].length;
-	if (r == 0 && a->mode == MODE_PACK && !a->anchor_rest && free_clusters / RESERVE_DIVISOR) {
-		uint64_t reserved = cut_space(space, lcn + taken, reserve_of(free_clusters), &r);
-		if (r == 0 && reserved)
-			r = run_list_push(&a->reserve, lcn + taken, reserved);
-	}
+	if (r == 0 && a->mode == MODE_PACK && !a->anchor_rest && free_clusters / RESERVE_DIVISOR)
+		cut_space(space, lcn + taken, reserve_of(free_clusters), &r);
 	return r;
 }
 
@@ -300,24 +295,11 @@ static int place_all(struct attempt *a)
 	return r;
 }
 
-static int keep_free(struct attempt *a)
-{
-	int r = 0;
-	for (size_t i = 0; r == 0 && i < a->gaps.runs.count; i++)
-		if (a->gaps.runs.runs[i].length)
-			r = run_list_push(&a->plan->free, a->gaps.runs.runs[i].lcn, a->gaps.runs.runs[i].length);
-	for (size_t i = 0; r == 0 && i < a->reserve.count; i++)
-		r = run_list_push(&a->plan->free, a->reserve.runs[i].lcn, a->reserve.runs[i].length);
-	return r < 0 ? r : run_list_sort(&a->plan->free);
-}
-
 static void reset_plan(struct attempt *a)
 {
 	for (size_t i = 0; i < a->input->object_count; i++)
 		a->plan->targets[i] = (struct plan_target){.first_piece = PLAN_STAYS};
 	a->plan->pieces.count = 0;
-	a->plan->free.count = 0;
-	a->reserve.count = 0;
 	a->failed = 0;
 	a->anchor_rest = 0;
 }
@@ -383,7 +365,8 @@ static void leave_unmoved(struct attempt *a)
 }
 
 /* Pins what could not be placed and tries again, until all that moves has a place. In MODE_FRAGMENTED *complete says
- * whether everything found a gap; without that the plan is of no use. */
+ * whether everything fragmented found a gap; without that the plan is of no use. What is in the anchored object's way
+ * and finds none stays there. */
 static int attempt_mode(const struct plan_input *input, enum mode mode, struct plan *plan, bool *complete)
 {
 	struct attempt a = {.input = input, .plan = plan, .mode = mode, .anchored = find_anchored(input)};
@@ -402,7 +385,7 @@ static int attempt_mode(const struct plan_input *input, enum mode mode, struct p
 		    is_where_it_was(&a, a.anchored))
 			give_up(&a, a.anchored, PLAN_STAYS_OBSTACLE);
 		for (size_t i = 0; mode == MODE_FRAGMENTED && i < n; i++)
-			if (a.reason[i] == PLAN_STAYS_NO_GAP)
+			if (a.reason[i] == PLAN_STAYS_NO_GAP && input->objects[i].run_count > 1)
 				*complete = false;
 		if (r < 0 || !a.failed || !*complete)
 			break;
@@ -413,11 +396,9 @@ static int attempt_mode(const struct plan_input *input, enum mode mode, struct p
 	if (r == 0) {
 		give_reasons(&a);
 		leave_unmoved(&a);
-		r = keep_free(&a);
 	}
 	plan->anew = mode == MODE_ANEW || mode == MODE_PACK;
 	gaps_free(&a.gaps);
-	run_list_free(&a.reserve);
 	free(a.fate);
 	free(a.reason);
 	if (r < 0)

@@ -40,7 +40,6 @@ struct plan_object {
 };
 
 struct plan_input {
-	uint64_t clusters; /* of the volume */
 	const struct plan_object *objects;
 	size_t object_count;
 	const struct run *runs;      /* pieces of all objects */
@@ -69,8 +68,7 @@ struct plan_target {
 struct plan {
 	struct plan_target *targets; /* of each object */
 	struct run_list pieces;
-	struct run_list free; /* sorted: the free space afterwards */
-	bool anew;            /* everything was laid out anew */
+	bool anew; /* everything was laid out anew */
 };
 
 /* "What will be at new_lcn is now at old_lcn", for length clusters. */

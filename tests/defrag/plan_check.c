@@ -30,7 +30,6 @@ void volume_fill_input(struct volume *v, bool pack)
 		if (v->owner[i] == FREE)
 			CHECK_IS(run_list_push_merged(&v->free, 0, i, 1), 0);
 	v->input = (struct plan_input){
-	        .clusters = v->clusters,
 	        .objects = v->objects,
 	        .object_count = v->count,
 	        .runs = v->runs.runs,
@@ -74,21 +73,6 @@ static void lay_out(const struct volume *v, const struct plan *plan)
 		}
 		CHECK_IS(total, v->objects[i].length);
 	}
-}
-
-static void check_free(const struct volume *v, const struct plan *plan)
-{
-	uint64_t at = 0;
-	for (size_t i = 0; i < plan->free.count; i++) {
-		struct run run = plan->free.runs[i];
-		CHECK(run.length && run.lcn >= at);
-		for (; at < run.lcn; at++)
-			CHECK(owner_after[at] != FREE);
-		for (; at < run.lcn + run.length; at++)
-			CHECK_IS(owner_after[at], FREE);
-	}
-	for (; at < v->clusters; at++)
-		CHECK(owner_after[at] != FREE);
 }
 
 static size_t anchored_object(const struct volume *v)
@@ -234,7 +218,6 @@ void check_plan(const struct volume *v, const struct plan *plan)
 	struct plan_permutation permutation;
 	CHECK(!v->input.in_place || v->input.pack || !plan->anew);
 	lay_out(v, plan);
-	check_free(v, plan);
 	for (size_t i = 0; i < v->count; i++)
 		check_object(v, plan, i);
 	CHECK_IS(plan_permute(&v->input, plan, &permutation), 0);

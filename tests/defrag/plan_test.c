@@ -120,8 +120,7 @@ static void check_contradictions(void)
 	        {.length = 4, .max_start = UINT64_MAX, .run_count = 2, .max_pieces = 9},
 	        {.length = 2, .max_start = UINT64_MAX, .first_run = 2, .run_count = 2, .max_pieces = 9},
 	};
-	struct plan_input input = {
-	        .clusters = 16, .objects = objects, .object_count = 2, .runs = runs, .free = &free_list};
+	struct plan_input input = {.objects = objects, .object_count = 2, .runs = runs, .free = &free_list};
 	struct plan plan;
 	CHECK_IS(plan_make(&input, &plan), -EINVAL);
 	runs[2].lcn = 13;
@@ -171,19 +170,41 @@ static void check_order(void)
 		                                  .max_pieces = 9,
 		                                  .rank = i == 1};
 	}
-	struct plan_input input = {.clusters = 40,
-	                           .objects = objects,
-	                           .object_count = 5,
-	                           .runs = runs,
-	                           .free = &free_list,
-	                           .pack = true,
-	                           .order = order};
+	struct plan_input input = {
+	        .objects = objects, .object_count = 5, .runs = runs, .free = &free_list, .pack = true, .order = order};
 	CHECK_IS(plan_make(&input, &plan), 0);
 	for (uint32_t i = 0; i < 5; i++)
 		for (uint32_t k = 0; k < 5; k++)
 			if (objects[i].rank == objects[k].rank && order[i] < order[k])
 				CHECK(plan.pieces.runs[plan.targets[i].first_piece].lcn <
 				      plan.pieces.runs[plan.targets[k].first_piece].lcn);
+	plan_free(&plan);
+}
+
+/* Something contiguous is in the way of the anchored object and fits nowhere else: it stays, and so does all else that
+ * is not fragmented. */
+static void check_obstacle(void)
+{
+	const struct plan_object any = {.max_start = UINT64_MAX, .max_pieces = 9};
+	const struct plan_object anchored = {.max_start = UINT64_MAX, .max_pieces = 9, .kind = PLAN_ANCHORED};
+	struct run pieces[] = {{0, 2}, {22, 1}, {2, 10}, {12, 2}, {14, 1}, {21, 1}, {20, 1}};
+	struct plan plan;
+	now.clusters = 24;
+	now.count = now.runs.count = 0;
+	for (uint64_t lcn = 0; lcn < now.clusters; lcn++)
+		now.owner[lcn] = lcn >= 16 && lcn < 20 ? FREE : LOST;
+	volume_add_object(&now, anchored, pieces, 2);
+	volume_add_object(&now, any, pieces + 2, 1);
+	volume_add_object(&now, any, pieces + 3, 1);
+	volume_add_object(&now, any, pieces + 4, 2);
+	volume_add_object(&now, any, pieces + 6, 1);
+	volume_fill_input(&now, false);
+	CHECK_IS(plan_make(&now.input, &plan), 0);
+	CHECK(!plan.anew);
+	for (size_t i = 0; i < now.count; i++) {
+		check_context("object %zu", i);
+		CHECK_IS(plan.targets[i].first_piece != PLAN_STAYS, i == 3);
+	}
 	plan_free(&plan);
 }
 
@@ -249,12 +270,8 @@ static uint64_t count_steps(uint32_t objects, unsigned int piece, unsigned int s
 		                               .run_count = 3,
 		                               .max_pieces = (uint16_t)(1 + i % 5),
 		                               .kind = PLAN_MOVABLE};
-	struct plan_input input = {.clusters = lcn + 8,
-	                           .objects = list,
-	                           .object_count = objects,
-	                           .runs = runs,
-	                           .free = &free_list,
-	                           .pack = pack};
+	struct plan_input input = {
+	        .objects = list, .object_count = objects, .runs = runs, .free = &free_list, .pack = pack};
 	steps = 0;
 	CHECK_IS(plan_make(&input, &plan), 0);
 	plan_free(&plan);
@@ -283,6 +300,7 @@ int main(void)
 	check_contradictions();
 	check_crowded();
 	check_order();
+	check_obstacle();
 	check_scaling();
 	check_random_volumes();
 	run_list_free(&now.runs);
