@@ -359,30 +359,29 @@ static void check_hiberfil(const struct scan *s, uint64_t known, struct volume_r
 static int work_on_volume(struct worker *w, size_t index)
 {
 	struct volume_report *volume = w->current = &w->found.volumes[index];
+	struct volume_report finding = {.result = VOLUME_DONE};
 	struct view view = volume_view(w, volume);
 	struct scan *s = NULL;
-	enum volume_result state = volume->result;
 	enter_phase(w, PHASE_SCAN);
-	int r = scan_volume(&view, &w->geometries[index], volume, send_progress, w, &s);
+	int r = scan_volume(&view, &w->geometries[index], &finding, send_progress, w, &s);
+	/* What is refused stays so for the reason that a pass, which does not scan it, gives. */
+	if (r == 1 && volume->result != VOLUME_REFUSED)
+		report_result(volume, finding.result, finding.remedy, "%s", finding.cause);
 	if (r == 0) {
 		figures_before(s, volume);
 		r = send_cluster_map(w, s, false);
 	}
-	if (r == 0 && state == VOLUME_DONE) {
+	if (r == 0 && volume->result == VOLUME_DONE)
 		check_hiberfil(s, w->hiberfils[index], volume);
-		state = volume->result;
-	}
 	if (r == 0)
 		r = answer_queries(w, s);
+	bool may_change = volume->result == VOLUME_DONE;
 	if (r == 0 && w->options->find_free)
-		r = state == VOLUME_DONE ? find_free(w, s) : 0;
-	else if (r == 0 && (w->options->analyze || state == VOLUME_DONE))
-		r = change_volume(w, s, state == VOLUME_DONE && (!w->options->analyze || w->options->cost));
+		r = may_change ? find_free(w, s) : 0;
+	else if (r == 0 && (w->options->analyze || may_change))
+		r = change_volume(w, s, may_change && (!w->options->analyze || w->options->cost));
 	scan_free(s);
 	r = unless_unread(&view, r);
-	/* An analysis says both what was counted and what would forbid a pass; what the scan has found goes before. */
-	if (state != VOLUME_DONE && r != 1)
-		volume->result = state;
 	enter_phase(w, PHASE_READ);
 	w->current = NULL;
 	return r;
@@ -413,10 +412,14 @@ static bool is_workable(const struct worker *w, size_t index, bool forbidden)
 	const struct volume_report *volume = &w->found.volumes[index];
 	if (!is_selected(w, volume) || !w->geometries[index].clusters)
 		return false;
-	if (w->options->analyze)
-		return volume->result == VOLUME_DONE || volume->result == VOLUME_REFUSED;
-	/* Damage that libntfs-3g met is looked at more closely, to say where it is. */
-	return (volume->result == VOLUME_DONE && !forbidden) || volume->result == VOLUME_DAMAGED;
+	switch (volume->result) {
+	case VOLUME_DONE:
+		return w->options->analyze || !forbidden;
+	case VOLUME_REFUSED:
+		return w->options->analyze;
+	default: /* Damage that libntfs-3g met is looked at more closely, to say where it is. */
+		return volume->result == VOLUME_DAMAGED;
+	}
 }
 
 static int look_at_disk(struct worker *w, int scratch_fd, bool *forbidden)

@@ -11,7 +11,7 @@ from host import read_extents, state_of, write_view
 from tap import Cases, equal, holds
 
 VSS_GUID = uuid.UUID('3808876b-c176-4e48-b7ae-04046e6cc752').bytes_le
-OPTIONS = [[], ['--dry-run'], ['--pack'], ['--discard']]
+OPTIONS = [[], ['--dry-run'], ['--pack'], ['--discard'], ['--analyze']]
 
 
 def prove_refused(cases, name, image, status):
@@ -52,6 +52,7 @@ def prove_catalog_stays(cases, name, image, scratch):
 
 def prove_accepted(cases, name, image, offsets, scratch):
     with cases.case(f'{name}: not refused, consistent afterwards'):
+        equal(defrag('--analyze', image).status, DONE, 'the exit status of an analysis')
         equal(defrag(image).status, DONE, 'the exit status')
         view = os.path.join(scratch, 'view')
         holds(read_extents(image), 'there is no map')
