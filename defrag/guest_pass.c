@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "defrag/boot.h"
 #include "defrag/pass_internal.h"
 #include "defrag/sandbox.h"
 #include "defrag/worker.h"
@@ -211,6 +212,15 @@ static int listen_to_child(struct pass *p)
 
 /* ---- the end ---- */
 
+/* A running guest writes the parts of its metadata one after the other. */
+static void excuse_damage(struct pass_report *report)
+{
+	for (size_t i = 0; i < report->volume_count; i++)
+		if (report->volumes[i].result == VOLUME_DAMAGED)
+			report_result(&report->volumes[i], VOLUME_REFUSED, "try again when it is no longer in use",
+			              "it could not be read consistently while it is in use");
+}
+
 /* NTFS that is left alone stands in nobody's way; but if there is nothing else in the image, nothing could be done, and
  * that is a refusal. */
 static void gather_result(struct pass_report *report)
@@ -312,6 +322,8 @@ static int run_pass(struct pass *p)
 		r = stopped;
 	else if (r == -ECHILD)
 		r = child_error(status);
+	if (p->options->in_use)
+		excuse_damage(p->report);
 	gather_result(p->report);
 	if (r == 0 && p->report->result == VOLUME_DONE)
 		r = look_for_missing(p);

@@ -173,6 +173,7 @@ enum pack_order { ORDER_MFT, ORDER_PATH, ORDER_SIZE, ORDER_CREATED, ORDER_MODIFI
 struct pass_options {
 	bool analyze;   /* scan and plan only; allowed on an image opened IMAGE_UNLOCKED */
 	bool cost;      /* with analyze, of an image that nobody writes to: rewrite too, for what that will take */
+	bool in_use;    /* with analyze: it may change meanwhile; what looks like damage of a volume is a refusal */
 	bool dry_run;   /* plan, rewrite and verify as for real, commit nothing */
 	bool find_free; /* scan, and prove what is free; nothing is planned or changed, but refused as for a change */
 	bool pack;      /* lay everything out anew: directories and metadata first, one free extent at the end */

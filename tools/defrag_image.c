@@ -138,6 +138,7 @@ static struct pass_options pass_options_of(const struct image *image, const stru
 	return (struct pass_options){
 	        .analyze = options->mode == MODE_ANALYZE,
 	        .cost = image->access == IMAGE_EXCLUSIVE && !outcome->in_use,
+	        .in_use = outcome->in_use,
 	        .dry_run = options->mode == MODE_DRY_RUN,
 	        .find_free = options->mode == MODE_DISCARD,
 	        .pack = options->pack,

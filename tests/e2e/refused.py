@@ -5,13 +5,16 @@ import hashlib
 import os
 import uuid
 
-from commands import DONE, MAKERS, REFUSED, check_ntfs, defrag, unmount_on_termination, workspace
+from commands import DAMAGED, DONE, MAKERS, REFUSED, check_ntfs, defrag, unmount_on_termination, workspace
 from guest import run
 from host import read_extents, state_of, write_view
 from tap import Cases, equal, holds
 
 VSS_GUID = uuid.UUID('3808876b-c176-4e48-b7ae-04046e6cc752').bytes_le
 OPTIONS = [[], ['--dry-run'], ['--pack'], ['--discard'], ['--analyze']]
+
+# What the scan, libntfs-3g or both find fault with; an analysis of an image in use takes seconds.
+ANALYZED_IN_USE = ['cluster-free', 'mirror', 'dirty-and-inconsistent', 'dirty-in-mft-only', 'second-damaged']
 
 
 def prove_refused(cases, name, image, status):
@@ -28,6 +31,15 @@ def prove_refused(cases, name, image, status):
             holds(any(line.startswith('  what to do: ') for line in lines), f'no remedy in: {result.err}')
     with cases.case(f'{name}: not one byte of the store changed'):
         equal(state_of(store), before, 'the store')
+
+
+def prove_refused_in_use(cases, name, image, status):
+    with cases.case(f'{name}: what is read while it is in use is a reason to refuse it, never damage'):
+        with open(image, 'rb'):
+            result = defrag('--analyze', image)
+        equal(result.status, REFUSED, 'the exit status')
+        holds('damaged: ' not in result.err and 'what to do: ' in result.err, result.err)
+        equal('could not be read consistently' in result.err, status == DAMAGED, f'whether that is the cause in {result.err}')
 
 
 def catalog_of(view, off):
@@ -106,6 +118,8 @@ def main():
                 prove_accepted(cases, name, image, offsets, directory)
             else:
                 prove_refused(cases, name, image, int(status))
+                if name in ANALYZED_IN_USE:
+                    prove_refused_in_use(cases, name, image, int(status))
             run('rm', '-r', store)
         prove_too_large_refused(cases, directory)
     cases.finish()
