@@ -59,13 +59,24 @@ void figures_before(const struct scan *s, struct volume_report *report)
 	report->records_used = s->records_used;
 	report->files = s->files;
 	report->attributes = c.attributes;
-	report->fragmented_before = report->fragmented_after = c.fragmented;
-	report->fragments_before = report->fragments_after = c.fragments;
-	report->excess_before = report->excess_after = c.excess;
-	report->fragmented_files_before = report->fragmented_files_after = c.files;
+	report->fragmented_before = c.fragmented;
+	report->fragments_before = c.fragments;
+	report->excess_before = c.excess;
+	report->fragmented_files_before = c.files;
 	report->clusters_mapped = c.clusters;
-	report->free_runs_before = report->free_runs_after = s->free.count;
-	report->largest_free_before = report->largest_free_after = longest_run(&s->free);
+	report->free_runs_before = s->free.count;
+	report->largest_free_before = longest_run(&s->free);
+	figures_unchanged(report);
+}
+
+void figures_unchanged(struct volume_report *report)
+{
+	report->fragmented_after = report->fragmented_before;
+	report->fragments_after = report->fragments_before;
+	report->excess_after = report->excess_before;
+	report->fragmented_files_after = report->fragmented_files_before;
+	report->free_runs_after = report->free_runs_before;
+	report->largest_free_after = report->largest_free_before;
 }
 
 void figures_after(const struct scan *s, struct volume_report *report)

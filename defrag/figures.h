@@ -10,6 +10,8 @@
 
 /* Fills in the figures of the volume as it is; those of afterwards are the same until figures_after. */
 void figures_before(const struct scan *scan, struct volume_report *report);
+/* The figures of afterwards are those of the volume as it is, after all. */
+void figures_unchanged(struct volume_report *report);
 /* Fills in the figures of afterwards. scan: of the result. */
 void figures_after(const struct scan *scan, struct volume_report *report);
 /* Adds what of the layout stays in pieces, and why. 0 or -errno. */

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "defrag/boot.h"
+#include "defrag/figures.h"
 #include "defrag/pass_internal.h"
 #include "defrag/sandbox.h"
 #include "defrag/worker.h"
@@ -237,6 +238,22 @@ static void gather_result(struct pass_report *report)
 		report->result = VOLUME_REFUSED;
 }
 
+/* Nothing is changed in an image that is refused, whatever was planned and proven before that was known. */
+static void forget_change(struct pass_report *report)
+{
+	report->metadata_bytes = report->redo_bytes = 0;
+	for (size_t i = 0; i < report->volume_count; i++) {
+		struct volume_report *volume = &report->volumes[i];
+		if (volume->result == VOLUME_DONE)
+			report_result(volume, VOLUME_SKIPPED, "", "nothing is changed in an image that is refused");
+		figures_unchanged(volume);
+		if (!report->pictures)
+			continue;
+		cluster_map_free(report->pictures[i].after);
+		report->pictures[i].after = NULL;
+	}
+}
+
 static int compare_moves(const void *a, const void *b)
 {
 	uint64_t x = ((const struct map_move *)a)->new_off, y = ((const struct map_move *)b)->new_off;
@@ -325,6 +342,8 @@ static int run_pass(struct pass *p)
 	if (p->options->in_use)
 		excuse_damage(p->report);
 	gather_result(p->report);
+	if (p->report->result != VOLUME_DONE)
+		forget_change(p->report);
 	if (r == 0 && p->report->result == VOLUME_DONE)
 		r = look_for_missing(p);
 	if (r == 0 && p->report->result == VOLUME_DONE)

@@ -25,7 +25,7 @@
 /* The exit codes of zcfs-defrag, by increasing gravity of what they say about a volume. */
 enum volume_result {
 	VOLUME_DONE = 0,    /* defragmented, or nothing to do */
-	VOLUME_SKIPPED,     /* not NTFS, or not selected: left alone */
+	VOLUME_SKIPPED,     /* not NTFS, not selected, or in an image that is refused for something else: left alone */
 	VOLUME_UNSUPPORTED, /* NTFS, but of a kind that is left alone (version, geometry); others are done. An image of
 	                       nothing else is refused. */
 	VOLUME_REFUSED,     /* its state forbids any change: the whole image is refused (exit 3) */
@@ -112,7 +112,8 @@ struct pass_report {
 	struct volume_report *volumes; /* malloc'ed, freed by pass_report_free */
 	char cause[REPORT_TEXT_MAX]; /* about the image as a whole (dynamic disk, damaged partition table), or empty */
 	char remedy[REPORT_TEXT_MAX];
-	enum volume_result result; /* the gravest of all volumes and of the image as a whole */
+	enum volume_result result; /* the gravest of all volumes and of the image as a whole; unless DONE, no volume is
+	                              DONE, and there are no figures of a change */
 	size_t missing_file;     /* index of the first of the selection's files that no volume has; or REPORT_NO_FILE */
 	bool changed;            /* a change was committed */
 	bool redo_pending;       /* committed, but the last step could not be done: the next open does it */

@@ -290,9 +290,10 @@ enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode)
 	return gist;
 }
 
-bool outcome_has_figures(const struct volume_report *volume)
+bool outcome_has_figures(const struct volume_report *volume, enum defrag_mode mode)
 {
-	return volume->result == VOLUME_DONE || (volume->result == VOLUME_REFUSED && volume->attributes > 0);
+	return volume->result == VOLUME_DONE ||
+	       (mode == MODE_ANALYZE && volume->result <= VOLUME_REFUSED && volume->attributes > 0);
 }
 
 void outcome_release(struct outcome *outcome)

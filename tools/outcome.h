@@ -81,7 +81,7 @@ enum gist {
 enum gist outcome_gist(const struct outcome *outcome, enum defrag_mode mode);
 
 /* Whether it was counted: also a volume that must not be changed can be analyzed. */
-bool outcome_has_figures(const struct volume_report *volume);
+bool outcome_has_figures(const struct volume_report *volume, enum defrag_mode mode);
 
 /* Figures to standard output (unless quiet), what went wrong to standard error. */
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options);

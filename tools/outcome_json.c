@@ -146,9 +146,10 @@ static json_t *volume_json(const struct outcome *outcome, const struct volume_re
 	put(&object, "label", json_text(volume->label));
 	put(&object, "cause", json_text(volume->cause));
 	put(&object, "remedy", json_text(volume->remedy));
-	if (outcome_has_figures(volume))
+	bool figures = outcome_has_figures(volume, mode);
+	if (figures)
 		put_volume_figures(&object, volume, plans_all(mode));
-	if (outcome_has_figures(volume) && (mode == MODE_ANALYZE || mode == MODE_DRY_RUN))
+	if (figures && (mode == MODE_ANALYZE || mode == MODE_DRY_RUN))
 		put(&object, "worst", worst_json(&outcome->files, volume->number));
 	return object_finish(&object);
 }

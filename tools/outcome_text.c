@@ -124,7 +124,7 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		printf("%s: in use: figures are approximate\n", outcome->image);
 	for (size_t i = 0; i < report->volume_count; i++) {
 		const struct volume_report *volume = &report->volumes[i];
-		if (outcome_has_figures(volume)) {
+		if (outcome_has_figures(volume, options->mode)) {
 			volume_print(outcome, volume, options);
 			volumes_done++;
 		} else if (volume->result == VOLUME_SKIPPED && (options->verbose || !options->volume)) {

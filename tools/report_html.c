@@ -283,8 +283,10 @@ static void put_file(FILE *file, const struct fragmented *row)
 	fputs("</tr>\n", file);
 }
 
-static void put_files(FILE *file, const struct file_list *files, unsigned int volume, enum defrag_mode mode)
+static void put_files(FILE *file, const struct outcome *outcome, unsigned int volume, enum defrag_mode mode)
 {
+	const struct file_list *files = &outcome->files;
+	bool done = mode == MODE_DEFRAG && outcome->exit_code == EXIT_DONE;
 	size_t shown = 0;
 	for (size_t i = 0; i < files->count; i++) {
 		if (files->rows[i].volume != volume)
@@ -292,8 +294,7 @@ static void put_files(FILE *file, const struct file_list *files, unsigned int vo
 		if (shown++ == 0) {
 			fputs("<h3>Files in most pieces</h3>\n", file);
 			table_start(file, "files sortable", "Files in most pieces",
-			            mode == MODE_DEFRAG ? FILES_HEAD("Pieces after")
-			                                : FILES_HEAD("Pieces after a pass"));
+			            done ? FILES_HEAD("Pieces after") : FILES_HEAD("Pieces after a pass"));
 		}
 		put_file(file, &files->rows[i]);
 	}
@@ -345,7 +346,7 @@ static int put_volume(FILE *file, const struct outcome *outcome, size_t index, e
 	fputs("</span></h3>\n", file);
 	put_figures(file, volume);
 	int error = put_maps(file, picture, volume->number, mode);
-	put_files(file, &outcome->files, volume->number, mode);
+	put_files(file, outcome, volume->number, mode);
 	put_stays(file, volume);
 	return error;
 }

@@ -140,7 +140,7 @@ static void print_conclusion(const struct volume_report *volume, enum defrag_mod
 		printf("\n  %s of them %s contiguous now", text_number(number, mended), mended == 1 ? "is" : "are");
 	else if (done)
 		printf(" none could be made contiguous");
-	else if (volume->result == VOLUME_REFUSED)
+	else if (volume->result != VOLUME_DONE)
 		printf("\n  zcfs-defrag could make %s of them contiguous if it were not refused",
 		       text_number(number, mended));
 	else if (mended > 0)

@@ -5,7 +5,8 @@ import hashlib
 import os
 import uuid
 
-from commands import DAMAGED, DONE, MAKERS, REFUSED, check_ntfs, defrag, unmount_on_termination, workspace
+from commands import DAMAGED, DONE, MAKERS, REFUSED, check_ntfs, defrag, defrag_report, unmount_on_termination, \
+    workspace
 from guest import run
 from host import read_extents, state_of, write_view
 from tap import Cases, equal, holds
@@ -29,6 +30,12 @@ def prove_refused(cases, name, image, status):
             lines = result.err.splitlines()
             holds(lines and os.path.basename(image) in lines[0], result.err)
             holds(any(line.startswith('  what to do: ') for line in lines), f'no remedy in: {result.err}')
+    with cases.case(f'{name}: of no volume it is said that it is done, or what is different after a change'):
+        for options in (['--pack'], ['--analyze']):
+            report = defrag_report(*options, image, status=status)
+            equal([volume for volume in report['volumes'] if volume['result'] == 'done' or not volume['cause']], [], 'volumes')
+            holds(options == ['--analyze'] or not any('score' in volume for volume in report['volumes']), report)
+            equal((report['changed'], report['metadata_bytes'], report['redo_bytes']), (False, 0, 0), 'what is changed')
     with cases.case(f'{name}: not one byte of the store changed'):
         equal(state_of(store), before, 'the store')
 

@@ -8,7 +8,7 @@ import tempfile
 
 from browser import browser
 from cluster_cells import cluster_uses, expected_cells, svg_cells
-from commands import DONE, FAILED, MAKERS, NTFS_SCATTER, USAGE, defrag, defrag_report, scattered_volume, \
+from commands import DAMAGED, DONE, FAILED, MAKERS, NTFS_SCATTER, USAGE, defrag, defrag_report, scattered_volume, \
     unmount_on_termination, workspace
 from guest import make_ntfs, ntfs_mounted, run
 from host import write_view
@@ -186,6 +186,15 @@ def refused(cases, directory, image):
         equal(defrag(f'--report={path}', image + '.none').status, FAILED, 'the exit status')
         with open(path, encoding='utf-8') as file:
             holds('no such image' in file.read(), 'no cause')
+    with cases.case('an image that is refused for its second volume: the first is shown as it is, not as it would have become'):
+        made = run(os.path.join(MAKERS, 'make-refused'), '--only', 'second-damaged', os.path.join(directory, 'made')).split('\t')[1]
+        equal(defrag(f'--report={path}', made).status, DAMAGED, 'the exit status')
+        with open(path, encoding='utf-8') as file:
+            text = file.read()
+        equal(list(inline_maps(text)), ['Now'], 'maps')
+        holds('class="was"' not in text and 'Pieces after</th>' not in text, 'figures of a change')
+        out = defrag('--analyze', made).out
+        holds('contiguous if it were not refused' in out and 'would make' not in out, out)
     with cases.case('a report is replaced whole, and leaves nothing beside it'):
         equal(defrag('--analyze', '-q', f'--report={path}', image).status, DONE, 'the exit status')
         with open(path, encoding='utf-8') as file:

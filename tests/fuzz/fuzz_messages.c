@@ -216,6 +216,7 @@ static void check_report(const struct pass_report *report)
 		const struct volume_report *v = &report->volumes[i];
 		CHECK(memchr(v->cause, 0, sizeof(v->cause)) && memchr(v->label, 0, sizeof(v->label)));
 		CHECK(v->result <= VOLUME_FAILED && v->number == i + 1);
+		CHECK(v->result != VOLUME_DONE || report->result == VOLUME_DONE);
 	}
 }
 
