@@ -359,19 +359,21 @@ int preflight_check(struct view *view, struct volume_report *report, uint64_t *h
 {
 	struct device device = {.view = view};
 	*hiberfil = 0;
-	int r = check_shadows(view, report);
-	if (r < 0 || report->result != VOLUME_DONE)
+	int r = report->result == VOLUME_DONE ? check_shadows(view, report) : 0;
+	if (r < 0)
 		return r;
 	ntfs_volume *volume = mount_view(&device);
 	if (!volume && errno == ENOMEM)
 		return -ENOMEM;
 	if (!volume) {
-		report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "libntfs-3g cannot open the volume: %s",
-		              strerror(errno ? errno : EIO));
+		if (report->result == VOLUME_DONE)
+			report_result(report, VOLUME_DAMAGED, REMEDY_CHKDSK, "libntfs-3g cannot open the volume: %s",
+			              strerror(errno ? errno : EIO));
 		return 0;
 	}
 	snprintf(report->label, sizeof(report->label), "%s", volume->vol_name ? volume->vol_name : "");
-	check_flags(volume, report);
+	if (report->result == VOLUME_DONE)
+		check_flags(volume, report);
 	if (report->result == VOLUME_DONE)
 		check_log(volume, report);
 	if (report->result == VOLUME_DONE)

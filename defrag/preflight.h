@@ -12,10 +12,11 @@
 #include "defrag/guest_pass.h"
 #include "defrag/view.h"
 
-/* 0 and the report's result (VOLUME_DONE: go on; label filled in); -errno only for what is not about the volume.
- * Opening fails with VOLUME_DAMAGED and what libntfs-3g says of it. *hiberfil becomes the MFT record of the file that
- * says whether Windows is hibernated, or 0 if there was none to be found: the scan, which does not need the directory's
- * index, may know better. */
+/* Of a volume whose boot sector can be used; if it is refused already, only the label is looked for. 0 and the report's
+ * result (VOLUME_DONE: go on; label filled in if the volume can be opened); -errno only for what is not about the
+ * volume. Opening fails with VOLUME_DAMAGED and what libntfs-3g says of it. *hiberfil becomes the MFT record of the
+ * file that says whether Windows is hibernated, or 0 if there was none to be found: the scan, which does not need the
+ * directory's index, may know better. */
 int preflight_check(struct view *view, struct volume_report *report, uint64_t *hiberfil);
 
 /* Whether libntfs-3g finds all clusters of the runs free by $Bitmap, which it reads by itself. 1: not; 0; -errno. */

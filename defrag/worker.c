@@ -396,7 +396,8 @@ static int look_at_volume(struct worker *w, size_t index)
 	if (volume->result != VOLUME_DONE)
 		return 0;
 	int r = boot_read(&view, &w->geometries[index], volume);
-	if (r == 0 && volume->result == VOLUME_DONE)
+	bool refused = volume->result == VOLUME_REFUSED && w->geometries[index].clusters;
+	if (r == 0 && (volume->result == VOLUME_DONE || refused))
 		r = preflight_check(&view, volume, &w->hiberfils[index]);
 	return unless_unread(&view, r);
 }

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import uuid
 
 import jsonschema
 from commands import DONE, FAILED, IN_USE, NTFS_SCATTER, REFUSED, USAGE, attribute_runs, check_ntfs, defrag, \
@@ -203,6 +204,16 @@ def other_documents(cases, documents, store, image):
         out = defrag('--analyze', dirty).out
         holds('of them contiguous if it were not refused' in out, out)
         os.unlink(dirty)
+    shadows = uuid.UUID('3808876b-c176-4e48-b7ae-04046e6cc752').bytes_le + bytes(48) + b'a volume        ' + b'and another one '
+    for what, place, content in (('its backup boot sector', (24 << 20) - 512 + 72, b'\x77' * 8), ('shadow copies', 0x1e00, shadows)):
+        with cases.case(f'a volume that is refused for {what} is told by its label all the same'):
+            changed = os.path.join(store, 'changed.img')
+            run('cp', '--sparse=always', image, changed)
+            with open(changed, 'r+b') as file:
+                os.pwrite(file.fileno(), content, place)
+            volume = documents.get(changed, status=REFUSED)[0]['volumes'][0]
+            equal((volume['result'], volume['label']), ('refused', 'End to end'), 'result and label')
+            os.unlink(changed)
     with cases.case('--json: a pass, a pass with nothing to do, and what is undone and made plain'):
         documents.get(image)
         documents.get('--pack', image)
