@@ -59,6 +59,19 @@
  * flight. What it does not order are a cached and a direct write that meet in one page: the gate does. (It cannot for
  * a shared mapping of a passed-through image by one who writes it with O_DIRECT; it is the same with a raw file.)
  *
+ * That is the host's cache. Pages of the mount's the kernel drops before a write past that cache, and after it since
+ * Linux 6.19 only if it is synchronous, since 7.2 always. One that is read while an asynchronous direct write is on its
+ * way is old from then on, until an open drops it (file.c, may_keep_cache). Telling the kernel to drop it
+ * (fuse_lowlevel_notify_inval_inode) would be worse: who does that waits for each page that is being read, and cannot
+ * be interrupted.
+ *
+ *   - Before the write is answered: it keeps one of the places of background requests, and of its ring's. If all such
+ *     writes wait for a page whose read waits for a place, that is for ever (tested).
+ *   - Also after that: a daemon that is killed meanwhile cannot end, as the page's read is not answered, and its thread
+ *     holds on to /dev/fuse, so that is not ended with an error, either, but by umount -f (tested).
+ *
+ * With cache=host only mapped memory and sendfile() go by the mount's cache.
+ *
  * Direct I/O is not quite started without waiting by who asks for that: iomap, by which ext4, XFS and btrfs do it, does
  * not tell the block layer, where a thread then waits for a place in the disk's queue; if the disk hangs, as long as it
  * does (tested), and with a ring's thread all whose bytes are in memory. So a ring's thread starts only a few: while
@@ -83,7 +96,7 @@
  * two places (fs/mirror.h), in a thread that may wait: for another write to the same bytes, seldom for the copying of a
  * piece.
  *
- * No notification is sent to the kernel from a handler. Threads start after the daemon's last fork.
+ * No notification is sent to the kernel (see above). Threads start after the daemon's last fork.
  */
 #include "fs/data.h"
 

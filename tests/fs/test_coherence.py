@@ -298,10 +298,10 @@ def test_open_and_what_is_cached(store):
 #
 # Every block has one writer, which numbers its versions and says in shared memory when it begins and when it has written one. A reader may
 # find any version from the one that was complete before it began up to the one that was begun before it ended; several in one block if it
-# was written meanwhile, as in any file. One thing the kernel does not promise: it drops cached pages before a write to a
-# FUSE file that goes past its cache, not again after it, so a page that is read in between stays old for those who have the file open
-# cached; a new open sees what was written, which is checked at the end. Bundles are cached by the host only, as they are first opened for
-# writing, but for mapped pages.
+# was written meanwhile, as in any file. One thing not every kernel promises: it drops cached pages before a write to a
+# FUSE file that goes past its cache, but perhaps not again after it (zcfs.8), so a page that is read in between stays old for those who
+# have the file open cached; a new open sees what was written, which is checked at the end. Bundles are cached by the host only, as they are
+# first opened for writing, but for mapped pages.
 
 def stamp(version):
     return version.to_bytes(8, sys.byteorder) * (BLOCK // 8)
