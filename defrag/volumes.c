@@ -16,6 +16,7 @@
 #define TABLE_BYTES        (1u << 20) /* at either end of a disk: more than any MBR or GPT takes */
 #define MBR_ENTRIES_OFF    446u
 #define MBR_ENTRY_SIZE     16u
+#define MBR_UNUSED         0x00
 #define MBR_LDM            0x42
 #define MBR_GPT_PROTECTIVE 0xee
 
@@ -176,6 +177,20 @@ static bool is_slice(blkid_partition partition, const char *scheme)
 	return false;
 }
 
+static bool looks_like_volume(struct view *disk, uint64_t off)
+{
+	uint8_t sector[512];
+	if (off > disk->length || view_read(disk, sector, sizeof(sector), off) < 0)
+		return false;
+	return !memcmp(sector + 3, "NTFS    ", 8) || !memcmp(sector + 3, "ReFS\0\0\0\0", 8) ||
+	       !memcmp(sector + 3, "-FVE-FS-", 8);
+}
+
+static bool is_unused(blkid_partition partition, const char *scheme)
+{
+	return !strcmp(scheme, "mbr") && blkid_partition_get_type(partition) == MBR_UNUSED;
+}
+
 static void add_partition(struct view *disk, blkid_partition partition, const char *scheme, struct pass_report *report)
 {
 	uint64_t off = (uint64_t)blkid_partition_get_start(partition) * 512;
@@ -186,7 +201,7 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		            "zcfs cannot defragment such disks; convert it to a basic disk in the guest");
 		return;
 	}
-	if (blkid_partition_is_extended(partition) || !length)
+	if (blkid_partition_is_extended(partition) || is_unused(partition, scheme) || !length)
 		return;
 	struct volume_report *volume = add_volume(report, off, length, scheme);
 	if (!volume)
@@ -198,13 +213,13 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 
 static int list_partitions(const struct tables *t)
 {
+	blkid_partlist list = NULL;
 	blkid_probe probe = blkid_new_probe();
 	if (!probe)
 		return -ENOMEM;
 	int r = blkid_probe_set_device(probe, t->fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, t->sector_size) < 0
 	                ? -EIO
 	                : 0;
-	blkid_partlist list = NULL;
 	if (r == 0) {
 		blkid_probe_enable_partitions(probe, 1);
 		list = blkid_probe_get_partitions(probe);
@@ -220,15 +235,6 @@ static int list_partitions(const struct tables *t)
 	}
 	blkid_free_probe(probe);
 	return r;
-}
-
-static bool looks_like_volume(struct view *disk, uint64_t off)
-{
-	uint8_t sector[512];
-	if (off > disk->length || view_read(disk, sector, sizeof(sector), off) < 0)
-		return false;
-	return !memcmp(sector + 3, "NTFS    ", 8) || !memcmp(sector + 3, "ReFS\0\0\0\0", 8) ||
-	       !memcmp(sector + 3, "-FVE-FS-", 8);
 }
 
 static int read_tables(struct tables *t)
@@ -264,22 +270,21 @@ static int find_partitions(struct view *disk, int fd, struct pass_report *report
 	return read_tables(&t);
 }
 
-static int compare_off(const void *a, const void *b)
+static bool overlap(const struct volume_report *a, const struct volume_report *b)
 {
-	uint64_t x = ((const struct volume_report *)a)->off, y = ((const struct volume_report *)b)->off;
-	return x < y ? -1 : x > y;
+	return a->off < b->off ? b->off - a->off < a->length : a->off - b->off < b->length;
 }
 
-static bool overlap(const struct pass_report *report)
+/* What else overlaps is none of ours: an ISO image that boots from disks, too, is a partition around others. */
+static bool any_volume_overlaps(struct view *disk, const struct pass_report *report)
 {
-	cleanup_free struct volume_report *sorted = calloc(report->volume_count + 1, sizeof(*sorted));
-	if (!sorted)
-		return true;
-	memcpy(sorted, report->volumes, report->volume_count * sizeof(*sorted));
-	qsort(sorted, report->volume_count, sizeof(*sorted), compare_off);
-	for (size_t i = 1; i < report->volume_count; i++)
-		if (sorted[i].off < sorted[i - 1].off + sorted[i - 1].length)
-			return true;
+	for (size_t i = 0; i < report->volume_count; i++) {
+		if (!looks_like_volume(disk, report->volumes[i].off))
+			continue;
+		for (size_t k = 0; k < report->volume_count; k++)
+			if (k != i && overlap(&report->volumes[i], &report->volumes[k]))
+				return true;
+	}
 	return false;
 }
 
@@ -309,7 +314,7 @@ int volumes_find(struct view *disk, int scratch_fd, struct pass_report *report)
 	if (!report->volume_count && has_protective_mbr(disk))
 		refuse_disk(report, VOLUME_DAMAGED, "the GPT partition table is damaged",
 		            "repair it (for example with gdisk) and try again");
-	else if (report->volume_count > 1 && overlap(report))
+	else if (any_volume_overlaps(disk, report))
 		refuse_disk(report, VOLUME_DAMAGED, "partitions overlap", "repair the partition table and try again");
 	else if (!report->volume_count)
 		add_volume(report, 0, disk->length, "none");

@@ -81,6 +81,17 @@ def prove_accepted(cases, name, image, offsets, scratch):
         os.unlink(view)
 
 
+def prove_nothing_to_do(cases, name, image):
+    with cases.case(f'{name}: nothing to do, and nothing changed'):
+        store = os.path.dirname(image)
+        before = state_of(store)
+        for options in OPTIONS:
+            result = defrag(*options, image)
+            equal(result.status, DONE, f'the exit status with {options}')
+            holds('nothing to do: no NTFS volume' in result.out, result.out)
+        equal(state_of(store), before, 'the store')
+
+
 def beginning(path):
     with open(path, 'rb') as file:
         return hashlib.sha256(file.read(32 << 20)).hexdigest()
@@ -121,7 +132,9 @@ def main():
             os.rename(path, image)
             if name == 'vss-no-snapshots':
                 prove_catalog_stays(cases, name, image, directory)
-            if status == '0':
+            if status == '0' and offsets == '-':
+                prove_nothing_to_do(cases, name, image)
+            elif status == '0':
                 prove_accepted(cases, name, image, offsets, directory)
             else:
                 prove_refused(cases, name, image, int(status))

@@ -96,7 +96,7 @@ class Maker:
     def disk(self, name, table, volumes, *more, mib=None):
         """A disk with the partition table that sfdisk makes of @table, and volumes as {sector: file}."""
         path = self.image(name)
-        end = max(start * SECTOR + os.path.getsize(file) for start, file in volumes.items())
+        end = max((start * SECTOR + os.path.getsize(file) for start, file in volumes.items()), default=0)
         with open(path, 'wb') as new:
             new.truncate(mib * MIB if mib else -(-end // MIB) * MIB + MIB)
         done = subprocess.run(['sfdisk', '--quiet', '--no-reread', '--no-tell-kernel', '--wipe', 'never', path],
