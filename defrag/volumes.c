@@ -47,6 +47,7 @@ struct tables {
 	uint32_t sector_size;
 	struct pass_report *report;
 	bool overflow; /* numbers in them that libblkid does not read right */
+	bool gpt;      /* with sectors of one of the lengths there is a sound one */
 };
 
 static int copy_range(const struct tables *t, uint64_t off, uint64_t length)
@@ -211,7 +212,7 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		              "the partition reaches past the end of the image");
 }
 
-static int list_partitions(const struct tables *t)
+static int list_partitions(struct tables *t)
 {
 	blkid_partlist list = NULL;
 	blkid_probe probe = blkid_new_probe();
@@ -227,6 +228,7 @@ static int list_partitions(const struct tables *t)
 	blkid_parttable table = list ? blkid_partlist_get_table(list) : NULL;
 	const char *type = table ? blkid_parttable_get_type(table) : NULL;
 	const char *scheme = !type ? NULL : !strcmp(type, "dos") ? "mbr" : !strcmp(type, "gpt") ? "gpt" : NULL;
+	t->gpt |= scheme && !strcmp(scheme, "gpt");
 	for (int i = 0; scheme && i < blkid_partlist_numof_partitions(list); i++) {
 		blkid_partition partition = blkid_partlist_get_partition(list, i);
 		const char *own = blkid_parttable_get_type(blkid_partition_get_table(partition));
@@ -242,6 +244,18 @@ static int read_tables(struct tables *t)
 	t->report->volume_count = 0;
 	int r = copy_tables(t);
 	return r < 0 ? r : list_partitions(t);
+}
+
+/* Of a hybrid MBR it may be any entry. */
+static bool has_protective_mbr(struct view *disk)
+{
+	uint8_t sector[512];
+	bool protective = false;
+	if (view_read(disk, sector, sizeof(sector), 0) < 0 || !has_signature(sector))
+		return false;
+	for (unsigned int i = 0; i < 4; i++)
+		protective |= sector[MBR_ENTRIES_OFF + i * MBR_ENTRY_SIZE + 4] == MBR_GPT_PROTECTIVE;
+	return protective;
 }
 
 /* Nothing in an MBR says how long its sectors are: those are right with which a volume begins where a partition does.
@@ -267,7 +281,11 @@ static int find_partitions(struct view *disk, int fd, struct pass_report *report
 		}
 	}
 	t.sector_size = 512;
-	return read_tables(&t);
+	int r = read_tables(&t);
+	if (r == 0 && !t.gpt && has_protective_mbr(disk))
+		refuse_disk(report, VOLUME_DAMAGED, "the GPT partition table is damaged",
+		            "repair it (for example with gdisk) and try again");
+	return r;
 }
 
 static bool overlap(const struct volume_report *a, const struct volume_report *b)
@@ -288,14 +306,6 @@ static bool any_volume_overlaps(struct view *disk, const struct pass_report *rep
 	return false;
 }
 
-static bool has_protective_mbr(struct view *disk)
-{
-	uint8_t sector[512];
-	if (view_read(disk, sector, sizeof(sector), 0) < 0 || !has_signature(sector))
-		return false;
-	return sector[MBR_ENTRIES_OFF + 4] == MBR_GPT_PROTECTIVE;
-}
-
 int volumes_find(struct view *disk, int scratch_fd, struct pass_report *report)
 {
 	report->volume_count = 0;
@@ -311,10 +321,7 @@ int volumes_find(struct view *disk, int scratch_fd, struct pass_report *report)
 		return r;
 	if (report->cause[0])
 		return 0;
-	if (!report->volume_count && has_protective_mbr(disk))
-		refuse_disk(report, VOLUME_DAMAGED, "the GPT partition table is damaged",
-		            "repair it (for example with gdisk) and try again");
-	else if (any_volume_overlaps(disk, report))
+	if (any_volume_overlaps(disk, report))
 		refuse_disk(report, VOLUME_DAMAGED, "partitions overlap", "repair the partition table and try again");
 	else if (!report->volume_count)
 		add_volume(report, 0, disk->length, "none");
