@@ -17,6 +17,9 @@
 #define MBR_ENTRIES_OFF    446u
 #define MBR_ENTRY_SIZE     16u
 #define MBR_UNUSED         0x00
+#define MBR_NTFS           0x07
+#define MBR_NTFS_HIDDEN    0x17
+#define MBR_NTFS_RECOVERY  0x27
 #define MBR_LDM            0x42
 #define MBR_GPT_PROTECTIVE 0xee
 
@@ -187,6 +190,27 @@ static bool looks_like_volume(struct view *disk, uint64_t off)
 	       !memcmp(sector + 3, "-FVE-FS-", 8);
 }
 
+/* What begins beyond the end can only be told by its type. In a GPT nothing does: one that was cut short is damaged. */
+static bool may_be_volume(struct view *disk, blkid_partition partition, const struct volume_report *volume)
+{
+	if (volume->off <= disk->length - 512)
+		return looks_like_volume(disk, volume->off);
+	int type = blkid_partition_get_type(partition);
+	return !strcmp(volume->scheme, "mbr") &&
+	       (type == MBR_NTFS || type == MBR_NTFS_HIDDEN || type == MBR_NTFS_RECOVERY);
+}
+
+static void report_past_end(struct view *disk, blkid_partition partition, struct volume_report *volume)
+{
+	if (may_be_volume(disk, partition, volume)) {
+		report_result(volume, VOLUME_REFUSED, "check whether the image was truncated",
+		              "the partition reaches past the end of the image");
+		return;
+	}
+	snprintf(volume->file_system, sizeof(volume->file_system), "unknown");
+	report_result(volume, VOLUME_SKIPPED, "", "no NTFS boot sector, and reaches past the end of the image");
+}
+
 static bool is_unused(blkid_partition partition, const char *scheme)
 {
 	return !strcmp(scheme, "mbr") && blkid_partition_get_type(partition) == MBR_UNUSED;
@@ -208,8 +232,7 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 	if (!volume)
 		refuse_many(report);
 	else if (off > disk->length || length > disk->length - off)
-		report_result(volume, VOLUME_REFUSED, "check whether the image was truncated",
-		              "the partition reaches past the end of the image");
+		report_past_end(disk, partition, volume);
 }
 
 static int list_partitions(struct tables *t)
