@@ -235,20 +235,30 @@ static void add_partition(struct view *disk, blkid_partition partition, const ch
 		report_past_end(disk, partition, volume);
 }
 
+/* *list is NULL if there is no table. Without memory libblkid's list is missing, too, or lacks logical partitions; then
+ * only errno says so, and of memory for the list itself only as long as there is no device. */
+static int probe_partitions(const struct tables *t, blkid_probe probe, blkid_partlist *list)
+{
+	blkid_probe_enable_partitions(probe, 1);
+	errno = 0;
+	*list = blkid_probe_get_partitions(probe);
+	if (errno == ENOMEM)
+		return -ENOMEM;
+	if (blkid_probe_set_device(probe, t->fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, t->sector_size) < 0)
+		return -EIO;
+	errno = 0;
+	*list = blkid_probe_get_partitions(probe);
+	return errno == ENOMEM ? -ENOMEM : 0;
+}
+
 static int list_partitions(struct tables *t)
 {
 	blkid_partlist list = NULL;
 	blkid_probe probe = blkid_new_probe();
 	if (!probe)
 		return -ENOMEM;
-	int r = blkid_probe_set_device(probe, t->fd, 0, 0) < 0 || blkid_probe_set_sectorsize(probe, t->sector_size) < 0
-	                ? -EIO
-	                : 0;
-	if (r == 0) {
-		blkid_probe_enable_partitions(probe, 1);
-		list = blkid_probe_get_partitions(probe);
-	}
-	blkid_parttable table = list ? blkid_partlist_get_table(list) : NULL;
+	int r = probe_partitions(t, probe, &list);
+	blkid_parttable table = r == 0 && list ? blkid_partlist_get_table(list) : NULL;
 	const char *type = table ? blkid_parttable_get_type(table) : NULL;
 	const char *scheme = !type ? NULL : !strcmp(type, "dos") ? "mbr" : !strcmp(type, "gpt") ? "gpt" : NULL;
 	t->gpt |= scheme && !strcmp(scheme, "gpt");
