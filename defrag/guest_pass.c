@@ -78,7 +78,8 @@ static uint64_t child_memory(void)
  * lie, and gains nothing. */
 static bool is_the_hosts(int error)
 {
-	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE || error == ENOSYS;
+	return error == ENOMEM || error == EIO || error == EMFILE || error == ENFILE || error == ENOSYS ||
+	       error == EFBIG;
 }
 
 static void run_child(struct pass *p, int write_fd, pid_t parent)

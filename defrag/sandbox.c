@@ -113,6 +113,17 @@ static int set_limits(const struct sandbox *sandbox, uint64_t used)
 	return r;
 }
 
+/* The scratch file is as long as the image, although hardly anything is in it; the user's limit on the length of files
+ * is not meant for it. To lift a hard one takes CAP_SYS_RESOURCE. */
+static void allow_long_files(void)
+{
+	struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+	if (setrlimit(RLIMIT_FSIZE, &limit) == 0 || getrlimit(RLIMIT_FSIZE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_FSIZE, &limit);
+}
+
 /* If memory is short, this process is the one that the machine can do without. */
 static void volunteer_for_oom(void)
 {
@@ -149,11 +160,12 @@ static int close_others(const struct sandbox *sandbox)
 
 /* ---- both walls ---- */
 
-/* What has to open something goes first. */
+/* What has to open something, or takes capabilities, goes first. */
 int sandbox_drop_rights(const struct sandbox *sandbox)
 {
 	uint64_t used = 0;
 	volunteer_for_oom();
+	allow_long_files();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return -errno;
 	int r = address_space(&used);

@@ -104,6 +104,8 @@ static const struct {
         {STEP_PASS, EUSERS, EXIT_FAILED,
          "no process could be started that reads the guest's metadata; nothing has been changed",
          "raise the limit of processes (ulimit -u, a service's TasksMax)"},
+        {STEP_PASS, EFBIG, EXIT_FAILED, "it is longer than a limit allows files to be; nothing has been changed",
+         "raise the limit of 'ulimit -f'"},
         {STEP_PASS, ECANCELED, EXIT_FAILED, "stopped; nothing has been changed", ""},
         {ANY_STEP, ETIMEDOUT, EXIT_FAILED, "the time of --time-limit is up; nothing has been changed",
          "give it more time; the next pass starts over"},

@@ -3,6 +3,7 @@
 with a directory that takes no new names. Each works, or is refused with the cause and the remedy, and then nothing has changed."""
 import contextlib
 import os
+import struct
 import subprocess
 
 from commands import DONE, FAILED, ZCFS, ZCFS_DEFRAG, check, check_ntfs, defrag, scattered_volume, unmount_on_termination, workspace
@@ -129,6 +130,32 @@ def without_leases(cases, store):
         holds('leases' not in defrag('--verbose', '--undo', image).out, 'it does')
 
 
+def short_files(cases, store, directory):
+    """Files in memory are files to ulimit -f, too. What is only looked at need not be short."""
+    image = os.path.join(directory, 'disk.img')
+    with open(image, 'xb') as disk, open(os.path.join(store, 'a.img'), 'rb') as volume:
+        disk.seek(446)
+        disk.write(struct.pack('<4xB3xII', 7, 2048, os.path.getsize(volume.name) // 512).ljust(64, b'\0') + b'\x55\xaa')
+        disk.seek(1 << 20)
+        disk.write(volume.read())
+
+    def analyze(*limits):
+        done = subprocess.run([*limits, ZCFS_DEFRAG, '--analyze', image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
+        return done.returncode, done.stdout
+    hard = ['prlimit', '--fsize=1048576']
+    modest = ['setpriv', '--bounding-set=-sys_resource']
+    with cases.case('a limit on the length of files is none on the images that are looked at, if it can be lifted'):
+        equal(analyze('prlimit', '--fsize=1048576:', *modest)[0], DONE, 'the exit status')
+        if not subprocess.run([*hard, 'prlimit', '--fsize=unlimited', 'true'], stderr=subprocess.DEVNULL, check=False).returncode:
+            equal(analyze(*hard)[0], DONE, 'the exit status with a hard one')
+    with cases.case('if it cannot, it is told what keeps the image from being looked at'):
+        status, text = analyze(*hard, *modest)
+        equal(status, FAILED, 'the exit status')
+        holds('ulimit -f' in text and 'bug' not in text, text)
+    os.unlink(image)
+
+
 def main():
     unmount_on_termination()
     cases = Cases()
@@ -147,6 +174,7 @@ def main():
         with overlay(store, directory) as point:
             works(cases, 'an overlay, the image in its lower layer', point, mount, top, original)
         equal(digest(os.path.join(store, 'a.img')), original, 'the lower layer')
+        short_files(cases, store, directory)
         without_leases(cases, store)
     cases.finish()
 
