@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fs/caller.h"
@@ -23,14 +24,16 @@
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
 
+/* How often, a millisecond apart, to try again to make what somebody else has just made. */
+#define MAKE_AGAIN 5
+
 /* ---- opening ---- */
 
 struct open_call {
 	struct waiting waiting;
 	struct node *node;
 	struct fuse_file_info info;
-	bool create;   /* answer with entry, too */
-	bool made;     /* the file is new: nothing to truncate */
+	bool create;   /* answer with entry, too; the file is new: nothing to truncate */
 	bool set_mode; /* to final_mode, now that it is open */
 	mode_t final_mode;
 	struct fuse_entry_param entry; /* holds a lookup on node until it is answered */
@@ -85,7 +88,7 @@ static int open_attempt(struct waiting *waiting)
 		return ret;
 	if (call->set_mode && fchmod(image->image->data_fd, call->final_mode) < 0)
 		ret = -errno;
-	if (ret == 0 && (flags & O_TRUNC) && !call->made)
+	if (ret == 0 && (flags & O_TRUNC) && !call->create)
 		ret = resize_image(image, 0);
 	if (ret < 0) {
 		open_image_put(image);
@@ -157,19 +160,42 @@ void fs_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 		waiting_run(&call->waiting);
 }
 
-/* Whether the file that is now under the name was made here. */
-static int make_file(fuse_req_t req, struct node *parent, const char *name, mode_t mode, bool exclusive, bool *made)
+/* The descriptor of a new file, or -errno. */
+static int make_file(fuse_req_t req, struct node *parent, const char *name, mode_t mode)
 {
-	cleanup_fd int fd = -1;
 	int ret = caller_become(req);
 
 	if (ret == 0)
-		fd = store.io->open(store.io, parent->fd, name, O_WRONLY | O_CREAT | O_EXCL, mode);
+		ret = store.io->open(store.io, parent->fd, name, O_WRONLY | O_CREAT | O_EXCL, mode);
 	caller_leave();
+	return ret;
+}
+
+/* What CREATE is answered with the kernel takes for a new file, which its maker may open whatever its mode is. So it is
+ * none that somebody else has put there, below the mount, since the kernel looked: -ESTALE has it look again, and check
+ * whether the caller may open what it finds. It does so only once, so what vanishes again is waited for a little. */
+static int make_entry(fuse_req_t req, struct node *parent, const char *name, mode_t mode, bool exclusive,
+                      struct fuse_entry_param *entry)
+{
+	cleanup_fd int fd = make_file(req, parent, name, mode);
+	struct stat made;
+	int ret;
+
+	for (int i = 0; fd == -EEXIST && !exclusive && i < MAKE_AGAIN; i++) {
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		fd = make_file(req, parent, name, mode);
+	}
+	if (fd < 0)
+		return fd == -EEXIST && !exclusive ? -ESTALE : fd;
+	if (fstat(fd, &made) < 0)
+		return -errno;
+	ret = entry_lookup(parent, name, entry);
 	if (ret < 0)
-		return ret;
-	*made = fd >= 0;
-	return fd >= 0 || (fd == -EEXIST && !exclusive) ? 0 : fd;
+		return ret == -ENOENT ? -ESTALE : ret;
+	if (entry->attr.st_ino == made.st_ino && entry->attr.st_dev == made.st_dev)
+		return 0;
+	node_forget(node_of(entry->ino), 1);
+	return -ESTALE;
 }
 
 void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t mode, struct fuse_file_info *info)
@@ -179,17 +205,10 @@ void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_
 	/* The image is opened by name for writing right after, which only a privileged daemon always may. */
 	mode_t first_mode = store.privileged ? mode : mode | S_IRUSR | S_IWUSR;
 	struct open_call *call = NULL;
-	bool made = false;
 	int ret = name_check_new(parent, name);
 
 	if (ret == 0)
-		ret = make_file(req, parent, name, first_mode, info->flags & O_EXCL, &made);
-	if (ret == 0)
-		ret = entry_lookup(parent, name, &entry);
-	if (ret == 0 && !S_ISREG(entry.attr.st_mode)) {
-		node_forget(node_of(entry.ino), 1);
-		ret = S_ISDIR(entry.attr.st_mode) ? -EISDIR : -ESTALE;
-	}
+		ret = make_entry(req, parent, name, first_mode, info->flags & O_EXCL, &entry);
 	if (ret == 0) {
 		call = open_call_new(req, node_of(entry.ino), info);
 		if (!call) {
@@ -202,8 +221,7 @@ void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_
 		return;
 	}
 	call->create = true;
-	call->made = made;
-	call->set_mode = made && first_mode != mode;
+	call->set_mode = first_mode != mode;
 	call->final_mode = mode & 07777;
 	call->entry = entry;
 	waiting_run(&call->waiting);

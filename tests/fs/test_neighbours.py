@@ -307,6 +307,62 @@ def test_bundle_becomes_link(store):
     race(store, make, 30)
 
 
+CREATOR = """
+import contextlib, errno, os, sys, time
+seen, end = {}, time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    for path in sys.argv[2:]:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            what = os.pread(fd, 6, 0)
+            os.close(fd)
+        except OSError as error:
+            what = errno.errorcode[error.errno]
+        seen[what] = seen.get(what, 0) + 1
+        if what == b'':
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+print(seen)
+"""
+
+
+def created(store, appear, names):
+    """What a user gets who opens names with O_CREAT, and removes what he has made, while they appear below the mount and vanish again."""
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            for name in names:
+                appear()
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    renameat2(store.host('.new'), store.host(name), RENAME_NOREPLACE)
+                    stop.wait(0.0002)
+                    os.unlink(store.host(name))
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        result = subprocess.run(['setpriv', f'--reuid={USER}', f'--regid={USER}', '--clear-groups', sys.executable, '-c', CREATOR, str(4 * SECONDS),
+                                 *(store.path(name) for name in names)],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, timeout=WAIT_SECONDS)
+    finally:
+        stop.set()
+        thread.join()
+    print(f'# {result.stdout.strip()}')
+    return ast.literal_eval(result.stdout)
+
+
+def test_create_meets_others_file(store):
+    """a file that appears below the mount just as the same name is created there is opened by whoever may, and by nobody else"""
+    os.chmod(store.below, 0o777)
+    for mode, expected in ((0o600, 'EACCES'), (0o666, b'others')):
+        def appear(mode=mode):
+            write_file(store.host('.new'), b'others')
+            os.chmod(store.host('.new'), mode)
+        seen = created(store, appear, [f'{mode:o}.{number}' for number in range(4)])
+        stale = seen.pop('ESTALE', 0)   # mostly: found, and gone when it was to be opened, twice
+        assert stale * 20 < sum(seen.values()) and seen.pop(b'', 0) > 10 and seen.pop(expected, 0) > 10 and not seen, (stale, seen)
+
+
 def test_moved_out(store):
     """a directory that is moved out of the store is out of the mount, too, and its old name is another's"""
     os.mkdir(store.host('d'))
