@@ -136,7 +136,7 @@ static int copy_database(struct open_image *image, int copy_fd)
 	if (!image->bundle)
 		return -ENOENT;
 	open_image_lock(image);
-	ret = image->orphan ? -ENOENT : image_db_open(image->image, &db);
+	ret = image->orphan ? -ENOENT : image_db_open(image->image, MAP_DB_NO_WAIT, &db);
 	if (ret == 0) {
 		ret = map_db_copy(db, store.io, copy_fd);
 		map_db_close(db);
@@ -184,7 +184,7 @@ static int copy_beside_tool(const struct node *mirror, const char *name, int cop
 {
 	cleanup_fd int bundle_fd = store.io->open(store.io, mirror->fd, name, O_RDONLY | O_DIRECTORY, 0);
 	struct map_db *db;
-	int ret = bundle_fd < 0 ? bundle_fd : map_db_open(store.io, bundle_fd, true, &db);
+	int ret = bundle_fd < 0 ? bundle_fd : map_db_open(store.io, bundle_fd, MAP_DB_READ_ONLY | MAP_DB_NO_WAIT, &db);
 
 	if (ret < 0)
 		return ret;

@@ -13,6 +13,7 @@
 #include "fs/log.h"
 #include "fs/mirror.h"
 #include "fs/store.h"
+#include "mapdb/cleanup.h"
 #include "mapdb/host_space.h"
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -34,11 +35,21 @@ static int data_length(int fd, uint64_t *length)
 	return 0;
 }
 
-/* The database of a bundle for one change; an orphan has none. Under image->change. */
+/* The database of a bundle for one change; an orphan has none. -EBUSY: somebody else uses it; before anything is done,
+ * so that it can be tried again and again. Under image->change. */
 static int open_db(struct open_image *image, struct map_db **db)
 {
+	int ret;
+
 	*db = NULL;
-	return image->orphan ? 0 : image_db_open(image->image, db);
+	if (image->orphan)
+		return 0;
+	ret = image_db_open(image->image, MAP_DB_NO_WAIT, db);
+	if (ret == 0)
+		ret = map_db_look_alone(*db);
+	if (ret < 0)
+		map_db_close(steal_pointer(db));
+	return ret;
 }
 
 /* The current map. Under image->change nobody replaces it, so it needs no borrowing. */
@@ -47,15 +58,10 @@ static struct image_map *current_map(struct open_image *image)
 	return atomic_load(&image->current.live)->map;
 }
 
-static int save_map(struct open_image *image, const struct image_map *map)
+static int save_map(struct open_image *image, struct map_db **db, const struct image_map *map)
 {
-	struct map_db *db;
-	int ret = image->in_doubt ? -EIO : open_db(image, &db);
+	int ret = *db ? map_db_resize(db, current_map(image), map) : 0;
 
-	if (ret < 0 || !db)
-		return ret;
-	ret = map_db_resize(&db, current_map(image), map);
-	map_db_close(db);
 	if (ret == -EINPROGRESS)
 		open_image_in_doubt(image, "served with the smaller of two sizes");
 	return ret;
@@ -63,10 +69,10 @@ static int save_map(struct open_image *image, const struct image_map *map)
 
 /* Commits map and makes it the current one. Under image->change. After -EINPROGRESS either may be the one that is found
  * when the image is opened again, so the smaller one is served: nothing that is written by it can be lost. */
-static int change_map(struct open_image *image, struct image_map *map)
+static int change_map(struct open_image *image, struct map_db **db, struct image_map *map)
 {
 	struct live_map *live = live_map_new(map);
-	int ret = live ? save_map(image, map) : -ENOMEM;
+	int ret = live ? save_map(image, db, map) : -ENOMEM;
 
 	if (ret < 0 && (ret != -EINPROGRESS || image_map_size(map) > image_map_size(current_map(image)))) {
 		live_map_free(live);
@@ -159,7 +165,7 @@ static int grow_by_units(struct open_image *image, struct image_map **map, uint6
 	return 0;
 }
 
-static int grow_bundle(struct open_image *image, uint64_t size)
+static int grow_bundle(struct open_image *image, struct map_db **db, uint64_t size)
 {
 	struct image_map *map = image_map_ref(current_map(image));
 	int fd = atomic_load(&image->write_fd);
@@ -171,7 +177,7 @@ static int grow_bundle(struct open_image *image, uint64_t size)
 	if (ret == 0)
 		ret = grow_by_units(image, &map, size);
 	if (ret == 0)
-		ret = change_map(image, map);
+		ret = change_map(image, db, map);
 	if (ret < 0 && ret != -EINPROGRESS) {
 		uint64_t needed = MAX(old_length, image_map_host_end(current_map(image)));
 
@@ -235,7 +241,7 @@ static void release_space(int fd, const struct image_map *map, const struct exte
 	}
 }
 
-static int shrink_bundle(struct open_image *image, uint64_t size)
+static int shrink_bundle(struct open_image *image, struct map_db **db, uint64_t size)
 {
 	struct image_map *smaller;
 	struct extent *freed;
@@ -243,12 +249,26 @@ static int shrink_bundle(struct open_image *image, uint64_t size)
 	int ret = image_map_resize(current_map(image), size, 0, &smaller);
 
 	if (ret == 0) {
-		ret = change_map(image, smaller);
+		ret = change_map(image, db, smaller);
 		if (ret == 0)
 			release_space(atomic_load(&image->write_fd), smaller, freed, count);
 		image_map_unref(smaller);
 	}
 	free(freed);
+	return ret;
+}
+
+/* Under image->change. */
+static int change_size(struct open_image *image, uint64_t size)
+{
+	bool grow = size > image_map_size(current_map(image));
+	struct map_db *db = NULL;
+	int ret = image->in_doubt ? -EIO : open_db(image, &db);
+
+	if (ret == 0)
+		ret = grow ? grow_bundle(image, &db, size) : shrink_bundle(image, &db, size);
+	map_db_close(db);
+	node_bundle_size_forget(image->node);
 	return ret;
 }
 
@@ -261,12 +281,8 @@ static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrin
 		return -EFBIG;
 	open_image_lock(image);
 	old_size = image_map_size(current_map(image));
-	if (size > old_size)
-		ret = grow_bundle(image, size);
-	else if (size < old_size && may_shrink)
-		ret = shrink_bundle(image, size);
-	if (size != old_size)
-		node_bundle_size_forget(image->node);
+	if (size > old_size || (size < old_size && may_shrink))
+		ret = change_size(image, size);
 	pthread_mutex_unlock(&image->change);
 	return ret == -EINPROGRESS ? -EIO : ret;
 }

@@ -14,6 +14,8 @@
 
 /* How often, a millisecond apart, to look again at a bundle that is just being made or committed. */
 #define SETTLE_ATTEMPTS 50
+/* The same of a database that another is just changing: as long as SQLite would wait. */
+#define BUSY_ATTEMPTS 2000
 
 bool name_hidden(const struct node *parent, const char *name)
 {
@@ -58,7 +60,7 @@ static int open_bundle_data(int parent_fd, const char *name, int bundle_fd, stru
 	else if (image_names_fold(bundle_fd, &out->db))
 		*why = "its file system accepts other names for map.db, so anybody could make one";
 	/* An adoption that is not finished leaves a second link of its own, and the library knows it. */
-	else if (out->status.st_nlink > 1 && image_classify(store.io, parent_fd, name, &kind, &status) < 0)
+	else if (out->status.st_nlink > 1 && image_classify(store.io, parent_fd, name, &kind, &status) == -EUCLEAN)
 		*why = "its data file has another hard link";
 	else {
 		out->kind = NAME_BUNDLE;
@@ -122,7 +124,7 @@ static int classify_size(int parent_fd, const char *name, const struct stat *dat
 	struct stat status;
 	int ret = -EBUSY;
 
-	for (int i = 0; i < SETTLE_ATTEMPTS && ret == -EBUSY; i++) {
+	for (int i = 0; i < BUSY_ATTEMPTS && ret == -EBUSY; i++) {
 		if (i > 0)
 			pause_1ms();
 		ret = image_classify(store.io, parent_fd, name, &kind, &status);

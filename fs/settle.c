@@ -127,7 +127,7 @@ static int session_commit(void *context, const struct image_map *old, const stru
 	int ret = session->mirror ? mirror_must_succeed(session->mirror) : 0;
 
 	if (ret == 0)
-		ret = image_db_open(image->image, &db);
+		ret = image_db_open(image->image, 0, &db);
 	if (ret == 0)
 		ret = map_db_settle(&db, old, map, run, record);
 	map_db_close(db);
@@ -192,7 +192,7 @@ static int session_start(struct settle_session *session, const struct settle_req
 	        .busy = session_busy,
 	};
 	struct map_db *db;
-	int ret = image_db_open(session->image->image, &db);
+	int ret = image_db_open(session->image->image, 0, &db);
 
 	if (ret < 0)
 		return ret;

@@ -148,7 +148,7 @@ static int try_copy(const struct check *check, struct copy *copy)
 {
 	struct stat db_before = member_state(check, MAP_DB_NAME), journal_before = member_state(check, JOURNAL_NAME);
 	struct map_db *db = NULL;
-	int rc = db_connect(&io_look, check->bundle_fd, DB_READ_ONLY, &db);
+	int rc = db_connect(&io_look, check->bundle_fd, DB_READ_ONLY, 0, &db);
 
 	if (rc == 0)
 		rc = db_execute(db, "BEGIN; SELECT count(*) FROM sqlite_schema");
@@ -506,7 +506,7 @@ int check_database(struct check *check)
 		return rc;
 	/* An empty file would pass for a database without tables. */
 	bool empty = name_stat(copy.dir_fd, MAP_DB_NAME, &status) == 0 && status.st_size == 0;
-	rc = empty ? -EUCLEAN : db_connect(&io_posix, copy.dir_fd, DB_READ_WRITE, &db);
+	rc = empty ? -EUCLEAN : db_connect(&io_posix, copy.dir_fd, DB_READ_WRITE, 0, &db);
 	if (rc == 0)
 		rc = check_readable(check, db);
 	else if (!cannot_use_copy(rc)) {

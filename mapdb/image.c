@@ -264,7 +264,7 @@ static int recover_redo(struct image *image)
 	int rc = lock_for_recovery(data_fd);
 	if (rc < 0)
 		return rc;
-	rc = map_db_open(image->io, image->bundle_fd, false, &db);
+	rc = map_db_open(image->io, image->bundle_fd, 0, &db);
 	if (rc < 0)
 		return rc;
 	rc = apply_redo(image->io, image->parent_fd, db, data_fd);
@@ -321,9 +321,14 @@ static int make_durable(const struct image *image)
 	return rc > 0 ? image->io->fsync(image->io, image->parent_fd) : rc;
 }
 
+static int open_db(const struct image *image, int flags, struct map_db **out)
+{
+	return map_db_open(image->io, image->bundle_fd, flags | (image->read_only ? MAP_DB_READ_ONLY : 0), out);
+}
+
 static int load_bundle(struct image *image, bool recovery_failed)
 {
-	int rc = map_db_open(image->io, image->bundle_fd, image->read_only, &image->db);
+	int rc = open_db(image, image->access == IMAGE_SHARED ? MAP_DB_NO_WAIT : 0, &image->db);
 
 	if (rc < 0)
 		return rc;
@@ -436,11 +441,9 @@ int image_open(const struct io *io, int parent_fd, const char *name, enum image_
 	return rc == TRY_AGAIN ? -EBUSY : rc;
 }
 
-int image_db_open(struct image *image, struct map_db **out)
+int image_db_open(struct image *image, int flags, struct map_db **out)
 {
-	if (image->bundle_fd < 0)
-		return -ENOENT;
-	return map_db_open(image->io, image->bundle_fd, image->read_only, out);
+	return image->bundle_fd < 0 ? -ENOENT : open_db(image, flags, out);
 }
 
 int image_read(const struct image *image, void *buffer, size_t length, uint64_t guest_off)

@@ -82,7 +82,7 @@ bool image_names_fold(int bundle_fd, const struct stat *db);
 /* Opens parent_fd/name (a regular file or a bundle), takes the lock, checks afterwards that the name still means the inode that was
  * locked (else starts again), brings pending redo up to date (with LOCK_EX on a descriptor of its own if access is
  * IMAGE_SHARED), loads the map.
- *   IMAGE_SHARED: the database is closed again; image_db_open() opens it when needed.
+ *   IMAGE_SHARED: the database is closed again; image_db_open() opens it when needed. -EBUSY at once if another is just changing it.
  *   IMAGE_EXCLUSIVE: takes the lease too (retrying for lease_patience_ms), leaves the database open.
  * Only IMAGE_SHARED breaks the lease of a tool at work; the others leave it alone (see mapdb/lock_table.h).
  * -EBUSY: locked or leased by another, or (exclusive) somebody has the file open; -EAGAIN: leased by another (unlocked); -EUCLEAN damaged bundle or map, or data shorter than it; -EISDIR a directory that is no
@@ -91,8 +91,8 @@ int image_open(const struct io *io, int parent_fd, const char *name, enum image_
 	       unsigned int lease_patience_ms, struct image **out);
 void image_close(struct image *image); /* releases lock and lease; NULL is allowed */
 
-/* Opens the database of a bundle that IMAGE_SHARED access closed (daemon: truncate, discard, copies). */
-int image_db_open(struct image *image, struct map_db **out);
+/* Opens the database of a bundle that IMAGE_SHARED access closed (daemon: truncate, discard, copies). flags: MAP_DB_NO_WAIT. */
+int image_db_open(struct image *image, int flags, struct map_db **out);
 
 /* True while nobody can have got hold of the file since image_open, whether he asks for the lock or not. Always true without lease
  * support. Who opens the file only starts to wait, for as long as the kernel lets him (lease-break-time, 45 s); until

@@ -170,7 +170,7 @@ static int build_staging(struct image *image)
 	if (rc < 0)
 		return rc;
 	give_away(image, MAP_DB_NAME);
-	rc = map_db_open(image->io, image->bundle_fd, false, &image->db);
+	rc = map_db_open(image->io, image->bundle_fd, 0, &image->db);
 	return rc == 0 ? map_db_begin(image->db) : rc;
 }
 

@@ -50,7 +50,7 @@ static int classify_bundle(const struct io *io, int parent_fd, int bundle_fd, st
 		return -EUCLEAN;
 	if (status->st_nlink != 1 && !names_has_hidden_link(parent_fd, status))
 		return -EUCLEAN;
-	rc = map_db_open(io, bundle_fd, true, &db);
+	rc = map_db_open(io, bundle_fd, MAP_DB_READ_ONLY | MAP_DB_NO_WAIT, &db);
 	if (rc < 0)
 		return rc == -EMEDIUMTYPE ? -EUCLEAN : rc;
 	rc = map_db_read_state(db, &state);

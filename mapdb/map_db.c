@@ -100,7 +100,7 @@ static int read_schema(struct map_db *db)
 
 /* What a database that is not ours could try with us. (Others' tables may refer to ours, and then each change of ours
  * would have to look through theirs.) */
-static int configure(struct map_db *db)
+static int configure(struct map_db *db, int flags)
 {
 	static const struct {
 		int option, on;
@@ -117,13 +117,13 @@ static int configure(struct map_db *db)
 	sqlite3_limit(db->connection, SQLITE_LIMIT_ATTACHED, 0);
 	sqlite3_limit(db->connection, SQLITE_LIMIT_TRIGGER_DEPTH, 1);
 	sqlite3_limit(db->connection, SQLITE_LIMIT_COLUMN, 100);
-	sqlite3_busy_timeout(db->connection, BUSY_TIMEOUT_MS);
+	sqlite3_busy_timeout(db->connection, flags & MAP_DB_NO_WAIT ? 0 : BUSY_TIMEOUT_MS);
 	return read_schema(db);
 }
 
-int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out)
+int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, int flags, struct map_db **out)
 {
-	static const int flags[] = {
+	static const int sqlite_flags[] = {
 	        [DB_READ_ONLY] = SQLITE_OPEN_READONLY,
 	        [DB_READ_WRITE] = SQLITE_OPEN_READWRITE,
 	        [DB_CREATE] = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
@@ -136,11 +136,11 @@ int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struc
 	db->bundle_fd = fcntl(bundle_fd, F_DUPFD_CLOEXEC, 0);
 	int rc = db->bundle_fd < 0 ? -errno : vfs_new(io, db->bundle_fd, mode == DB_CREATE, &db->vfs);
 	if (rc == 0)
-		rc = db_translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection, flags[mode] | SQLITE_OPEN_NOMUTEX,
-		                                      vfs_name(db->vfs)));
+		rc = db_translate(db, sqlite3_open_v2(MAP_DB_NAME, &db->connection,
+		                                      sqlite_flags[mode] | SQLITE_OPEN_NOMUTEX, vfs_name(db->vfs)));
 	if (rc == 0) {
 		sqlite3_extended_result_codes(db->connection, 1);
-		rc = configure(db);
+		rc = configure(db, flags);
 	}
 	if (rc < 0) {
 		map_db_close(db);
@@ -158,10 +158,10 @@ static int check_schema(struct map_db *db)
 	return result == SQLITE_MISMATCH ? -EMEDIUMTYPE : db_translate(db, result);
 }
 
-static int open_checked(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out)
+static int open_checked(const struct io *io, int bundle_fd, enum db_open_mode mode, int flags, struct map_db **out)
 {
 	struct map_db *db = NULL;
-	int rc = db_connect(io, bundle_fd, mode, &db);
+	int rc = db_connect(io, bundle_fd, mode, flags, &db);
 
 	if (rc < 0)
 		return rc;
@@ -174,22 +174,22 @@ static int open_checked(const struct io *io, int bundle_fd, enum db_open_mode mo
 	return 0;
 }
 
-int map_db_open(const struct io *io, int bundle_fd, bool read_only, struct map_db **out)
+int map_db_open(const struct io *io, int bundle_fd, int flags, struct map_db **out)
 {
 	struct map_db *writer = NULL;
 
-	if (!read_only)
-		return open_checked(io, bundle_fd, DB_READ_WRITE, out);
+	if (!(flags & MAP_DB_READ_ONLY))
+		return open_checked(io, bundle_fd, DB_READ_WRITE, flags, out);
 
-	int rc = open_checked(io, bundle_fd, DB_READ_ONLY, out);
+	int rc = open_checked(io, bundle_fd, DB_READ_ONLY, flags, out);
 	if (rc != -EROFS)
 		return rc;
 	/* A hot journal, which only a writer rolls back. */
-	rc = open_checked(io, bundle_fd, DB_READ_WRITE, &writer);
+	rc = open_checked(io, bundle_fd, DB_READ_WRITE, flags, &writer);
 	if (rc < 0)
 		return rc == -EACCES || rc == -EPERM ? -EROFS : rc;
 	map_db_close(writer);
-	return open_checked(io, bundle_fd, DB_READ_ONLY, out);
+	return open_checked(io, bundle_fd, DB_READ_ONLY, flags, out);
 }
 
 static void end_transaction(struct map_db *db)
@@ -259,7 +259,7 @@ static int fill_new_database(struct map_db *db, const struct image_map *map)
 int map_db_create(const struct io *io, int bundle_fd, const struct image_map *map)
 {
 	struct map_db *db = NULL;
-	int rc = db_connect(io, bundle_fd, DB_CREATE, &db);
+	int rc = db_connect(io, bundle_fd, DB_CREATE, 0, &db);
 
 	if (rc < 0)
 		return rc;
@@ -329,6 +329,11 @@ int map_db_read_state(struct map_db *db, struct map_state *state)
 	state->redo_pending = pending;
 	state->undo_recorded = undo;
 	return 0;
+}
+
+int map_db_look_alone(struct map_db *db)
+{
+	return db_execute(db, "BEGIN EXCLUSIVE; ROLLBACK"); /* nothing is written */
 }
 
 int map_db_begin(struct map_db *db)

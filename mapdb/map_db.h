@@ -71,8 +71,13 @@ struct file_record {
  * but for the directory entry: the caller syncs bundle_fd. */
 int map_db_create(const struct io *io, int bundle_fd, const struct image_map *map);
 
-/* Opens map.db; rolls back a hot journal, unless read_only and the file system is: then -EROFS. */
-int map_db_open(const struct io *io, int bundle_fd, bool read_only, struct map_db **out);
+enum map_db_flags {
+	MAP_DB_READ_ONLY = 1,
+	MAP_DB_NO_WAIT = 2, /* -EBUSY at once where another is in the way, from the first look to the commit; else after two seconds */
+};
+
+/* Opens map.db; rolls back a hot journal, unless MAP_DB_READ_ONLY and the file system is: then -EROFS. */
+int map_db_open(const struct io *io, int bundle_fd, int flags, struct map_db **out);
 void map_db_close(struct map_db *db); /* rolls back an open transaction; NULL is allowed */
 
 /* What is read between the two comes from one snapshot. Needed only by those who hold no lock on the image. */
@@ -84,6 +89,9 @@ int map_db_read_state(struct map_db *db, struct map_state *state);
 int map_db_read_map(struct map_db *db, struct image_map **out);
 /* Pending redo, to serve an image on which it cannot be applied. *out is sealed. */
 int map_db_read_redo(struct map_db *db, struct redo_overlay **out);
+
+/* For who has much to do before a change: -EBUSY if it could not be committed now, because another reads or changes the database. */
+int map_db_look_alone(struct map_db *db);
 
 /* One change of the map, with redo, undo and history. begin takes the database's write lock (-EBUSY; -EINPROGRESS: redo of an
  * earlier change is still pending). All puts between begin and commit, in any order; a failed put leaves rollback as the only way on.

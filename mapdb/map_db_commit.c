@@ -18,7 +18,7 @@ static int look_again(struct map_db **db, uint64_t generation)
 
 	map_db_close(*db);
 	*db = NULL;
-	int rc = map_db_open(io, bundle_fd, false, &again);
+	int rc = map_db_open(io, bundle_fd, 0, &again);
 	if (rc == 0)
 		rc = map_db_read_state(again, &state);
 	if (rc == 0)

@@ -30,7 +30,7 @@ static inline void cleanup_finalize(sqlite3_stmt **statement)
 enum db_open_mode { DB_READ_ONLY, DB_READ_WRITE, DB_CREATE };
 
 /* Everything of map_db_open but the first look at the file. */
-int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, struct map_db **out);
+int db_connect(const struct io *io, int bundle_fd, enum db_open_mode mode, int flags, struct map_db **out);
 
 /* For reading a schema, which in a forged tree whose pages lead to one another has no end: a statement that takes much
  * longer than that of any honest one ends with SQLITE_INTERRUPT. */

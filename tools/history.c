@@ -21,7 +21,7 @@ int history_read(struct image *image, struct history *history)
 	history->count = 0;
 	if (image->bundle_fd < 0)
 		return 0;
-	int error = image->db ? 0 : image_db_open(image, &db);
+	int error = image->db ? 0 : image_db_open(image, 0, &db);
 	if (!error)
 		error = map_db_read_runs(image->db ? image->db : db, HISTORY_MAX, keep, history);
 	map_db_close(db);

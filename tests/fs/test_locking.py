@@ -234,6 +234,34 @@ def test_busy_database(store):
     assert read_file(store.path('a.img')) == model + bytes(100000 - 65536) + b'grown'
 
 
+@elsewhere
+def test_busy_database_stops_nobody(store):
+    """while a bundle that is to grow waits for its database, what waits for another image does not wait for that"""
+    model = store.bundle('b.img', noise(65536))
+    write_file(store.host('a.img'), noise(65536))
+    database = sqlite3.connect(os.path.join(store.dir, 'b.img', 'map.db'), isolation_level=None)
+    late = 0
+    with open(store.path('b.img'), 'r+b', buffering=0) as file:
+        database.execute('BEGIN EXCLUSIVE')
+        growing = start(lambda: os.pwrite(file.fileno(), b'grown', 100000))
+        for _ in range(24):     # the first attempt, in another thread, might wait for seconds
+            tool = store.hold('a.img')
+            opening = start(lambda: read_file(store.path('a.img')))
+            time.sleep(0.5)
+            assert not opening.done() and not growing.done()
+            let_go(tool)
+            late -= time.monotonic()
+            assert opening.result() == store.expected('a.img')
+            late += time.monotonic()
+            store.released('a.img')
+        assert os.pread(file.fileno(), 65536, 0) == model
+        database.execute('COMMIT')
+        assert growing.result() == 5
+    database.close()
+    assert late < 5, f'{late} s later'
+    assert read_file(store.path('b.img')) == model + bytes(100000 - 65536) + b'grown'
+
+
 def test_opens_and_changes(store):
     """opens and closes in several threads while tools change the map again and again: every read is of one map, and of none that was
     replaced before the open"""

@@ -119,7 +119,7 @@ static void check_journal_counts(void)
 		write_file(bundle_fd, "map.db", sound.bytes, sound.size);
 		if (generation == 2)
 			write_file(bundle_fd, "map.db-journal", journal.bytes, journal.size);
-		CHECK_IS(map_db_open(&io_posix, bundle_fd, false, &db), 0);
+		CHECK_IS(map_db_open(&io_posix, bundle_fd, 0, &db), 0);
 		CHECK_IS(map_db_read_state(db, &state), 0);
 		CHECK_IS(state.generation, generation);
 		map_db_close(db);
@@ -361,7 +361,7 @@ static void look_at_database(void)
 	struct redo_overlay *overlay;
 	struct settle_record settle;
 	struct run_record run;
-	int r = map_db_open(&io_look, bundle_fd, true, &db);
+	int r = map_db_open(&io_look, bundle_fd, MAP_DB_READ_ONLY, &db);
 	if (r < 0) {
 		CHECK(is_refusal(r));
 		return;

@@ -326,7 +326,7 @@ static int guest_writes(const struct io *io, struct image *image)
 static int guest_discards(const struct io *io, struct image *image)
 {
 	struct map_db *db;
-	int rc = image_db_open(image, &db);
+	int rc = image_db_open(image, 0, &db);
 
 	if (rc == 0) {
 		rc = map_db_drop_undo(db);

@@ -193,7 +193,7 @@ static void check_undo_is_gone(void)
 	struct map_db *db;
 	int fd = openat(dir_fd, "a.img", O_RDONLY | O_DIRECTORY);
 
-	CHECK_IS(map_db_open(&io_posix, fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_posix, fd, MAP_DB_READ_ONLY, &db), 0);
 	CHECK_IS(map_db_read_state(db, &state), 0);
 	CHECK_IS(state.undo_recorded, false);
 	map_db_close(db);

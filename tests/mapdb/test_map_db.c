@@ -63,7 +63,7 @@ static void check_stored(int dir_fd, const struct image_map *map, uint64_t gener
 	struct map_state state;
 	struct image_map *read;
 
-	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, MAP_DB_READ_ONLY, &db), 0);
 	CHECK_IS(map_db_read_state(db, &state), 0);
 	CHECK_IS(state.generation, generation);
 	CHECK_IS(state.size, image_map_size(map));
@@ -127,7 +127,7 @@ static void check_life(int dir_fd, const struct image_map *first, const struct i
 	CHECK_IS(map_db_create(&io_fast, dir_fd, first), 0);
 	CHECK_IS(map_db_create(&io_fast, dir_fd, first), -EEXIST);
 	check_stored(dir_fd, first, 1);
-	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 
 	CHECK_IS(image_map_identity(EXTENT, &other), 0);
 	CHECK_IS(map_db_begin(db), 0);
@@ -173,7 +173,7 @@ static void check_copy(int dir_fd, int copy_dir_fd, const struct image_map *map)
 	struct map_db *db;
 	int fd = openat(copy_dir_fd, MAP_DB_NAME, O_RDWR | O_CREAT | O_EXCL, 0600);
 
-	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, MAP_DB_READ_ONLY, &db), 0);
 	CHECK_IS(map_db_copy(db, &io_fast, fd), 0);
 	map_db_close(db);
 	close(fd);
@@ -188,7 +188,7 @@ static int read_all(int dir_fd)
 	struct map_state state;
 	struct image_map *map = NULL;
 	struct redo_overlay *overlay = NULL;
-	int rc = map_db_open(&io_fast, dir_fd, false, &db);
+	int rc = map_db_open(&io_fast, dir_fd, 0, &db);
 
 	if (rc < 0)
 		return rc;
@@ -241,7 +241,7 @@ static void check_forgetting(int dir_fd, const struct image_map *map)
 	struct map_db *db;
 
 	CHECK_IS(map_db_create(&io_fast, dir_fd, map), 0);
-	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 	for (int i = 0; i < 5; i++) {
 		struct run_record run = {.operation = i == 3 ? "undo" : "defrag"};
 
@@ -329,7 +329,7 @@ static void check_others(int good_fd, int dir_fd)
 	     "DELETE FROM redo; UPDATE image SET redo_pending = 0;"
 	     "CREATE TRIGGER evil AFTER UPDATE ON image BEGIN DELETE FROM extent; END;"
 	     "CREATE TABLE more (x REFERENCES extent(guest_off)); INSERT INTO more SELECT guest_off FROM extent");
-	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 	CHECK_IS(map_db_read_map(db, &old), 0);
 	CHECK_IS(image_map_resize(old, 3 * EXTENT, 0, &map), 0);
 	CHECK_IS(map_db_resize(&db, old, map), 0);
@@ -356,7 +356,7 @@ static void check_computing_index(int good_fd, int dir_fd)
 		copy_directory(good_fd, dir_fd);
 		edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0");
 		edit(dir_fd, cases[i]);
-		CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+		CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 		CHECK_IS(map_db_begin(db), i < 2 ? -EUCLEAN : 0);
 		CHECK_IS(map_db_rollback(db), 0);
 		map_db_close(db);
@@ -380,12 +380,12 @@ static void check_upgrade(int good_fd, int dir_fd)
 	edit(dir_fd, to_version_1);
 	CHECK_IS(read_all(dir_fd), 0);
 	edit(dir_fd, "DELETE FROM redo; UPDATE image SET redo_pending = 0");
-	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, MAP_DB_READ_ONLY, &db), 0);
 	CHECK_IS(map_db_unfinished_settle(db, &settle, &run), 0);
 	CHECK_IS(settle.run, 0);
 	map_db_close(db);
 
-	CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 	CHECK_IS(map_db_begin(db), 0);
 	CHECK_IS(map_db_rollback(db), 0);
 	CHECK_IS(map_db_read_map(db, &map), 0);
@@ -398,7 +398,7 @@ static void check_upgrade(int good_fd, int dir_fd)
 	edit(dir_fd, "SELECT volume FROM worst_files; SELECT * FROM settle_history");
 	CHECK_IS(read_all(dir_fd), 0);
 
-	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, MAP_DB_READ_ONLY, &db), 0);
 	struct settle_record found;
 	struct run_record found_run = {0};
 	CHECK_IS(map_db_unfinished_settle(db, &found, &found_run), 0);
@@ -423,7 +423,7 @@ static void check_settle(int dir_fd)
 		uint64_t length = random_below(100) * EXTENT + 512 * (1 + random_below(8));
 		struct extent place = {off, length, settle.plane_base + off};
 
-		CHECK_IS(map_db_open(&io_fast, dir_fd, false, &db), 0);
+		CHECK_IS(map_db_open(&io_fast, dir_fd, 0, &db), 0);
 		CHECK_IS(image_map_relocate(map, &place, 1, &moved), 0);
 		settle.finished = i == 19;
 		CHECK_IS(map_db_settle(&db, map, moved, &run, &settle), 0);
@@ -435,7 +435,7 @@ static void check_settle(int dir_fd)
 		map = moved;
 		off += length;
 	}
-	CHECK_IS(map_db_open(&io_fast, dir_fd, true, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, dir_fd, MAP_DB_READ_ONLY, &db), 0);
 	CHECK_IS(map_db_unfinished_settle(db, &settle, &run), 0);
 	CHECK_IS(settle.run, 0);
 	map_db_close(db);
@@ -500,7 +500,7 @@ static void crash_at_commit(int dir_fd, const struct image_map *first, const str
 	io.unlink = crash_before_unlink;
 	empty_directory(dir_fd);
 	CHECK_IS(map_db_create(&io_fast, dir_fd, first), 0);
-	CHECK_IS(map_db_open(&io, dir_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io, dir_fd, 0, &db), 0);
 	change(db, second);
 	map_db_close(db);
 }
@@ -569,7 +569,7 @@ int main(void)
 	check_copy(live_fd, dir_fd, first);
 	check_forgetting(dir_fd, first);
 
-	CHECK_IS(map_db_open(&io_fast, live_fd, false, &db), 0); /* a good one with redo pending and undo */
+	CHECK_IS(map_db_open(&io_fast, live_fd, 0, &db), 0); /* a good one with redo pending and undo */
 	change(db, second);
 	map_db_close(db);
 	CHECK_IS(unlinkat(live_fd, "data", 0), 0);

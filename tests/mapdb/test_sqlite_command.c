@@ -79,11 +79,11 @@ static void check_their_transaction(void)
 	struct map_state state;
 
 	FILE *writer = start_transaction("BEGIN EXCLUSIVE");
-	CHECK_IS(map_db_open(&io_fast, bundle_fd, false, &db), -EBUSY);
+	CHECK_IS(map_db_open(&io_fast, bundle_fd, 0, &db), -EBUSY);
 	pclose(writer);
 
 	writer = start_transaction("BEGIN IMMEDIATE");
-	CHECK_IS(map_db_open(&io_fast, bundle_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, bundle_fd, 0, &db), 0);
 	CHECK_IS(map_db_read_state(db, &state), 0);
 	CHECK_IS(map_db_begin(db), -EBUSY);
 	pclose(writer);
@@ -103,7 +103,7 @@ static void check_our_transaction(void)
 	struct map_db *db;
 	struct run_record run = {.operation = "defrag"};
 
-	CHECK_IS(map_db_open(&io_fast, bundle_fd, false, &db), 0);
+	CHECK_IS(map_db_open(&io_fast, bundle_fd, 0, &db), 0);
 	CHECK_IS(map_db_begin(db), 0);
 	CHECK_IS(map_db_put_run(db, &run), 0);
 	expect("SELECT count(*) FROM run", "2\n"); /* readers see the old state, and take nothing for a hot journal */
