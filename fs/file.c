@@ -205,7 +205,7 @@ void fs_create(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_
 	/* The image is opened by name for writing right after, which only a privileged daemon always may. */
 	mode_t first_mode = store.privileged ? mode : mode | S_IRUSR | S_IWUSR;
 	struct open_call *call = NULL;
-	int ret = name_check_new(parent, name);
+	int ret = name_check_made(parent, name);
 
 	if (ret == 0)
 		ret = make_entry(req, parent, name, first_mode, info->flags & O_EXCL, &entry);

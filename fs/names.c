@@ -58,6 +58,13 @@ int name_check_new(const struct node *parent, const char *name)
 	return parent->kind != NODE_DIRECTORY || name_hidden(parent, name) ? -EPERM : 0;
 }
 
+int name_check_made(const struct node *parent, const char *name)
+{
+	int ret = name_check_new(parent, name);
+
+	return ret < 0 ? ret : node_check_room();
+}
+
 static void reply_entry(fuse_req_t req, int error, const struct fuse_entry_param *entry)
 {
 	if (error)
@@ -144,7 +151,7 @@ static void reply_made(fuse_req_t req, struct node *parent, const char *name, in
 void fs_mknod(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t mode, dev_t rdev)
 {
 	struct node *parent = node_of(parent_number);
-	int ret = name_check_new(parent, name);
+	int ret = name_check_made(parent, name);
 
 	if (ret == 0)
 		ret = caller_become(req);
@@ -157,7 +164,7 @@ void fs_mknod(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t
 void fs_mkdir(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t mode)
 {
 	struct node *parent = node_of(parent_number);
-	int ret = name_check_new(parent, name);
+	int ret = name_check_made(parent, name);
 
 	if (ret == 0)
 		ret = caller_become(req);
@@ -170,7 +177,7 @@ void fs_mkdir(fuse_req_t req, fuse_ino_t parent_number, const char *name, mode_t
 void fs_symlink(fuse_req_t req, const char *target, fuse_ino_t parent_number, const char *name)
 {
 	struct node *parent = node_of(parent_number);
-	int ret = name_check_new(parent, name);
+	int ret = name_check_made(parent, name);
 
 	if (ret == 0)
 		ret = caller_become(req);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
@@ -143,10 +144,31 @@ static int set_place_locked(struct node *node, struct node *parent, const char *
 	return 0;
 }
 
+/* Each file that the kernel has looked up keeps a descriptor until the kernel forgets it, which it does when it needs
+ * memory. However many they are, a quarter of all descriptors is left for open images and their databases. */
+static bool leaves_enough(int fd)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_NOFILE, &limit) < 0 || (rlim_t)fd < limit.rlim_cur - limit.rlim_cur / 4;
+}
+
+int node_check_room(void)
+{
+	cleanup_fd int fd = fcntl(root->fd, F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	return leaves_enough(fd) ? 0 : -ENFILE;
+}
+
 static int insert_locked(enum node_kind kind, const struct stat *status, int *fd, struct node **out)
 {
-	struct node *node = calloc(1, sizeof(*node));
+	struct node *node;
 
+	if (*fd >= 0 && !leaves_enough(*fd))
+		return -ENFILE;
+	node = calloc(1, sizeof(*node));
 	if (!node)
 		return -ENOMEM;
 	node->kind = kind;

@@ -70,9 +70,11 @@ fuse_ino_t node_number(const struct node *node);
 double attribute_seconds(const struct node *node);
 
 /* The node of an inode, made if need be. Takes fd in every case. Counts one lookup. For a NODE_FILE sets its place,
- * unless parent is NULL. -ENOMEM. */
+ * unless parent is NULL. -ENOMEM; -ENFILE: only as many descriptors are left as are kept for open images. */
 int node_lookup(enum node_kind kind, const struct stat *status, int fd, struct node *parent, const char *name,
                 struct node **out);
+/* -ENFILE, or why not even that is known: there is no room for a node of what is about to be made. */
+int node_check_room(void);
 /* The node of an inode if there is one, with a reference; else NULL. */
 struct node *node_find(const struct stat *status);
 void node_forget(struct node *node, uint64_t lookups);

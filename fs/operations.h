@@ -65,5 +65,7 @@ void fs_copy_file_range(fuse_req_t req, fuse_ino_t from, off_t from_off, struct 
 int entry_lookup(struct node *parent, const char *name, struct fuse_entry_param *entry);
 /* 0, or why the name must not be made in the mount. */
 int name_check_new(const struct node *parent, const char *name);
+/* The same, and whether what is made could be told to the kernel. */
+int name_check_made(const struct node *parent, const char *name);
 
 #endif

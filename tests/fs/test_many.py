@@ -217,6 +217,39 @@ def test_too_few_descriptors(store):
     assert set(models) <= set(os.listdir(store.point))
 
 
+def test_more_files_than_descriptors(store):
+    """of more files than the daemon can have descriptors some cannot be looked at, but images are opened, written and grown as ever"""
+    os.mkdir(store.host('many'))
+    for i in range(1000):
+        write_file(store.host('many', str(i)), b'')
+    models = {f'{i}.img': bytearray(store.bundle(f'{i}.img', noise(64 * 1024, i))) for i in range(8)}
+    for name in models:
+        os.stat(store.path(name))
+    held = {name: os.open(store.path(name), os.O_RDWR) for name in list(models)[:4]}
+    used = max(int(fd) for fd in os.listdir(f'/proc/{store.daemon}/fd'))
+    with at_most(store, used + 400):
+        looked_at = 0
+        for i in range(1000):
+            try:
+                looked_at += os.stat(store.path('many', str(i))).st_size == 0
+            except OSError as error:
+                assert error.errno in (errno.EMFILE, errno.ENFILE), error
+        assert 50 < looked_at < 400, looked_at
+        for make in (lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY)), os.mkdir, os.mkfifo, lambda path: os.symlink('x', path)):
+            with fails_with(errno.EMFILE, errno.ENFILE):
+                make(store.path('new'))
+            assert not os.path.lexists(store.host('new'))
+        held |= {name: os.open(store.path(name), os.O_RDWR) for name in models if name not in held}
+        for name, fd in held.items():
+            assert os.pwrite(fd, b'grown', 100000) == 5
+            models[name] += bytes(100000 - len(models[name])) + b'grown'
+            assert os.pread(fd, 200000, 0) == models[name]
+            assert len(os.listdir(store.path('many'))) == 1000
+    for fd in held.values():
+        os.close(fd)
+    assert sum(e.stat().st_size == 0 for e in os.scandir(store.path('many'))) == 1000
+
+
 if __name__ == '__main__':
     print(f'# SEED={SEED}')
     sys.exit(run(tests_of(globals()), seconds=TEST_SECONDS + 10 * ROUNDS))
