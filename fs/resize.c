@@ -165,7 +165,28 @@ static int grow_by_units(struct open_image *image, struct image_map **map, uint6
 	return 0;
 }
 
-static int grow_bundle(struct open_image *image, struct map_db **db, uint64_t size)
+static int fallocate_mapped(int fd, const struct image_map *map, int mode, uint64_t guest_off, uint64_t end)
+{
+	int ret = 0;
+
+	while (ret == 0 && guest_off < end) {
+		struct extent extent;
+
+		image_map_lookup(map, guest_off, end - guest_off, &extent);
+		ret = store.io->fallocate(store.io, fd, mode | FALLOC_FL_KEEP_SIZE, extent.host_off, extent.length);
+		guest_off += extent.length;
+	}
+	return ret;
+}
+
+/* What fallocate() wants of the guest's bytes from an offset on to the new end. */
+struct allocation {
+	int mode;
+	uint64_t guest_off;
+};
+
+/* wanted: NULL for a hole. Before the new size is committed: the host may refuse. */
+static int grow_bundle(struct open_image *image, struct map_db **db, uint64_t size, const struct allocation *wanted)
 {
 	struct image_map *map = image_map_ref(current_map(image));
 	int fd = atomic_load(&image->write_fd);
@@ -176,6 +197,9 @@ static int grow_bundle(struct open_image *image, struct map_db **db, uint64_t si
 		ret = grow_to_unit(image, &map, size);
 	if (ret == 0)
 		ret = grow_by_units(image, &map, size);
+	if (ret == 0 && wanted)
+		ret = fallocate_mapped(fd, map, wanted->mode,
+		                       MAX(wanted->guest_off, image_map_size(current_map(image))), size);
 	if (ret == 0)
 		ret = change_map(image, db, map);
 	if (ret < 0 && ret != -EINPROGRESS) {
@@ -259,20 +283,20 @@ static int shrink_bundle(struct open_image *image, struct map_db **db, uint64_t 
 }
 
 /* Under image->change. */
-static int change_size(struct open_image *image, uint64_t size)
+static int change_size(struct open_image *image, uint64_t size, const struct allocation *wanted)
 {
 	bool grow = size > image_map_size(current_map(image));
 	struct map_db *db = NULL;
 	int ret = image->in_doubt ? -EIO : open_db(image, &db);
 
 	if (ret == 0)
-		ret = grow ? grow_bundle(image, &db, size) : shrink_bundle(image, &db, size);
+		ret = grow ? grow_bundle(image, &db, size, wanted) : shrink_bundle(image, &db, size);
 	map_db_close(db);
 	node_bundle_size_forget(image->node);
 	return ret;
 }
 
-static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrink)
+static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrink, const struct allocation *wanted)
 {
 	uint64_t old_size;
 	int ret = 0;
@@ -282,7 +306,7 @@ static int resize_bundle(struct open_image *image, uint64_t size, bool may_shrin
 	open_image_lock(image);
 	old_size = image_map_size(current_map(image));
 	if (size > old_size || (size < old_size && may_shrink))
-		ret = change_size(image, size);
+		ret = change_size(image, size, wanted);
 	pthread_mutex_unlock(&image->change);
 	return ret == -EINPROGRESS ? -EIO : ret;
 }
@@ -293,12 +317,12 @@ int resize_image(struct open_image *image, uint64_t size)
 
 	if (fd < 0)
 		return -EROFS;
-	return image->bundle ? resize_bundle(image, size, true) : store.io->ftruncate(store.io, fd, size);
+	return image->bundle ? resize_bundle(image, size, true, NULL) : store.io->ftruncate(store.io, fd, size);
 }
 
 int resize_grow_to(struct open_image *image, uint64_t size)
 {
-	return resize_bundle(image, size, false);
+	return resize_bundle(image, size, false, NULL);
 }
 
 /* The guest is about to give up bytes that an undo would bring back. Once is enough: while the image is open nothing
@@ -326,20 +350,6 @@ static int drop_undo(struct open_image *image)
 	if (ret == 0)
 		atomic_store(&image->undo_dropped, true);
 	pthread_mutex_unlock(&image->change);
-	return ret;
-}
-
-static int fallocate_mapped(int fd, const struct image_map *map, int mode, uint64_t guest_off, uint64_t end)
-{
-	int ret = 0;
-
-	while (ret == 0 && guest_off < end) {
-		struct extent extent;
-
-		image_map_lookup(map, guest_off, end - guest_off, &extent);
-		ret = store.io->fallocate(store.io, fd, mode | FALLOC_FL_KEEP_SIZE, extent.host_off, extent.length);
-		guest_off += extent.length;
-	}
 	return ret;
 }
 
@@ -392,13 +402,14 @@ int resize_fallocate(struct open_image *image, int mode, uint64_t guest_off, uin
 
 	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		ret = drop_undo(image);
-	if (ret == 0 && !(mode & FALLOC_FL_KEEP_SIZE))
-		ret = resize_grow_to(image, end);
 	if (ret < 0)
 		return ret;
 	live = map_borrow(image);
 	ret = fallocate_live(fd, live, mode, guest_off, end);
 	map_return(image, live);
+	/* The kernel lets nobody else make the image larger meanwhile. */
+	if (ret == 0 && !(mode & FALLOC_FL_KEEP_SIZE))
+		ret = resize_bundle(image, end, false, &(struct allocation){mode, guest_off});
 	return ret;
 }
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 
+from disk import MIB, mount_memory, serving, unmount
 from mount import *
 
 BLOCK = 4096
@@ -282,6 +283,39 @@ def test_discard_drops_undo(store):
         store.released(name)
         state = store.tool('undo', name).strip()
         assert state == ('stale' if name == 'write' else 'none'), (name, state)
+
+
+@contextlib.contextmanager
+def in_memory(outer, size):
+    """A store in a memory file system, which has no FALLOC_FL_ZERO_RANGE."""
+    point = os.path.join(outer.top, 'memory')
+    os.mkdir(point)
+    mount_memory(point, size)
+    try:
+        with serving(point) as store:
+            store.start()
+            yield store
+    finally:
+        unmount(point)
+
+
+@unmounted
+def test_host_refuses_to_allocate(outer):
+    """an allocation past the end that the host refuses leaves the size as it was"""
+    with in_memory(outer, 8 * MIB) as store:
+        data = store.bundle('a.img', noise(64 * 1024))
+        with open(store.path('a.img'), 'r+b', buffering=0) as file:
+            fd = file.fileno()
+            for mode, off, length, error in ((FALLOC_ZERO_RANGE, MIB, BLOCK, errno.EOPNOTSUPP), (FALLOC_ZERO_RANGE, 0, MIB, errno.EOPNOTSUPP),
+                                             (0, 0, 16 * MIB, errno.ENOSPC), (0, MIB, 16 * MIB, errno.ENOSPC)):
+                with fails_with(error):
+                    fallocate(fd, mode, off, length)
+                assert os.fstat(fd).st_size == len(data)
+            fallocate(fd, 0, MIB, BLOCK)
+            assert os.fstat(fd).st_size == MIB + BLOCK
+        assert read_file(store.path('a.img')) == data + bytes(MIB + BLOCK - len(data))
+        store.unmount()
+        check_database(store, 'a.img')
 
 
 def test_discard_frees_space(store):
