@@ -2,8 +2,11 @@
 #include "fs/live_map.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "fs/mirror.h"
+
+#define LOOK_AGAIN_NS 10000000
 
 /* What one thread has borrowed. Never freed, but used again by another thread when the first one has ended. */
 struct borrower {
@@ -84,10 +87,15 @@ void live_map_free(struct live_map *live)
 
 void map_pointer_init(struct map_pointer *pointer, struct live_map *live)
 {
+	pthread_condattr_t monotonic;
+
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	atomic_init(&pointer->live, live);
 	atomic_init(&pointer->draining, false);
 	pthread_mutex_init(&pointer->lock, NULL);
-	pthread_cond_init(&pointer->returned, NULL);
+	pthread_cond_init(&pointer->returned, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 }
 
 void map_pointer_destroy(struct map_pointer *pointer)
@@ -186,6 +194,21 @@ static bool in_use(const struct live_map *live)
 	return atomic_load(&live->pins) > 0;
 }
 
+/* Mostly whoever stops using it says so, but not who has noted it by mistake: he had loaded another pointer to a map
+ * that was freed then, and of which this one got the place in memory. So it is looked again. */
+static void wait_for_return(struct map_pointer *pointer)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LOOK_AGAIN_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&pointer->returned, &pointer->lock, &until);
+}
+
 void map_pointer_swap(struct map_pointer *pointer, struct live_map *live)
 {
 	struct live_map *old;
@@ -194,7 +217,7 @@ void map_pointer_swap(struct map_pointer *pointer, struct live_map *live)
 	old = atomic_exchange(&pointer->live, live);
 	atomic_store(&pointer->draining, true);
 	while (in_use(old))
-		pthread_cond_wait(&pointer->returned, &pointer->lock);
+		wait_for_return(pointer);
 	pthread_mutex_unlock(&pointer->lock);
 	atomic_store(&pointer->draining, false);
 	live_map_free(old);
