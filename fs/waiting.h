@@ -4,9 +4,9 @@
  *
  * A request thread must not wait for a tool: with all of them waiting, the file system would stand still, and a ring's
  * handler must not block at all. So the handler makes one attempt, and if that gives -EBUSY leaves the request to the
- * one thread that lives here, which tries again until it works or the caller is killed. It tries instead of blocking in
- * flock(): one thread can do so for any number of requests, and an interrupt cannot be lost between a check and a
- * system call.
+ * one thread that lives here, which tries again until it works or the caller is killed. It tries instead of blocking, in
+ * flock() or for a database (MAP_DB_NO_WAIT): one thread can do so for any number of requests, and an interrupt cannot
+ * be lost between a check and a system call.
  *
  * A request that came by a ring keeps its place there while it waits. So that some places are always left for others,
  * the number of those who wait is limited for each ring; who comes after gets -EBUSY (see ring_queue.h).

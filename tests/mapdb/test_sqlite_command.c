@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -98,6 +99,30 @@ static void check_their_transaction(void)
 	map_db_close(db);
 }
 
+/* Who tries again is told at once, and before he has done anything. */
+static void check_no_wait(void)
+{
+	static const char *const theirs[] = {"BEGIN; SELECT count(*) FROM extent", "BEGIN IMMEDIATE",
+	                                     "BEGIN EXCLUSIVE"};
+	struct map_db *db;
+	struct timespec before, after;
+
+	CHECK_IS(map_db_open(&io_fast, bundle_fd, MAP_DB_NO_WAIT, &db), 0);
+	CHECK_IS(map_db_look_alone(db), 0);
+	for (int i = 0; i < 3; i++) {
+		FILE *pipe = start_transaction(theirs[i]);
+
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		for (int again = 0; again < 10; again++)
+			CHECK_IS(map_db_look_alone(db), -EBUSY);
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		CHECK(after.tv_sec - before.tv_sec < 10);
+		pclose(pipe);
+	}
+	CHECK_IS(map_db_look_alone(db), 0);
+	map_db_close(db);
+}
+
 static void check_our_transaction(void)
 {
 	struct map_db *db;
@@ -127,6 +152,7 @@ int main(void)
 	CHECK(bundle_fd >= 0);
 	check_views();
 	check_their_transaction();
+	check_no_wait();
 	check_our_transaction();
 	return 0;
 }
