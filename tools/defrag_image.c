@@ -97,12 +97,18 @@ static int undo(struct image *image, const struct defrag_options *options, struc
 	return outcome->undone ? 0 : error;
 }
 
-static int make_plain(struct image *image, const struct defrag_options *options, struct outcome *outcome)
+static int make_plain(const struct location *location, struct image *image, const struct defrag_options *options,
+                      struct outcome *outcome)
 {
 	struct progress progress = progress_start(outcome->image, options->quiet, options->verbose);
 	struct plain_options plain = {.method = options->plain, .progress = progress_plain, .context = &progress};
 
+	/* Where it becomes another file the space of the old one is to be free when this ends, for the next image: so a
+	 * mount's daemon must not be the last to let go of it. */
+	cleanup_fd int old = fcntl(image->data_fd, F_DUPFD_CLOEXEC, 0);
 	int error = image_to_plain(image, &plain, &outcome->plain);
+	if (!error)
+		locate_again(location);
 	progress_erase(&progress);
 	return error;
 }
@@ -296,7 +302,7 @@ static int attempt(const struct location *location, const struct defrag_options 
 		return undo(image, options, outcome);
 	case MODE_PLAIN:
 		*step = STEP_PLAIN;
-		return make_plain(image, options, outcome);
+		return make_plain(location, image, options, outcome);
 	case MODE_DISCARD:
 		*step = STEP_PASS;
 		return discard(image, options, outcome, step);

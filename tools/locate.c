@@ -376,6 +376,22 @@ bool locate_is_served(const struct location *location)
 	return location->mounted || visit_mounts(location, holds, NULL) > 0;
 }
 
+static int look_up_again(const struct mount *mount, const struct location *location, void *unused)
+{
+	(void)unused;
+	cleanup_free char *path = path_in_mount(mount, location);
+	/* Nobody can link a directory. But the kernel first asks the mount whether the new name exists, whatever it
+	 * remembers of it. */
+	if (path)
+		link("/", path);
+	return 0;
+}
+
+void locate_again(const struct location *location)
+{
+	visit_mounts(location, look_up_again, NULL);
+}
+
 static int serves(const struct mount *mount, const struct location *location, void *device)
 {
 	return makedev(mount->major, mount->minor) == *(dev_t *)device && holds(mount, location, NULL);

@@ -32,6 +32,9 @@ int locate_directory(const char *path, struct location *location);
 int locate_through_mount(const struct location *location);
 /* Whether it was reached through a mount, or lies in the store of one that we may look at. Opens no image. */
 bool locate_is_served(const struct location *location);
+/* Has the mounts that serve it find out what the name stands for now: what it stood for before they let go of, a moment later.
+ * Opens no image. */
+void locate_again(const struct location *location);
 /* By which device and inode the image that was located is known, in the store and in the mounts that serve it and whose
  * store we may look at. Opens nothing, asks no mount yet; *image refers to location. -ENOENT: it is gone; -errno. */
 int locate_identity(const struct location *location, struct identity *image);

@@ -139,6 +139,31 @@ def long_name(cases, image):
         os.unlink(path)
 
 
+def held_though_deleted(process):
+    """The files without a name that a process holds; looked at for a second, until there are none."""
+    directory = f'/proc/{process.pid}/fd'
+    for _ in range(20):
+        held = []
+        for number in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                held += [path for path in [os.readlink(os.path.join(directory, number))] if path.endswith(' (deleted)')]
+        if not held:
+            break
+        time.sleep(0.05)
+    return held
+
+
+def below_a_mount(cases, image):
+    with cases.case('--plain=copy below a mount: the daemon does not keep the old file, and its space'):
+        for path in (image.path, os.path.join(image.point, 'a.img')):
+            image.restore()
+            with store_mounted(ZCFS, image.store, image.point) as daemon:
+                old = os.stat(os.path.join(image.point, 'a.img')).st_ino
+                plain(path, '--plain=copy')
+                equal(held_though_deleted(daemon), [], 'what the daemon holds')
+                holds(os.stat(os.path.join(image.point, 'a.img')).st_ino != old, 'the mount shows the old file')
+
+
 def exit_path(cases, image):
     with cases.case('pass, --plain, unmount: the file in the store mounts without zcfs, every file as it was'):
         image.restore()
@@ -261,6 +286,7 @@ def main():
         image = Image(root, kind)
         methods(cases, image)
         long_name(cases, image)
+        below_a_mount(cases, image)
         exit_path(cases, image)
         kills(cases, image, random.Random(seed))
         full_disk(cases, image)
