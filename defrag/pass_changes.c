@@ -15,6 +15,8 @@ int pass_begin(struct pass *p)
 {
 	if (p->options->find_free)
 		return -EBADMSG; /* nothing of that was asked for */
+	if (p->options->dry_run)
+		return image_may_adopt(p->image);
 	if (p->begun || pass_only_looks(p))
 		return 0;
 	int r = image_begin(p->image);

@@ -119,6 +119,9 @@ int image_begin(struct image *image);
 int image_commit(struct image *image);
 void image_rollback(struct image *image);
 
+/* Whether image_begin would refuse to adopt a plain image, as far as looking tells: its -EMLINK or -EOPNOTSUPP; otherwise 0. */
+int image_may_adopt(const struct image *image);
+
 /* Brings back what the last run changed. -ENODATA: nothing to undo, or something was written since; otherwise like image_commit. */
 int image_undo(struct image *image, const struct run_record *run);
 

@@ -174,23 +174,30 @@ static int build_staging(struct image *image)
 	return rc == 0 ? map_db_begin(image->db) : rc;
 }
 
-int image_begin(struct image *image)
+int image_may_adopt(const struct image *image)
 {
 	struct stat status;
 
+	if (image->bundle_fd >= 0)
+		return 0;
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	if (status.st_nlink != 1)
+		return -EMLINK;
+	return image_is_on_network(image) ? -EOPNOTSUPP : 0;
+}
+
+int image_begin(struct image *image)
+{
 	assert(image->access == IMAGE_EXCLUSIVE && !image->staging_name);
 	if (image->read_only)
 		return -EROFS;
 	if (image->bundle_fd >= 0)
 		return map_db_begin(image->db);
 
-	if (fstat(image->data_fd, &status) < 0)
-		return -errno;
-	if (status.st_nlink != 1)
-		return -EMLINK;
-	if (image_is_on_network(image))
-		return -EOPNOTSUPP;
-	int rc = build_staging(image);
+	int rc = image_may_adopt(image);
+	if (rc == 0)
+		rc = build_staging(image);
 	if (rc < 0 && image->staging_name)
 		drop_staging(image);
 	return rc;

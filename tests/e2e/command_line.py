@@ -68,6 +68,7 @@ def wrong_images(cases, store):
     fails(cases, 'a dangling link', [path('dangling')], FAILED, 'no such image')
     os.link(path('a.img'), path('second-name'))
     fails(cases, 'a second hard link', [path('a.img')], FAILED, 'another hard link', 'find -samefile')
+    fails(cases, 'a second hard link, a dry run', ['--dry-run', path('a.img')], FAILED, 'another hard link', 'find -samefile')
     os.unlink(path('second-name'))
     open(path('empty.img'), 'wb').close()
     with cases.case('an empty file: nothing to do'):

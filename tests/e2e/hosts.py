@@ -98,15 +98,17 @@ def works(cases, what, store, mount, scratch, original):
         holds(os.path.isfile(image), 'it is still a bundle')
 
 
-def is_refused(cases, what, store, mount, original, *words, discard=None):
-    """@discard: what is said of --discard, if that is refused, too."""
+def is_refused(cases, what, store, mount, original, *words, discard=None, dry_run=DONE):
+    """@discard: what is said of --discard, if that is refused, too; dry_run: whether that finds out."""
     image = os.path.join(store, 'a.img')
     with cases.case(f'{what}: looked at and served, a pass is refused with cause and remedy, and nothing changes'):
         before = state_of(store)
         holds(shows(store, mount, original), 'the daemon shows something else')
-        for options in (['--analyze'], ['--dry-run']):
-            equal(defrag(*options, image).status, DONE, f'the exit status with {options}')
+        equal(defrag('--analyze', image).status, DONE, 'the exit status with --analyze')
+        tried = defrag('--dry-run', image)
+        equal(tried.status, dry_run, 'the exit status with --dry-run')
         result = defrag(image)
+        holds(dry_run == DONE or tried.err == result.err, f'the dry run says {tried.err}, the pass {result.err}')
         equal(result.status, FAILED, 'the exit status')
         holds('what to do: ' in result.err and all(word in result.err for word in words), result.err)
         if discard:
@@ -168,7 +170,8 @@ def main():
         with read_only(store, directory) as point:
             is_refused(cases, 'a read-only mount', point, mount, original, 'read-only', discard='read-only')
         with behind_fuse(store, directory) as point:
-            is_refused(cases, 'behind another FUSE file system', point, mount, original, 'RENAME_EXCHANGE', 'local file system', discard='punch a hole')
+            is_refused(cases, 'behind another FUSE file system', point, mount, original, 'RENAME_EXCHANGE', 'local file system', discard='punch a hole',
+                       dry_run=FAILED)
         with no_new_names(store, directory) as point:
             is_refused(cases, 'a directory that takes no new names', point, mount, original)
         with overlay(store, directory) as point:
