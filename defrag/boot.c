@@ -9,6 +9,7 @@
 #include "defrag/record.h"
 
 #define BOOT_READ        8192u /* bytes; the largest sector size is 4096 */
+#define MAGIC_READ       32u
 #define CLUSTER_SIZE_MAX (2u << 20)
 #define RECORD_SIZE_MAX  4096u
 #define INDEX_SIZE_MAX   (64u << 10) /* of the blocks of directories that are to come; every directory says its own */
@@ -31,6 +32,33 @@ static bool is_power_of_two(uint32_t value)
 static void set_file_system(struct volume_report *report, const char *name)
 {
 	snprintf(report->file_system, sizeof(report->file_system), "%s", name);
+}
+
+/* True if a whole image begins as one of another format does; the report then says which. (A VHD of fixed size is a raw
+ * image with something behind it.) */
+static bool is_other_format(struct view *view, struct volume_report *report)
+{
+	static const struct {
+		const char *magic, *file_system, *name;
+	} formats[] = {
+	        {"QFI\xfb", "qcow2", "qcow2"}, {"QED", "qed", "QED"}, /* and its zero byte */
+	        {"KDMV", "vmdk", "VMDK"},      {"COWD", "vmdk", "VMDK"},     {"# Disk DescriptorFile", "vmdk", "VMDK"},
+	        {"conectix", "vhd", "VHD"},    {"vhdxfile", "vhdx", "VHDX"},
+	};
+	char bytes[MAGIC_READ] = {0};
+	uint64_t length = view->length < sizeof(bytes) ? view->length : sizeof(bytes);
+	if (view->off != 0 || view_read(view, bytes, length, 0) < 0)
+		return false;
+	for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
+		size_t size = strlen(formats[i].magic);
+		if (memcmp(bytes, formats[i].magic, size < 4 ? 4 : size) != 0)
+			continue;
+		set_file_system(report, formats[i].file_system);
+		report_result(report, VOLUME_SKIPPED, "make a raw image of it with qemu-img convert -O raw",
+		              "a %s image, not a raw one", formats[i].name);
+		return true;
+	}
+	return false;
 }
 
 /* BitLocker To Go looks like FAT; its identifier stands where FAT has boot code. */
@@ -128,6 +156,8 @@ int boot_read(struct view *view, struct geometry *geometry, struct volume_report
 {
 	uint8_t sector[BOOT_READ], backup[4096];
 	report->result = VOLUME_DONE;
+	if (is_other_format(view, report))
+		return 0;
 	if (view->length < sizeof(sector)) {
 		set_file_system(report, "unknown");
 		report_result(report, VOLUME_SKIPPED, "", "too small for NTFS");

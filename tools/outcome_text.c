@@ -65,6 +65,21 @@ void outcome_print_problems(const struct outcome *outcome)
 		              "nothing is lost: the next open completes it; check the host's disk (dmesg, df)");
 }
 
+/* Of an image in another format the one volume says it, and what to do. */
+static void print_no_volume(const struct outcome *outcome)
+{
+	const struct pass_report *report = &outcome->report;
+	bool other = report->volume_count == 1 && report->volumes[0].remedy[0];
+	printf("%s: nothing to do: ", outcome->image);
+	text_print(stdout, other ? report->volumes[0].cause : "no NTFS volume");
+	putchar('\n');
+	if (!other)
+		return;
+	printf("  what to do: ");
+	text_print(stdout, report->volumes[0].remedy);
+	putchar('\n');
+}
+
 static void print_others(const struct outcome *outcome, const struct volume_report *volume)
 {
 	printf("%s: volume %u (", outcome->image, volume->number);
@@ -127,14 +142,15 @@ static void print_figures(const struct outcome *outcome, const struct defrag_opt
 		if (outcome_has_figures(volume, options->mode)) {
 			volume_print(outcome, volume, options);
 			volumes_done++;
-		} else if (volume->result == VOLUME_SKIPPED && (options->verbose || !options->volume)) {
+		} else if (volume->result == VOLUME_SKIPPED && !volume->remedy[0] &&
+		           (options->verbose || !options->volume)) {
 			print_others(outcome, volume);
 		}
 	}
 	if (volumes_done > 0)
 		print_cost(outcome);
 	else if (outcome->exit_code == EXIT_DONE)
-		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
+		print_no_volume(outcome);
 	print_unserved(outcome);
 	if (options->verbose)
 		print_details(outcome);
@@ -230,7 +246,10 @@ static void print_no_discard(const struct outcome *outcome)
 	bool found = false;
 	for (size_t i = 0; i < outcome->report.volume_count; i++)
 		found |= outcome->report.volumes[i].result == VOLUME_DONE;
-	printf("%s: nothing to do: no %s\n", outcome->image, found ? "free clusters" : "NTFS volume");
+	if (found)
+		printf("%s: nothing to do: no free clusters\n", outcome->image);
+	else
+		print_no_volume(outcome);
 }
 
 void outcome_print(const struct outcome *outcome, const struct defrag_options *options)
@@ -299,6 +318,6 @@ void outcome_print_line(const struct outcome *outcome, const struct defrag_optio
 	else if (gist == GIST_NOTHING && !options->quiet)
 		printf("%s: %s\n", outcome->image, options->mode == MODE_ANALYZE ? "not fragmented" : "nothing to do");
 	else if (gist == GIST_NO_VOLUME && options->verbose)
-		printf("%s: nothing to do: no NTFS volume\n", outcome->image);
+		print_no_volume(outcome);
 	outcome_print_problems(outcome);
 }

@@ -75,6 +75,14 @@ def wrong_images(cases, store):
         result = defrag(path('empty.img'))
         equal(result.status, DONE, 'the exit status')
         holds('no NTFS volume' in result.out, result.out)
+    for name, content in {'VMDK': b'# Disk DescriptorFile\nversion=1\n', 'VHD': b'conectix' + bytes(504)}.items():
+        with cases.case(f'a small file in another format, {name}: told, nothing to do'):
+            with open(path('other'), 'wb') as file:
+                file.write(content)
+            result = defrag(path('other'))
+            equal(result.status, DONE, 'the exit status')
+            holds(f'a {name} image, not a raw one' in result.out and 'what to do: ' in result.out, result.out)
+            os.unlink(path('other'))
     with cases.case('many images: the gravest exit status counts, each is told'):
         result = defrag('--dry-run', path('a.img'), path('nothing'), path('empty.img'))
         equal(result.status, FAILED, 'the exit status')

@@ -6,7 +6,8 @@ import json
 import os
 import random
 
-from commands import ZCFS, check_ntfs, defrag_report, scattered_volume, seed_argument, unmount_on_termination, workspace
+from commands import DONE, ZCFS, check_ntfs, defrag, defrag_report, scattered_volume, seed_argument, unmount_on_termination, \
+    workspace
 from guest import hash_files_through_driver, run
 from host import digest, store_mounted
 from tap import Cases, equal, holds
@@ -61,6 +62,18 @@ def convert(cases, store, point, raw, files, form, options, source):
         equal((report['result'], report['changed'], report['data_bytes_copied']), ('done', True, 0), 'the outcome')
         equal(check_ntfs(image), '', 'what ntfs-check finds')
         equal(hash_files_through_driver(image), files, 'the files')
+    with cases.case(f'a pass on the {form} image leaves it alone, and says what it is and how it becomes a raw one'):
+        before = digest(path)
+        for options in (['--dry-run'], ['--analyze'], []):
+            result = defrag(*options, path)
+            equal(result.status, DONE, f'the exit status with {options}')
+            name = form if form == 'qcow2' else form.upper()
+            equal(result.out.splitlines(), [f'{path}: nothing to do: a {name} image, not a raw one',
+                                            '  what to do: make a raw image of it with qemu-img convert -O raw'], 'what is said')
+        volume, = defrag_report(path)['volumes']
+        equal((volume['result'], volume['file_system']), ('skipped', form), 'what the report says')
+        holds('qemu-img convert' in volume['remedy'], volume['remedy'])
+        equal(digest(path), before, 'the file')
     with cases.case(f'what the guest sees goes out as {form}'):
         os.unlink(path)
         run('qemu-img', 'convert', '-f', 'raw', '-O', form, image, path)
