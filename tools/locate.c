@@ -30,6 +30,8 @@ struct mount {
 	char *root;  /* the directory of the file system that is mounted; "/" but for bind mounts */
 	char *point; /* where */
 	char *type;
+	bool closed; /* of a FUSE file system: only to the user who has mounted it */
+	uid_t user;  /* who that is */
 };
 
 static void mount_release(struct mount *mount)
@@ -65,14 +67,17 @@ static void unescape_octal(char *text)
 static bool parse_mount(char *line, struct mount *mount)
 {
 	*mount = (struct mount){0};
+	cleanup_free char *options = NULL;
 	const char *dash = strstr(line, " - ");
 	if (!dash ||
 	    sscanf(line, "%u %*u %u:%u %ms %ms", &mount->id, &mount->major, &mount->minor, &mount->root,
 	           &mount->point) != 5 ||
-	    sscanf(dash + 3, "%ms", &mount->type) != 1) {
+	    sscanf(dash + 3, "%ms %*s %ms", &mount->type, &options) < 1) {
 		mount_release(mount);
 		return false;
 	}
+	const char *user = options ? strstr(options, "user_id=") : NULL;
+	mount->closed = user && sscanf(user, "user_id=%u", &mount->user) == 1 && !strstr(options, "allow_other");
 	unescape_octal(mount->root);
 	unescape_octal(mount->point);
 	return true;
@@ -111,7 +116,7 @@ static int find_mount(mount_predicate *predicate, const struct mount *wanted, st
 static int mount_id_of(int fd, unsigned int *id)
 {
 	struct statx status;
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &status) < 0)
+	if (statx(fd, "", AT_EMPTY_PATH, 0, &status) < 0) /* told in any case; more, a mount may refuse to tell */
 		return -errno;
 	if (!(status.stx_mask & STATX_MNT_ID))
 		return -ENOSYS;
@@ -157,6 +162,26 @@ static int open_beneath(int directory_fd, const char *path)
 static int mount_error(int error)
 {
 	return error == -ECONNABORTED || error == -ECANCELED ? -ENOTCONN : error;
+}
+
+/* FUSE keeps everybody out of another user's mount, root too. The path leads to it as far as it can be followed. */
+static void explain_denied(const char *path, struct location *location)
+{
+	cleanup_free char *start = strdup(path);
+	cleanup_fd int fd = -1;
+	char *slash = start;
+	while (slash && (fd = open(start, O_PATH | O_CLOEXEC)) < 0) {
+		slash = strrchr(start, '/');
+		if (slash)
+			*slash = '\0';
+	}
+	__attribute__((cleanup(mount_release))) struct mount mount = {0};
+	struct mount wanted = {0};
+	if (fd >= 0 && mount_id_of(fd, &wanted.id) == 0 && find_mount(same_id, &wanted, &mount) == 0 &&
+	    strcmp(mount.type, "fuse.zcfs") == 0 && mount.closed && mount.user != geteuid())
+		snprintf(location->remedy, sizeof(location->remedy),
+		         "%.100s is the zcfs mount of another user: run as that user, or mount it with -o allow_other",
+		         mount.point);
 }
 
 static int open_store(const struct mount *whole, struct location *location)
@@ -275,25 +300,32 @@ static int refuse_inside_bundle(struct location *location)
 	return -ENOTUNIQ;
 }
 
+static int open_directory(const char *path, struct location *location)
+{
+	location->parent_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return location->parent_fd < 0 ? -errno : 0;
+}
+
 int locate_image(const char *path, struct location *location)
 {
 	cleanup_free char *directory = NULL;
 	int error = split_path(path, &directory, &location->name);
+	if (!error)
+		error = open_directory(directory, location);
+	if (error == -EACCES)
+		explain_denied(path, location);
 	if (error)
 		return mount_error(error);
-	location->parent_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (location->parent_fd < 0)
-		return mount_error(-errno);
 	error = leave_mount(location);
 	return error ? error : refuse_inside_bundle(location);
 }
 
 int locate_directory(const char *path, struct location *location)
 {
-	location->parent_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (location->parent_fd < 0)
-		return mount_error(-errno);
-	return leave_mount(location);
+	int error = open_directory(path, location);
+	if (error == -EACCES)
+		explain_denied(path, location);
+	return error ? mount_error(error) : leave_mount(location);
 }
 
 /* What the host's file system says of the image: of a bundle, of its data. The mount shows the same inode. */

@@ -20,7 +20,7 @@ struct location {
 };
 
 /* 0 or -errno:
- *   -ENOENT no such path; -ENOTDIR; -EACCES, -EPERM the store below a mount is another user's;
+ *   -ENOENT no such path; -ENOTDIR; -EACCES, -EPERM no right to look there: a mount, or the store below it, is another user's;
  *   -ENOTCONN the mount's daemon is gone; -EISDIR the path is the root of a file system or of a mount;
  *   -ENOTUNIQ the path leads into a bundle instead of to one.
  * location_release() is due in every case. */

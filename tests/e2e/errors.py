@@ -349,6 +349,26 @@ def hosts(cases, directory):
         run('umount', '-l', point)
 
 
+def kept_out(cases, directory):
+    """A mount as an ordinary user's zcfs makes it. Who is not that user gets no further than the kernel, so nobody has to serve it."""
+    point = os.path.join(directory, 'of-another')
+    os.mkdir(point)
+    device = os.open('/dev/fuse', os.O_RDWR)
+    try:
+        run('mount', '-i', '-t', 'fuse.zcfs', '-o', f'fd={device},rootmode=40000,user_id=65534,group_id=65534', 'zcfs-test', point,
+            pass_fds=[device])
+        for command, *arguments, status in ((ZCFS_DEFRAG, f'{point}/a.img', FAILED), (ZCFS_DEFRAG, '--settle', f'{point}/a.img', FAILED),
+                                            (ZCFS_DEFRAG, '--all', point, FAILED), (ZCFS_MAP, f'{point}/a.img', FAILED),
+                                            (ZCFS_CHECK, f'{point}/a.img', CHECK_FAILED), (ZCFS_CHECK, point, CHECK_FAILED)):
+            options = ' '.join(map(os.path.basename, [command, *arguments]))
+            with cases.case(f'root in the mount of an ordinary user: {options}: exit status {status}, and as whom to try'):
+                says(run_any(command, *arguments), status, 'permission denied',
+                     'of-another is the zcfs mount of another user: run as that user, or mount it with -o allow_other')
+    finally:
+        run('umount', '-l', point)
+        os.close(device)
+
+
 def ignore_children():
     """As some supervisors have it, and exec() keeps it: the system then tells nobody how they have ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -476,6 +496,7 @@ def main():
                 equal((result.status, result.out), (USAGE, ''), 'exit status and output')
                 holds(re.search(message, result.err) and '--help' in result.err, result.err)
         hosts(cases, directory)
+        kept_out(cases, directory)
         fleets(cases, directory)
         surroundings(cases, directory, os.path.join(store, 'good.img'))
         for what in (quota, broken_disk, renamed):
