@@ -2,15 +2,20 @@
 #include "tools/settle.h"
 
 #include <errno.h>
+#include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/time.h>
 
 #include "mapdb/image_settle.h"
 #include "mapdb/settle_ioctl.h"
 #include "tools/monotonic.h"
 
 #define STEP_MS          4000 /* how long the daemon is left alone with a step */
+#define END_AGAIN_US     100000
+#define TIMER_SECONDS    1e9  /* the same as never */
 #define GIVE_WAY_SECONDS 10.0 /* where there are no leases nobody can be seen who waits */
 
 /* One way to make a step. */
@@ -97,12 +102,27 @@ static int step_mounted(struct stepper *stepper, const struct settle_limits *lim
 	return 0;
 }
 
+static void end_step(int number)
+{
+}
+
+/* The daemon ends its copying by its own clock, but knows of no end of its pauses: a signal ends these, too. Again and
+ * again, because the first one may come between two steps. */
 int settle_mounted(int image_fd, const struct defrag_options *options, struct progress *progress,
                    struct settle_report *report)
 {
 	struct stepper stepper = {.step = step_mounted, .options = options, .report = report, .image_fd = image_fd};
+	double left = fmin(stop_seconds_left(), TIMER_SECONDS);
+	struct itimerval end = {.it_value = {.tv_sec = (time_t)ceil(left)}, .it_interval = {.tv_usec = END_AGAIN_US}},
+	                 off = {0};
+	struct sigaction action = {.sa_handler = end_step}, before;
 
-	return run(&stepper, progress);
+	sigaction(SIGALRM, &action, &before); /* no SA_RESTART */
+	setitimer(ITIMER_REAL, &end, NULL);
+	int error = run(&stepper, progress);
+	setitimer(ITIMER_REAL, &off, NULL);
+	sigaction(SIGALRM, &before, NULL);
+	return error;
 }
 
 static int step_unmounted(struct stepper *stepper, const struct settle_limits *limits, struct settle_progress *progress)
@@ -113,7 +133,7 @@ static int step_unmounted(struct stepper *stepper, const struct settle_limits *l
 static bool user_stops(void *context)
 {
 	progress_tick(context);
-	return stop_requested();
+	return stop_requested() || stop_time_is_up();
 }
 
 int settle_unmounted(struct image *image, const struct defrag_options *options, struct progress *progress,

@@ -19,9 +19,9 @@ struct settle_report {
 };
 
 /* Both return 0 (see report), -EINTR if the user stopped them, or why they failed: report then tells what was done until
- * then. They end when the time is up (tools/stop.h).
+ * then. They end when the time is up (tools/stop.h): at the next piece, and when the old places of what was moved are given back.
  *
- * mounted: image_fd is the image opened through the mount. -ENOTTY: the daemon is an older one; -EPERM.
+ * mounted: image_fd is the image opened through the mount; uses SIGALRM and the interval timer. -ENOTTY: the daemon is an older one; -EPERM.
  * unmounted: image is open with IMAGE_EXCLUSIVE. -EAGAIN: somebody waits to open it; close it, and try again a little later. */
 int settle_mounted(int image_fd, const struct defrag_options *options, struct progress *progress,
 		   struct settle_report *report);

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 
-from injector import DESCRIPTOR, REMOVED, THREAD, UNMOUNT, Injector
+from commands import defrag
+from injector import ALLOCATE, DESCRIPTOR, REMOVED, THREAD, UNMOUNT, Injector
 from mount import *
 
 SIGNALS = 1000
@@ -108,6 +109,32 @@ def test_end(store, injector):
     wait_until(injector.happened, 'unmounting')
     assert files(store).get(device) == '/dev/fuse', files(store)
     store.wait_for_end()
+
+
+LATE_MS = 200
+
+
+def settle_late(injector, path):
+    """For a second, where the host takes long for each hole: what is begun then is finished, without pauses."""
+    injector.arm([ALLOCATE], 0, 0, ever=True, delay_ms=LATE_MS)
+    begin = time.monotonic()
+    result = defrag('--settle', '--rate=100', '--time-limit=1', path)
+    spent = time.monotonic() - begin
+    holes, _ = injector.disarm()
+    assert result.status == 0, result
+    assert holes > 10 and spent < 1 + 1.3 * holes * LATE_MS / 1000, f'{spent:.1f} s with {holes} holes: {result}'
+
+
+@injected
+def test_end_of_settling(store, injector):
+    """after the end of its time a settle pass makes no more pauses, in a mount or without one"""
+    for name in ('a.img', 'b.img'):
+        write_file(store.host(name), noise(16 << 20))
+        store.tool('scatter', name, 1, 65536)
+    settle_late(injector, store.path('a.img'))
+    store.unmount()
+    with injector.preloaded():
+        settle_late(injector, os.path.join(store.dir, 'b.img'))
 
 
 def read_by_device(store):
