@@ -42,17 +42,36 @@ static const char *verdict(const struct check_result *result)
 	return left ? "damaged" : repaired ? "repaired" : "clean";
 }
 
+static bool all_repairable(const struct check_report *report)
+{
+	for (size_t i = 0; i < report->count; i++) {
+		const struct finding *finding = &report->findings[i];
+
+		if (finding->error && !finding->repaired && !finding->repairable)
+			return false;
+	}
+	return !report->omitted;
+}
+
+/* For a person: what --repair mends without loss is no damage. */
+static const char *printed_verdict(const struct check_result *result)
+{
+	const struct check_report *report = &result->report;
+
+	return check_errors(report, false) && all_repairable(report) ? "to be repaired" : verdict(result);
+}
+
 static void print_verdict(const struct check_result *result)
 {
 	const struct check_report *report = &result->report;
 	char number[TEXT_NUMBER_MAX];
 
 	text_print(stdout, result->path);
+	printf(": %s", printed_verdict(result));
 	if (result->directory) {
-		printf(": %s\n", verdict(result));
+		putchar('\n');
 		return;
 	}
-	printf(": %s", verdict(result));
 	if (report->kind == NAME_FILE)
 		printf(", a plain image: %s", text_bytes(number, report->size));
 	if (report->map_known) {

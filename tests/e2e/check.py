@@ -258,6 +258,7 @@ def damaged(cases, bundles):
             found = [f for f in report['findings'] if f['kind'] == kind and f['error'] and word in f['text']]
             holds(found and not any(f['repaired'] for f in report['findings']), f'no {kind} with "{word}" in {report["findings"]}')
             holds(found[0]['remedy'], 'no remedy is told')
+            holds(f'{path}: damaged' in check(path).out, 'it is not called damaged')
             equal(state_of(path), before, 'the bundle')
             status, report = findings(path, '--repair')
             holds(status & UNCORRECTED, f'--repair claims to have repaired it: {report}')
@@ -326,6 +327,7 @@ def repaired(cases, bundles):
             found = [f for f in report['findings'] if f['kind'] == kind and f['repairable'] and word in f['text']]
             holds(found, f'no {kind} with "{word}" in {report["findings"]}')
             equal(state_of(bundles.store), before, 'the store')
+            holds(f'{path}: to be repaired' in check(path).out, check(path).out)
             result = check('--repair', path)
             equal(result.status, CORRECTED, f'the exit status ({result})')
             holds(f'repaired: {kind}:' in result.out, result.out)
