@@ -405,6 +405,8 @@ static void process_located(const struct location *location, const struct defrag
 		progress_erase(&waiting);
 		if (error && stop_requested())
 			error = -EINTR;
+		else if (error == -ETIMEDOUT && !stop_time_is_up()) /* a network's file system says so */
+			error = -EIO;
 		/* It has given way to somebody; a settle pass perhaps to a mount that can go on with it. */
 		if (error == -EAGAIN) {
 			deadline = monotonic_seconds() + patience;
