@@ -15,7 +15,7 @@
 /* How often, a millisecond apart, to look again at a bundle that is just being made or committed. */
 #define SETTLE_ATTEMPTS 50
 /* The same of a database that another is just changing: as long as SQLite would wait. */
-#define BUSY_ATTEMPTS 2000
+#define BUSY_ATTEMPTS   2000
 
 bool name_hidden(const struct node *parent, const char *name)
 {
