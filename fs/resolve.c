@@ -14,8 +14,6 @@
 
 /* How often, a millisecond apart, to look again at a bundle that is just being made or committed. */
 #define SETTLE_ATTEMPTS 50
-/* The same of a database that another is just changing: as long as SQLite would wait. */
-#define BUSY_ATTEMPTS   2000
 
 bool name_hidden(const struct node *parent, const char *name)
 {
@@ -124,7 +122,7 @@ static int classify_size(int parent_fd, const char *name, const struct stat *dat
 	struct stat status;
 	int ret = -EBUSY;
 
-	for (int i = 0; i < BUSY_ATTEMPTS && ret == -EBUSY; i++) {
+	for (int i = 0; i < SETTLE_ATTEMPTS && ret == -EBUSY; i++) {
 		if (i > 0)
 			pause_1ms();
 		ret = image_classify(store.io, parent_fd, name, &kind, &status);
