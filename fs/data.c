@@ -60,10 +60,10 @@
  * a shared mapping of a passed-through image by one who writes it with O_DIRECT; it is the same with a raw file.)
  *
  * That is the host's cache. Pages of the mount's the kernel drops before a write past that cache, and after it since
- * Linux 6.19 only if it is synchronous, since 7.2 always. One that is read while an asynchronous direct write is on its
- * way is old from then on, until an open drops it (file.c, may_keep_cache). Telling the kernel to drop it
- * (fuse_lowlevel_notify_inval_inode) would be worse: who does that waits for each page that is being read, and cannot
- * be interrupted.
+ * Linux 6.19 only if it is synchronous, since 7.2 (not tried) always. One that is read while an asynchronous direct
+ * write is on its way is old from then on, until an open drops it (file.c, may_keep_cache). Telling the kernel to drop
+ * it (fuse_lowlevel_notify_inval_inode) would be worse: who does that waits for each page that is being read, and
+ * cannot be interrupted.
  *
  *   - Before the write is answered: it keeps one of the places of background requests, and of its ring's. If all such
  *     writes wait for a page whose read waits for a place, that is for ever (tested).
