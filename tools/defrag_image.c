@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "mapdb/cleanup.h"
 #include "tools/discard.h"
@@ -105,10 +106,12 @@ static int make_plain(const struct location *location, struct image *image, cons
 
 	/* Where it becomes another file the space of the old one is to be free when this ends, for the next image: so a
 	 * mount's daemon must not be the last to let go of it. */
-	cleanup_fd int old = fcntl(image->data_fd, F_DUPFD_CLOEXEC, 0);
+	int old = fcntl(image->data_fd, F_DUPFD_CLOEXEC, 0);
 	int error = image_to_plain(image, &plain, &outcome->plain);
 	if (!error)
 		locate_again(location);
+	if (old >= 0)
+		close(old);
 	progress_erase(&progress);
 	return error;
 }
