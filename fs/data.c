@@ -30,8 +30,8 @@
  *     an image takes its mutex "change", and keeps it over I/O; it then waits for those who still use the old map, who
  *     in turn wait for nothing but the disk. A write that must grow a bundle returns the map first, takes "change",
  *     grows, and borrows the new map.
- *   - Not for another process that holds an image's lock (a tool). They make one attempt and otherwise leave the
- *     request to the thread in fs/waiting.c.
+ *   - Not for another process that holds an image's lock (a tool), or reads or changes its database. They make one
+ *     attempt and otherwise leave the request to the thread in fs/waiting.c.
  *
  * The kernel orders a truncate against the writes of the same inode; the wait for the old map's users is for those who
  * come by other ways (and for the settle pass): once it is over, nobody writes to host bytes that only the old map

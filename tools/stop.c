@@ -28,8 +28,8 @@ void stop_on_signals(void)
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
 		if (sigaction(signals[i], NULL, &inherited) == 0 && inherited.sa_handler != SIG_IGN)
 			stop_on_signal(signals[i]);
-	sigaction(SIGCHLD, &usual,
-	          NULL); /* who ignores it, as whoever starts us may, is told nothing of his children */
+	/* Who ignores it, as whoever starts us may, is told nothing of his children. */
+	sigaction(SIGCHLD, &usual, NULL);
 	sigaction(SIGIO, &ignore, NULL);
 	sigaction(SIGXFSZ, &ignore, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
