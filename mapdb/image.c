@@ -336,8 +336,9 @@ static int load_bundle(struct image *image, bool recovery_failed)
 	if (rc == 0)
 		rc = map_db_read_state(image->db, &image->state);
 	if (rc == 0 && image->state.redo_pending && image->access != IMAGE_UNLOCKED) {
-		map_db_snapshot_end(image->db);
-		rc = bring_up_to_date(image, recovery_failed);
+		rc = map_db_snapshot_end(image->db);
+		if (rc == 0)
+			rc = bring_up_to_date(image, recovery_failed);
 	} else if (rc == 0 && image->state.redo_pending) {
 		rc = overlay_redo(image);
 	}
@@ -345,9 +346,10 @@ static int load_bundle(struct image *image, bool recovery_failed)
 		rc = reload(image);
 	if (rc == 0)
 		rc = check_data_length(image);
+	if (rc == 0)
+		rc = map_db_snapshot_end(image->db);
 	if (rc != 0)
 		return rc;
-	map_db_snapshot_end(image->db);
 	if (image->access == IMAGE_SHARED) {
 		map_db_close(image->db);
 		image->db = NULL;

@@ -303,10 +303,10 @@ int map_db_snapshot_begin(struct map_db *db)
 	return db_execute(db, "BEGIN DEFERRED; SELECT 1 FROM image");
 }
 
-void map_db_snapshot_end(struct map_db *db)
+int map_db_snapshot_end(struct map_db *db)
 {
-	if (!sqlite3_get_autocommit(db->connection))
-		db_execute(db, "ROLLBACK");
+	/* SQLite has rolled back by itself after some errors. */
+	return sqlite3_get_autocommit(db->connection) ? 0 : db_execute(db, "ROLLBACK");
 }
 
 int map_db_read_state(struct map_db *db, struct map_state *state)
@@ -359,8 +359,7 @@ int map_db_begin(struct map_db *db)
 int map_db_rollback(struct map_db *db)
 {
 	end_transaction(db);
-	/* SQLite has rolled back by itself after some errors. */
-	return sqlite3_get_autocommit(db->connection) ? 0 : db_execute(db, "ROLLBACK");
+	return map_db_snapshot_end(db);
 }
 
 int db_drop_undo_rows(struct map_db *db)

@@ -82,7 +82,8 @@ void map_db_close(struct map_db *db); /* rolls back an open transaction; NULL is
 
 /* What is read between the two comes from one snapshot. Needed only by those who hold no lock on the image. */
 int map_db_snapshot_begin(struct map_db *db);
-void map_db_snapshot_end(struct map_db *db);
+/* An error leaves the snapshot, and with it no way to a change but closing the database. */
+int map_db_snapshot_end(struct map_db *db);
 
 int map_db_read_state(struct map_db *db, struct map_state *state);
 /* Reads and checks the whole map. -EUCLEAN if it breaks an invariant of mapdb/image_map.h. */
