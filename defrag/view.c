@@ -30,8 +30,9 @@ int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off)
 		image_map_lookup(view->map, view->off + off, length, &extent);
 		int r = io_pread_full(view->io, view->data_fd, to, extent.length, extent.host_off);
 		if (r < 0) {
-			view->error = r;
-			return r;
+			/* Whatever the host's file system says: a network's has many words for it. */
+			view->error = r == -ENOMEM ? -ENOMEM : -EIO;
+			return view->error;
 		}
 		if (view->pending)
 			redo_overlay_patch(view->pending, extent.host_off, to, extent.length);

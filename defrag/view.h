@@ -25,11 +25,11 @@ struct view {
 	size_t gone_count;
 	uint64_t off;    /* of the volume in the image, bytes */
 	uint64_t length; /* of the volume, bytes */
-	int error; /* -errno of the last read that the host has failed: nothing found through the view says anything
-	              then */
+	int error; /* the last read that the host has failed, -EIO or -ENOMEM: nothing found through the view says
+	              anything then */
 };
 
-/* Reads [off, off + length) of the volume. -ERANGE if that leaves the volume; else 0 or -errno. */
+/* Reads [off, off + length) of the volume. -ERANGE if that leaves the volume; else 0, -EIO or -ENOMEM. */
 int view_read(struct view *view, void *buffer, uint64_t length, uint64_t off);
 
 /* Reads from an attribute's data: bytes [off, off + length) of the stream that the runs describe, in clusters of

@@ -201,13 +201,10 @@ static struct view volume_view(const struct worker *w, const struct volume_repor
 	};
 }
 
-/* What was made of a disk that could not be read is nothing: it is no damage of the guest's. Whatever the host's file
- * system says (a network's has many words for it), it is an error of reading. */
+/* What was made of a disk that could not be read is nothing: it is no damage of the guest's. */
 static int unless_unread(const struct view *view, int r)
 {
-	if (view->error < 0)
-		return view->error == -ENOMEM ? -ENOMEM : -EIO;
-	return r;
+	return view->error < 0 ? view->error : r;
 }
 
 /* Cluster moves on the volume become byte moves in the image. */

@@ -110,7 +110,7 @@ def unread(cases, store, injector, scenario, source):
     """A network's file system has errors of its own."""
     with cases.case(f'{scenario.name}: whatever a host says that cannot read, it is no defect of zcfs and no damage of the guest\'s'):
         total = Trial(store, injector, scenario, (READ,), NEVER, errno.EIO, False).counted
-        for at in offsets(source, total, SAMPLE):
+        for at in offsets(source, total, 10 * SAMPLE):
             trial = Trial(store, injector, scenario, (READ,), at, errno.ETIMEDOUT, True)
             done = trial.status == DONE and 'the last step could not be completed' in trial.err
             holds((done or trial.status == FAILED) and not re.search('malicious|time-limit', trial.err), f'call {at} of {total}: {trial.status}: {trial.err}')
