@@ -26,6 +26,7 @@ void read_ahead_init(struct read_ahead *self, int data_fd, const struct image_ma
 	uint64_t average = count > 1 ? image_map_size(map) / count : 0;
 
 	atomic_init(&self->next, 0);
+	atomic_init(&self->in_sequence, true);
 	atomic_init(&self->asked, 0);
 	self->wanted =
 	        average >= EXTENT_MIN && average < EXTENT_MAX && posix_fadvise(data_fd, 0, 0, POSIX_FADV_RANDOM) == 0;
@@ -43,8 +44,11 @@ bool read_ahead_due(struct read_ahead *self, uint64_t guest_off, size_t length)
 	if (!self->wanted)
 		return false;
 	next = atomic_exchange_explicit(&self->next, end, memory_order_relaxed);
+	if (next != end)
+		atomic_store_explicit(&self->in_sequence, near(guest_off, next), memory_order_relaxed);
 	asked = atomic_load_explicit(&self->asked, memory_order_relaxed);
-	return near(guest_off, next) && (asked < end + WINDOW / 2 || asked > end + WINDOW + DISORDER);
+	return atomic_load_explicit(&self->in_sequence, memory_order_relaxed) &&
+	       (asked < end + WINDOW / 2 || asked > end + WINDOW + DISORDER);
 }
 
 void read_ahead_ask(struct read_ahead *self, int data_fd, const struct image_map *map)

@@ -20,6 +20,7 @@
 struct read_ahead {
 	bool wanted;
 	_Atomic(uint64_t) next;  /* guest_off where the last read has ended */
+	atomic_bool in_sequence; /* with the one before */
 	_Atomic(uint64_t) asked; /* guest_off up to which the host was asked */
 };
 
@@ -27,7 +28,7 @@ struct read_ahead {
 void read_ahead_init(struct read_ahead *self, int data_fd, const struct image_map *map);
 
 /* Notes a read that goes through the host's cache. True: the host is to be asked for what comes next, by a thread that
- * may wait. The same read may be noted again. */
+ * may wait. The same read may be noted again, with the same answer. */
 bool read_ahead_due(struct read_ahead *self, uint64_t guest_off, size_t length);
 void read_ahead_ask(struct read_ahead *self, int data_fd, const struct image_map *map);
 

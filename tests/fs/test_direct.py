@@ -234,6 +234,25 @@ def test_read_ahead(store, its_disk):
         assert len(want) <= taken < 1.5 * len(want) + 2 * MIB, f'{name}: {taken} bytes read for {len(want)}'
 
 
+@on_disks('ext4, larger')
+def test_no_read_ahead(store, its_disk):
+    """what is not read in sequence is not read ahead"""
+    write_file(store.host('odd.img'), noise(24 * MIB))
+    store.tool('scatter', 'odd.img', SEED, 300032)
+    os.sync()
+    store.start()
+    want = store.expected('odd.img')
+    drop_cache(store.host('odd.img', 'data'))
+    with open(store.path('odd.img'), 'rb', buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        before = bytes_read(store.daemon)
+        for i in range(64):
+            off = i * (7 * MIB + 64 * PAGE) % (22 * MIB)
+            assert os.pread(file.fileno(), PAGE, off) == want[off:off + PAGE]
+        taken = bytes_read(store.daemon) - before
+    assert 64 * PAGE <= taken < 64 * 16 * PAGE, f'{taken} bytes read for {64 * PAGE}'
+
+
 if __name__ == '__main__':
     print(f'# SEED={SEED}')
     sys.exit(run(tests_of(globals())))
