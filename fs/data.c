@@ -78,7 +78,7 @@
  * hardly any direct I/O is under way, of all rings, and no worker is at work (fs/transfer.c). The rest it leaves to
  * threads of the kernel's, which costs a change of thread. What a ring's thread may still wait for, without much of
  * this daemon's waiting already, is a place in a queue that others have filled, among them the kernel writing out what
- * is dirty or, with a read of what is cached, reading ahead; and for the file system to read where a file lies. It is
+ * is dirty or, with a read through the cache, reading ahead; and for the file system to read where a file lies. It is
  * the disk then, never another request.
  *
  * Writes into the cache of a file system are not for a ring's thread. Some of these cannot say whether that means to
@@ -86,8 +86,10 @@
  * it may; for good, if direct writes are on their way, which the freeze waits for and whose end is that thread's to
  * see.
  *
- * What a guest reads in sequence over short extents is read ahead in the guest's order (fs/read_ahead.h). What is not
- * cached is read by workers, not by the ring: it took less of the processor, but starting it may wait, as said.
+ * A short read of what is not cached a ring's thread starts, too, while it may start direct I/O itself: it takes half
+ * of the processor, and a random one two thirds of the time. All others are for workers: a long copy would keep the
+ * ring's thread, and what a guest reads in sequence over short extents is read ahead in the guest's order
+ * (fs/read_ahead.h), which may wait.
  *
  * A direct write that fails is the guest's error, at once. A flush is still one of the descriptor for cached writes,
  * whose error sticks (open_image_sync); there is nothing that only the direct one could tell.

@@ -20,6 +20,9 @@
 #define START_HERE_MAX 8
 #define DISK_REQUEST   (128u << 10)
 
+/* A longer read into the cache is for a worker: its copy is made after it was waited for. */
+#define CACHED_MAX (64u << 10)
+
 struct piece {
 	struct fuse_uring_io io; /* first */
 	struct transfer *transfer;
@@ -141,17 +144,28 @@ static size_t readable(const struct transfer_request *request, const struct imag
 	return request->length < size - request->off ? request->length : (size_t)(size - request->off);
 }
 
-static struct transfer *start_read(struct transfer_request *request, struct live_map *live)
+/* The descriptor for a read of so many bytes; -1: it is for a thread that waits. Through the cache all are but short
+ * ones, of which nothing else is to be done. */
+static int read_fd(struct transfer_request *request, const struct live_map *live, size_t length)
 {
-	const struct open_image *image = request->image;
-	size_t length = live ? readable(request, live->map) : request->length;
+	struct open_image *image = request->image;
 	int fd = request->direct ? direct_file_fd(&image->direct) : -1;
 
-	if (length == 0 || image->image->overlay)
-		return NULL;
-	if (fd < 0 || !direct_file_fits(&image->direct, live ? live->map : NULL, request->buffer, request->off, length))
-		return NULL;
-	return start(request, live, fd, length, false);
+	if (fd >= 0)
+		return direct_file_fits(&image->direct, live ? live->map : NULL, request->buffer, request->off, length)
+		               ? fd
+		               : -1;
+	if (length > CACHED_MAX || !may_start_here() || read_ahead_due(&image->ahead, request->off, length))
+		return -1;
+	return image->image->data_fd;
+}
+
+static struct transfer *start_read(struct transfer_request *request, struct live_map *live)
+{
+	size_t length = live ? readable(request, live->map) : request->length;
+	int fd = length > 0 && !request->image->image->overlay ? read_fd(request, live, length) : -1;
+
+	return fd < 0 ? NULL : start(request, live, fd, length, false);
 }
 
 static struct transfer *start_write(struct transfer_request *request, struct live_map *live)

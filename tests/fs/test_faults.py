@@ -704,7 +704,9 @@ def test_stalled_reads(outer):
 READER = """
 import mmap, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY | (os.O_DIRECT if sys.argv[3] == 'direct' else 0))
-memory = mmap.mmap(-1, 4096 if sys.argv[3] == 'direct' else 65536)    # few enough for the queue of the disk
+memory = mmap.mmap(-1, 65536 if sys.argv[3] == 'buffered' else 4096)    # few enough for the queue of the disk
+if sys.argv[3] == 'short':
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
 print('open', flush=True)
 sys.stdin.readline()
 print(os.preadv(fd, [memory], int(sys.argv[2]) * 65536) == len(memory))
@@ -732,7 +734,7 @@ def hold_reads(store, server, models):
     readers = []
     for i in range(16):
         process = subprocess.Popen([sys.executable, '-c', READER, store.path(NAMES[i % 2]), str(i),
-                                    ('buffered', 'direct')[i // 2 % 2]], stdin=subprocess.PIPE,
+                                    ('buffered', 'direct', 'short')[i // 2 % 3]], stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, text=True)
         store.children.append(process)
         assert process.stdout.readline() == 'open\n'
