@@ -35,6 +35,14 @@ static int data_length(int fd, uint64_t *length)
 	return 0;
 }
 
+/* Whoever was just opening the bundle when it was removed was not seen by who did that. */
+static bool was_removed(const struct open_image *image)
+{
+	struct stat status;
+
+	return fstat(image->image->bundle_fd, &status) == 0 && status.st_nlink == 0;
+}
+
 /* The database of a bundle for one change; an orphan has none. -EBUSY: somebody else uses it; before anything is done,
  * so that it can be tried again and again. Under image->change. */
 static int open_db(struct open_image *image, struct map_db **db)
@@ -45,6 +53,10 @@ static int open_db(struct open_image *image, struct map_db **db)
 	if (image->orphan)
 		return 0;
 	ret = image_db_open(image->image, MAP_DB_NO_WAIT, db);
+	if (ret == -ENOENT && was_removed(image)) {
+		image->orphan = true;
+		return 0;
+	}
 	if (ret == 0)
 		ret = map_db_look_alone(*db);
 	if (ret < 0)

@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 
 from disk import MIB, mount_memory, serving, unmount
 from mount import *
@@ -142,6 +144,35 @@ def test_resize_keeps_the_database(store):
     store.unmount()
     store.start()
     assert read_file(store.path('a.img')) == model
+
+
+def test_opened_while_it_is_removed(store):
+    """whoever opens a bundle just when it is removed or replaced has it, and can grow it"""
+    had = 0
+    for i in range(200):
+        name = f'{i}.img'
+        store.bundle(name, noise(64 * 1024), i)
+        write_file(store.path('new.img'), b'new')
+        os.stat(store.path(name))   # so that opening it is all that is left to do
+
+        def go():
+            time.sleep(i % 50 * 3e-5)
+            if i % 2:
+                os.rename(store.path('new.img'), store.path(name))
+            else:
+                os.unlink(store.path(name))
+        thread = threading.Thread(target=go)
+        thread.start()
+        try:
+            fd = os.open(store.path(name), os.O_RDWR)
+        except FileNotFoundError:
+            fd = None
+        thread.join()
+        if fd is not None:
+            had += os.fstat(fd).st_size == 64 * 1024
+            assert os.pwrite(fd, b'x', 300000) == 1 and os.pread(fd, 2, 299999) == b'\0x'
+            os.close(fd)
+    assert had > 0, 'nobody was in time'
 
 
 def test_left_over_bytes_do_not_show(store):
