@@ -13,9 +13,7 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
 
-#define OPEN_TRIES       100 /* each means that another process changed the image in between */
-#define RECOVER_TRIES    200 /* for LOCK_EX, while others recover the same image */
-#define RECOVER_PAUSE_MS 10u
+#define OPEN_TRIES 100 /* each means that another process changed the image in between */
 
 /* One step of image_open says: the world has changed, start again. Not an error that callers see. */
 #define TRY_AGAIN 1
@@ -154,22 +152,23 @@ static int drop_leftovers(struct image *image, int tries)
 	if (fstat(image->data_fd, &status) < 0)
 		return -errno;
 	bool linked = status.st_nlink != 1;
-	if (image->access == IMAGE_UNLOCKED) /* a look in the middle of somebody's adoption does no harm */
+	/* A look in the middle of somebody's adoption does no harm. */
+	if (image->access == IMAGE_UNLOCKED || image->read_only)
 		return 0;
 	if (!linked) {
-		int rc = image->read_only ? 0 : names_visit_hidden(image->parent_fd, image->name, any_hidden, NULL);
+		int rc = names_visit_hidden(image->parent_fd, image->name, any_hidden, NULL);
 		if (rc <= 0)
 			return rc;
 	}
 	const char *only_name = linked ? NULL : image->name; /* the link may bear the name that the image had before */
-	if (image->access == IMAGE_EXCLUSIVE && !image->read_only) {
+	if (image->access == IMAGE_EXCLUSIVE) {
 		names_clean(image->io, image->parent_fd, only_name, &status, NULL, NULL);
 		if (fstat(image->data_fd, &status) < 0)
 			return -errno;
 		return status.st_nlink == 1 || image->bundle_fd < 0 ? 0 : -EUCLEAN;
 	}
 	if (tries >= 2) /* reading and writing a plain file is right, whatever else has its data */
-		return !linked || image->read_only || image->bundle_fd < 0 ? 0 : -EUCLEAN;
+		return !linked || image->bundle_fd < 0 ? 0 : -EUCLEAN;
 	flock(image->data_fd, LOCK_UN);
 	names_clean(image->io, image->parent_fd, only_name, NULL, NULL, NULL);
 	return TRY_AGAIN;
@@ -215,11 +214,10 @@ static int overlay_redo(struct image *image)
 	return 0;
 }
 
-/* Errors of the host, for which the image can still be shown; anything else is damage. */
+/* Errors of the host that will stay, for which the image can still be shown; anything else is damage, or passes. */
 static bool can_overlay(int rc)
 {
-	return rc == -EROFS || rc == -ENOSPC || rc == -EDQUOT || rc == -EIO || rc == -EACCES || rc == -EPERM ||
-	       rc == -EBUSY || rc == -EAGAIN;
+	return rc == -EROFS || rc == -ENOSPC || rc == -EDQUOT || rc == -EIO || rc == -EACCES || rc == -EPERM;
 }
 
 /* Applies redo under a LOCK_EX that the caller holds. Before the data changes, the exchange of names that brought the
@@ -237,22 +235,9 @@ static int apply_redo(const struct io *io, int parent_fd, struct map_db *db, int
 	return rc == 0 ? map_db_apply_redo(db, data_fd) : rc;
 }
 
-static int lock_for_recovery(int data_fd)
-{
-	for (int i = 0; i < RECOVER_TRIES; i++) {
-		if (flock(data_fd, LOCK_EX | LOCK_NB) == 0)
-			return 0;
-		if (errno != EWOULDBLOCK)
-			return -errno;
-		int rc = pause_ms(RECOVER_PAUSE_MS);
-		if (rc < 0)
-			return rc;
-	}
-	return -EBUSY;
-}
-
 /* For a shared open: a lock must never be upgraded, so ours is dropped and LOCK_EX is taken on a descriptor of its own.
- * Whatever was found before is looked at again. 0: redo is applied, or somebody else has done it. */
+ * Whatever was found before is looked at again. 0: redo is applied, or somebody else has done it; -EBUSY: somebody else
+ * is at it, or only looks. */
 static int recover_redo(struct image *image)
 {
 	struct map_db *db = NULL;
@@ -261,10 +246,9 @@ static int recover_redo(struct image *image)
 	cleanup_fd int data_fd = data_open(image->io, image->bundle_fd, BUNDLE_DATA_NAME, O_RDWR);
 	if (data_fd < 0)
 		return data_fd;
-	int rc = lock_for_recovery(data_fd);
-	if (rc < 0)
-		return rc;
-	rc = map_db_open(image->io, image->bundle_fd, 0, &db);
+	if (flock(data_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	int rc = map_db_open(image->io, image->bundle_fd, MAP_DB_NO_WAIT, &db);
 	if (rc < 0)
 		return rc;
 	rc = apply_redo(image->io, image->parent_fd, db, data_fd);

@@ -31,7 +31,7 @@ int bundle_open(const struct io *io, int parent_fd, const char *name)
 
 int name_stat(int dir_fd, const char *name, struct stat *status)
 {
-	return fstatat(dir_fd, name, status, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	return fstatat(dir_fd, name, status, AT_SYMLINK_NOFOLLOW) < 0 ? io_error() : 0;
 }
 
 /* ---- classification ---- */

@@ -17,6 +17,11 @@
 /* A rename anywhere above can make a RESOLVE_BENEATH walk fail with EAGAIN although nothing is wrong. */
 #define OPEN_AGAIN_MAX 64
 
+int io_error(void)
+{
+	return errno == EUCLEAN || errno == EBADMSG ? -EIO : -errno;
+}
+
 /* Repeats a call that a signal interrupted; the value is the call's, or -errno. */
 #define RESTARTED(call)                                                                                                \
 	({                                                                                                             \
@@ -24,7 +29,7 @@
 		do                                                                                                     \
 			result_ = (call);                                                                              \
 		while (result_ < 0 && errno == EINTR);                                                                 \
-		result_ < 0 ? -errno : result_;                                                                        \
+		result_ < 0 ? io_error() : result_;                                                                    \
 	})
 
 static int posix_open(const struct io *io, int dir_fd, const char *path, int flags, mode_t mode)

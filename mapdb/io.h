@@ -45,6 +45,9 @@ struct io {
 /* The system calls themselves. Restarts calls that a signal interrupted (EINTR). */
 extern const struct io io_posix;
 
+/* -errno of a system call that has just failed. What a file system says of its own damage is -EIO: -EUCLEAN is a bundle's. */
+int io_error(void);
+
 /* For looking without leaving a trace: opens read-only, without changing access times where that is allowed; whatever would change
  * something is -EROFS, syncs included. */
 extern const struct io io_look;

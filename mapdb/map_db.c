@@ -87,12 +87,14 @@ void db_limit_steps(sqlite3 *connection)
 	sqlite3_progress_handler(connection, SCHEMA_STEPS_MAX, give_up, NULL);
 }
 
-/* The first statements read the schema. */
+/* The first statements read the schema. Debian's SQLite overwrites what is deleted, unless told otherwise: of redo that
+ * has been applied the journal would be as long, for which the commit before has not kept the room. */
 static int read_schema(struct map_db *db)
 {
 	db_limit_steps(db->connection);
 	set_page_cache(db, PAGE_CACHE_KIB_READING);
-	int rc = db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA");
+	int rc = db_execute(db, "PRAGMA temp_store = MEMORY; PRAGMA cell_size_check = ON; PRAGMA synchronous = EXTRA; "
+	                        "PRAGMA secure_delete = OFF");
 	if (rc == 0) /* else closing tries again */
 		sqlite3_progress_handler(db->connection, 0, NULL, NULL);
 	return rc == -EINTR ? -EUCLEAN : rc;

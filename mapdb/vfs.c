@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "mapdb/map_db.h"
 
@@ -128,7 +129,7 @@ static int file_size(sqlite3_file *base, sqlite3_int64 *size)
 	struct stat status;
 
 	if (fstat(file->fd, &status) < 0)
-		return failed(file->vfs, -errno, SQLITE_IOERR_FSTAT);
+		return failed(file->vfs, io_error(), SQLITE_IOERR_FSTAT);
 	*size = status.st_size;
 	return SQLITE_OK;
 }
@@ -141,7 +142,7 @@ static int set_lock(struct vfs_file *file, int type, off_t start, off_t length)
 		return SQLITE_OK;
 	if (errno == EAGAIN || errno == EACCES || errno == EINTR)
 		return SQLITE_BUSY;
-	return failed(file->vfs, -errno, SQLITE_IOERR_LOCK);
+	return failed(file->vfs, io_error(), SQLITE_IOERR_LOCK);
 }
 
 static int lock_shared(struct vfs_file *file)
@@ -211,7 +212,7 @@ static int file_check_reserved_lock(sqlite3_file *base, int *reserved)
 	if (file->lock >= SQLITE_LOCK_RESERVED)
 		return SQLITE_OK;
 	if (fcntl(file->fd, F_OFD_GETLK, &lock) < 0)
-		return failed(file->vfs, -errno, SQLITE_IOERR_CHECKRESERVEDLOCK);
+		return failed(file->vfs, io_error(), SQLITE_IOERR_CHECKRESERVEDLOCK);
 	*reserved = lock.l_type != F_UNLCK;
 	return SQLITE_OK;
 }
@@ -256,6 +257,17 @@ static int check_regular(int fd)
 	return S_ISREG(status.st_mode) ? 0 : -EUCLEAN;
 }
 
+/* A journal that root leaves behind must be one that the owner of the database can roll back. */
+static void give_away(const struct vfs *vfs, int fd)
+{
+	struct stat database;
+
+	if (geteuid() != 0 || fstatat(vfs->dir_fd, MAP_DB_NAME, &database, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+	if (fchown(fd, database.st_uid, database.st_gid) < 0)
+		return; /* it is ours, then */
+}
+
 static int open_below(struct vfs *vfs, const char *name, int flags, struct vfs_file *file)
 {
 	/* O_NONBLOCK: a FIFO in a forged bundle must not hold us up. */
@@ -275,6 +287,8 @@ static int open_below(struct vfs *vfs, const char *name, int flags, struct vfs_f
 		vfs->io->close(vfs->io, file->fd);
 		return rc;
 	}
+	if (create)
+		give_away(vfs, file->fd);
 	file->sync_directory = create;
 	return 0;
 }
@@ -335,7 +349,7 @@ static int vfs_access(sqlite3_vfs *base, const char *name, int flags, int *resul
 	if (vfs->file_fd >= 0 || !own_name(name))
 		return SQLITE_OK;
 	if (fstatat(vfs->dir_fd, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? SQLITE_OK : failed(vfs, -errno, SQLITE_IOERR_ACCESS);
+		return errno == ENOENT ? SQLITE_OK : failed(vfs, io_error(), SQLITE_IOERR_ACCESS);
 	/* An empty journal counts as none, as in SQLite's unix VFS. */
 	*result = flags != SQLITE_ACCESS_EXISTS || !S_ISREG(status.st_mode) || status.st_size > 0;
 	return SQLITE_OK;

@@ -4,6 +4,7 @@ says on what and why, and an image that is the old one or the new one and needs 
 
 SEED in the environment repeats a run; EVERY=1 lets every call fail and not only a sample."""
 import errno
+import itertools
 import json
 import os
 import re
@@ -107,13 +108,14 @@ def undo_without_its_redo(cases, store, injector, scenario, seen):
 
 
 def unread(cases, store, injector, scenario, source):
-    """A network's file system has errors of its own."""
+    """A network's file system has errors of its own, and one that is damaged says what the library says of a map."""
     with cases.case(f'{scenario.name}: whatever a host says that cannot read, it is no defect of zcfs and no damage of the guest\'s'):
         total = Trial(store, injector, scenario, (READ,), NEVER, errno.EIO, False).counted
-        for at in offsets(source, total, 10 * SAMPLE):
-            trial = Trial(store, injector, scenario, (READ,), at, errno.ETIMEDOUT, True)
+        for error, at in itertools.product((errno.ETIMEDOUT, errno.EUCLEAN), offsets(source, total, 10 * SAMPLE)):
+            trial = Trial(store, injector, scenario, (READ,), at, error, True)
             done = trial.status == DONE and 'the last step could not be completed' in trial.err
-            holds((done or trial.status == FAILED) and not re.search('malicious|time-limit', trial.err), f'call {at} of {total}: {trial.status}: {trial.err}')
+            holds((done or trial.status == FAILED) and not re.search('malicious|time-limit|damaged', trial.err),
+                  f'call {at} of {total}: {name_of(error)}: {trial.status}: {trial.err}')
 
 
 def try_flushes(cases, store, injector, scenario, seen):
