@@ -227,7 +227,7 @@ static int change_attributes(const struct attribute_call *call)
 
 	/* The size first: it is the only one that may have to be tried again. */
 	if (call->to_set & FUSE_SET_ATTR_SIZE)
-		ret = change_size(call);
+		ret = held_if_busy(change_size(call));
 	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE))
 		ret = check_mode(call->node, call->wanted.st_mode);
 	if (ret == 0 && (call->to_set & owner))
@@ -247,7 +247,7 @@ static int attribute_attempt(struct waiting *waiting)
 
 	if (ret == 0)
 		call->to_set = 0; /* done; only the answer may have to wait */
-	return ret < 0 ? ret : reply_attributes(waiting->req, call->node);
+	return ret < 0 ? ret : held_if_busy(reply_attributes(waiting->req, call->node));
 }
 
 static void attribute_release(struct waiting *waiting)

@@ -85,11 +85,11 @@ static int open_attempt(struct waiting *waiting)
 
 	ret = open_image_get(call->node, (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC), &image);
 	if (ret < 0)
-		return ret;
+		return held_if_busy(ret);
 	if (call->set_mode && fchmod(image->image->data_fd, call->final_mode) < 0)
 		ret = -errno;
 	if (ret == 0 && (flags & O_TRUNC) && !call->create)
-		ret = resize_image(image, 0);
+		ret = held_if_busy(resize_image(image, 0));
 	if (ret < 0) {
 		open_image_put(image);
 		return ret;
@@ -276,7 +276,7 @@ static int fallocate_attempt(struct waiting *waiting)
 	ret = resize_fallocate(call->image, call->mode, (uint64_t)call->off, (uint64_t)call->length);
 	if (ret == 0)
 		fuse_reply_err(waiting->req, 0);
-	return ret;
+	return held_if_busy(ret);
 }
 
 static void fallocate_release(struct waiting *waiting)

@@ -281,7 +281,7 @@ static int write_attempt(struct waiting *waiting)
 	n = data_write(call->image, call->buffer, call->size, (uint64_t)call->off, call->flags);
 	if (n >= 0)
 		fuse_reply_write(waiting->req, (size_t)n);
-	return n < 0 ? (int)n : 0;
+	return n < 0 ? held_if_busy((int)n) : 0;
 }
 
 static void write_in_worker(struct deferred *deferred)

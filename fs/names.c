@@ -87,7 +87,7 @@ static int lookup_attempt(struct waiting *waiting)
 
 	if (ret == 0)
 		reply_entry(waiting->req, 0, &entry);
-	return ret;
+	return held_if_busy(ret);
 }
 
 static void lookup_release(struct waiting *waiting)

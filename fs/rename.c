@@ -51,7 +51,7 @@ static void guarded_release(struct guarded *guarded)
 #define cleanup_guarded __attribute__((cleanup(guarded_release)))
 #define UNGUARDED       ((struct guarded){.resolved.fd = -1, .lock_fd = -1})
 
-/* -EBUSY: held by a tool. */
+/* STILL_HELD: by a tool. */
 static int lock_data(int path_fd, int *lock_fd)
 {
 	/* O_NONBLOCK: a tool's lease makes open() wait otherwise. */
@@ -59,9 +59,9 @@ static int lock_data(int path_fd, int *lock_fd)
 
 	if (fd < 0)
 		/* Whoever may not read the file cannot lock it; nor can a tool of the same user be at work on it. */
-		return fd == -EWOULDBLOCK ? -EBUSY : fd == -EACCES || fd == -EPERM ? 0 : fd;
+		return fd == -EWOULDBLOCK ? STILL_HELD : fd == -EACCES || fd == -EPERM ? 0 : fd;
 	if (flock(fd, LOCK_SH | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+		return errno == EWOULDBLOCK ? STILL_HELD : -errno;
 	*lock_fd = steal_fd(&fd);
 	return 0;
 }
@@ -85,7 +85,7 @@ static void clean_leftovers(const struct node *parent, const struct resolved *re
 		image_clean_stale(store.io, parent_fd, NULL, NULL);
 }
 
-/* Resolves and locks. -ENOENT: no such name; -EBUSY: to be tried again. */
+/* Resolves and locks. -ENOENT: no such name; STILL_HELD: to be tried again. */
 static int guard(struct node *parent, const char *name, struct guarded *out)
 {
 	for (int i = 0; i < GUARD_ATTEMPTS; i++) {
@@ -111,7 +111,7 @@ static int guard(struct node *parent, const char *name, struct guarded *out)
 		}
 		resolved_release(&out->resolved);
 	}
-	return -EBUSY;
+	return STILL_HELD;
 }
 
 /* A bundle that is about to lose its name for good, while open: its size may change later, its database is gone. */
@@ -243,7 +243,7 @@ static int replace(struct node *old_parent, const char *old_name, const struct g
 		ret = image_rename_replace(store.io, old_fd, old_name, new_fd, new_name);
 	if (ret == 0)
 		victim_is_gone(victim);
-	return ret;
+	return ret == -EAGAIN ? STILL_HELD : ret; /* somebody changes the names below the mount */
 }
 
 static int rename_name(struct node *old_parent, const char *old_name, struct node *new_parent, const char *new_name,

@@ -49,9 +49,9 @@ void waiting_run(struct waiting *self)
 {
 	int ret = self->attempt(self);
 
-	if (ret == -EBUSY && leave_to_thread(self))
+	if (ret == STILL_HELD && leave_to_thread(self))
 		return;
-	finish(self, ret);
+	finish(self, ret == STILL_HELD ? -EBUSY : ret);
 }
 
 /* One round over those who wait: returns those who still have to. */
@@ -68,7 +68,7 @@ static struct waiting *attempt_all(struct waiting *list, bool stopping)
 			ret = -EINTR;
 		else
 			ret = self->attempt(self);
-		if (ret == -EBUSY) {
+		if (ret == STILL_HELD) {
 			self->next = left;
 			left = self;
 		} else {

@@ -137,7 +137,8 @@ int image_clean_stale(const struct io *io, int parent_fd, unsigned int *removed,
 int image_unlink_bundle(const struct io *io, int parent_fd, const char *name);
 
 /* Renames over an existing image (file or bundle on either side, at least one bundle), as atomically as rename(2): a crash leaves
- * the old state or the new one (after image_clean_stale). Takes both locks shared for a moment: -EBUSY while a tool works on either.
+ * the old state or the new one (after image_clean_stale). Takes both locks shared for a moment: -EAGAIN while a tool works on either;
+ * -EBUSY is the host's, for a name that is a mount point.
  * -EISDIR, -ENOTDIR where one side is a directory that is no bundle. */
 int image_rename_replace(const struct io *io, int old_parent_fd, const char *old_name, int new_parent_fd, const char *new_name);
 

@@ -71,7 +71,7 @@ static inline void cleanup_locked(struct locked *locked)
 		close(locked->fd);
 }
 #define cleanup_lock __attribute__((cleanup(cleanup_locked)))
-/* Finds and locks; looks again under the lock: -EBUSY if it is not the same. held: see names_clean. */
+/* Finds and locks; looks again under the lock. -EAGAIN: another has the lock, or it is not the same any more. held: see names_clean. */
 int names_find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
 		      struct locked *locked);
 

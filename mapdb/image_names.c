@@ -157,7 +157,7 @@ int names_find(const struct io *io, int parent_fd, const char *name, struct foun
 	return 0;
 }
 
-/* Opens and locks the bytes behind a name, if there are any: *locked_fd, else -1. -EBUSY. */
+/* Opens and locks the bytes behind a name, if there are any: *locked_fd, else -1. -EAGAIN. */
 static int lock_found(const struct io *io, int parent_fd, const char *name, const struct found *found,
                       const struct stat *held, int operation, int *locked_fd)
 {
@@ -178,7 +178,7 @@ static int lock_found(const struct io *io, int parent_fd, const char *name, cons
 	int rc = fd < 0 ? fd : data_lock(fd, operation, false, &waited);
 	if (rc == 0)
 		*locked_fd = steal_fd(&fd);
-	return rc == -EAGAIN ? -EBUSY : rc; /* a lease: somebody is at work */
+	return rc == -EBUSY ? -EAGAIN : rc; /* as for a lease: somebody is at work */
 }
 
 int names_find_locked(const struct io *io, int parent_fd, const char *name, const struct stat *held, int operation,
@@ -196,7 +196,7 @@ int names_find_locked(const struct io *io, int parent_fd, const char *name, cons
 	rc = names_find(io, parent_fd, name, &again);
 	if (rc == 0 && (again.exists != locked->found.exists || again.has_data != locked->found.has_data ||
 	                !same_inode(&again.self, &locked->found.self) || !same_inode(&again.data, &locked->found.data)))
-		rc = -EBUSY;
+		rc = -EAGAIN;
 	return rc;
 }
 

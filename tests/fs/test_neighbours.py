@@ -633,6 +633,48 @@ def test_given_away_while_exchanged(store):
     assert owners(store.host('another', 'map.db')) == (0, 0)
 
 
+# ---- what is mounted below ----
+
+@contextlib.contextmanager
+def mounted(point, *what):
+    subprocess.run(['mount', *what, point], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(['umount', '-l', point], check=True)
+
+
+@elsewhere
+def test_mount_points_are_busy(store):
+    """a directory, file or bundle on which something is mounted below cannot be renamed, replaced or removed: EBUSY, as on the host"""
+    for name in ('fast', 'directory'):
+        os.mkdir(store.host(name))
+    for name in ('file', 'plain', 'bound'):
+        write_file(store.host(name), noise(65536))
+    for name in ('image', 'bundle', 'bound.img'):
+        store.bundle(name, noise(65536))
+    names = sorted(os.listdir(store.dir))
+    point = os.path.join(store.dir, '')
+    with mounted(point + 'fast', '-t', 'tmpfs', 'zcfs-test'), mounted(point + 'file', '--bind', point + 'bound'), \
+            mounted(point + 'image', '--bind', point + 'bound.img'):
+        for name, others in (('fast', ['directory']), ('file', ['plain', 'bundle']), ('image', ['plain', 'bundle'])):
+            path = store.path(name)
+            with fails_with(errno.EBUSY):
+                os.rename(path, path + '2')
+            with fails_with(errno.EBUSY):
+                (os.rmdir if name == 'fast' else os.unlink)(path)
+            for other in map(store.path, others):
+                with fails_with(errno.EBUSY):
+                    os.rename(path, other)
+                with fails_with(errno.EBUSY):
+                    os.rename(other, path)
+                with fails_with(errno.EBUSY):
+                    renameat2(path, other, RENAME_EXCHANGE)
+        assert sorted(os.listdir(store.dir)) == names
+    for name in ('image', 'bundle'):
+        assert read_file(store.path(name)) == store.expected(name)
+
+
 # ---- several users of one mount ----
 
 def test_sticky_directory(store):

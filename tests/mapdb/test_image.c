@@ -574,8 +574,8 @@ static void check_rename_waits_for_tools(void)
 	struct image *image;
 
 	CHECK_IS(open_image("a.img", IMAGE_EXCLUSIVE, 0, &image), 0);
-	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "b.img"), -EBUSY);
-	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "b.img", dir_fd, "a.img"), -EBUSY);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "b.img"), -EAGAIN);
+	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "b.img", dir_fd, "a.img"), -EAGAIN);
 	image_close(image);
 	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &image), 0);
 	CHECK_IS(image_rename_replace(&io_fast, dir_fd, "a.img", dir_fd, "b.img"), 0);
