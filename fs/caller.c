@@ -57,6 +57,19 @@ void caller_leave(void)
 	setfsgid(0);
 }
 
+int caller_check_sticky(fuse_req_t req, int parent_fd, const struct stat *victim)
+{
+	uid_t uid = fuse_req_ctx(req)->uid;
+	struct stat parent;
+
+	/* Of a daemon that is not privileged the host knows who it is. */
+	if (!store.privileged || uid == 0 || victim->st_uid == uid)
+		return 0;
+	if (fstat(parent_fd, &parent) < 0)
+		return -errno;
+	return (parent.st_mode & S_ISVTX) && parent.st_uid != uid ? -ESTALE : 0;
+}
+
 #define SIGNAL_BIT(number) (UINT64_C(1) << ((number)-1))
 
 /* The masks of proc_pid_status(5). */

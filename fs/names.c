@@ -222,7 +222,7 @@ static int remove_left_overs(int parent_fd, const char *name)
 	return removed > 0 ? 0 : -ENOTEMPTY;
 }
 
-static int remove_directory(struct node *parent, const char *name)
+static int remove_directory(fuse_req_t req, struct node *parent, const char *name)
 {
 	struct resolved resolved cleanup_resolved = {.fd = -1};
 	int ret;
@@ -236,6 +236,9 @@ static int remove_directory(struct node *parent, const char *name)
 		return ret;
 	if (!S_ISDIR(resolved.status.st_mode)) /* a bundle's status is its data's */
 		return -ENOTDIR;
+	ret = caller_check_sticky(req, parent->fd, &resolved.status);
+	if (ret < 0)
+		return ret;
 	ret = store.io->unlink(store.io, parent->fd, name, AT_REMOVEDIR);
 	if (ret == -ENOTEMPTY && remove_left_overs(parent->fd, name) == 0)
 		ret = store.io->unlink(store.io, parent->fd, name, AT_REMOVEDIR);
@@ -244,5 +247,5 @@ static int remove_directory(struct node *parent, const char *name)
 
 void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	fuse_reply_err(req, -remove_directory(node_of(parent), name));
+	fuse_reply_err(req, -remove_directory(req, node_of(parent), name));
 }

@@ -18,6 +18,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "fs/caller.h"
 #include "fs/host_file.h"
 #include "fs/node.h"
 #include "fs/open_image.h"
@@ -114,6 +115,14 @@ static int guard(struct node *parent, const char *name, struct guarded *out)
 	return STILL_HELD;
 }
 
+/* The same for a name that req is to take away from what it means. */
+static int guard_victim(fuse_req_t req, struct node *parent, const char *name, struct guarded *out)
+{
+	int ret = guard(parent, name, out);
+
+	return ret < 0 ? ret : caller_check_sticky(req, parent->fd, &out->resolved.status);
+}
+
 /* A bundle that is about to lose its name for good, while open: its size may change later, its database is gone. */
 static void hold_database(struct guarded *victim)
 {
@@ -157,11 +166,11 @@ static void lost(const struct guarded *what, struct node *parent, const char *na
 	}
 }
 
-static int unlink_name(struct node *parent, const char *name)
+static int unlink_name(fuse_req_t req, struct node *parent, const char *name)
 {
 	struct guarded victim cleanup_guarded = UNGUARDED;
 	cleanup_fd int parent_fd = -1;
-	int ret = guard(parent, name, &victim);
+	int ret = guard_victim(req, parent, name, &victim);
 
 	if (ret < 0)
 		return ret;
@@ -246,15 +255,15 @@ static int replace(struct node *old_parent, const char *old_name, const struct g
 	return ret == -EAGAIN ? STILL_HELD : ret; /* somebody changes the names below the mount */
 }
 
-static int rename_name(struct node *old_parent, const char *old_name, struct node *new_parent, const char *new_name,
-                       unsigned int flags)
+static int rename_name(fuse_req_t req, struct node *old_parent, const char *old_name, struct node *new_parent,
+                       const char *new_name, unsigned int flags)
 {
 	struct guarded source cleanup_guarded = UNGUARDED, victim cleanup_guarded = UNGUARDED;
-	int ret = guard(old_parent, old_name, &source);
+	int ret = guard_victim(req, old_parent, old_name, &source);
 
 	if (ret < 0)
 		return ret;
-	ret = guard(new_parent, new_name, &victim);
+	ret = guard_victim(req, new_parent, new_name, &victim);
 	if (ret == -ENOENT) {
 		if (flags & RENAME_EXCHANGE)
 			return ret;
@@ -323,9 +332,9 @@ static int name_call_attempt(struct waiting *waiting)
 	if (call->operation == NAME_LINK)
 		return link_and_reply(call);
 	if (call->operation == NAME_UNLINK)
-		ret = unlink_name(call->node, call->name);
+		ret = unlink_name(waiting->req, call->node, call->name);
 	else
-		ret = rename_name(call->node, call->name, call->new_parent, call->new_name, call->flags);
+		ret = rename_name(waiting->req, call->node, call->name, call->new_parent, call->new_name, call->flags);
 	if (ret == 0)
 		fuse_reply_err(waiting->req, 0);
 	return ret;

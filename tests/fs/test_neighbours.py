@@ -691,6 +691,55 @@ def test_sticky_directory(store):
         assert as_user(USER, 'sh', '-c', 'mv "$0" "$0.2" && rm "$0.2"', store.path(name))
 
 
+@contextlib.contextmanager
+def acting_as(user):
+    """This process itself: to start another takes part of the time for which the kernel remembers names."""
+    os.setegid(user)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def make_owned(store, kind, name, user):
+    if kind == 'directory':
+        os.mkdir(store.host(name))
+    elif kind == 'bundle':
+        store.bundle(name, noise(8192))
+        os.chown(store.host(name, 'data'), user, user)
+    else:
+        write_file(store.host(name), b'')
+    os.chown(store.host(name), user, user)
+
+
+def exchanged_below(store, kind, owner, operation):
+    """A user's operation on a name that the kernel remembers as his own, and that is owner's by now."""
+    suffix = f'-{kind}-{operation}-{owner}'
+    for name, user in (('race', USER), ('mine', USER), ('other', owner)):
+        make_owned(store, kind, name + suffix, user)
+    path, mine = store.path('race' + suffix), store.path('mine' + suffix)
+    remove = os.rmdir if kind == 'directory' else os.unlink
+    with acting_as(USER):
+        os.stat(path)
+    renameat2(store.host('race' + suffix), store.host('other' + suffix), RENAME_EXCHANGE)
+    with acting_as(USER):
+        {'remove': lambda: remove(path), 'rename': lambda: os.rename(path, path + '2'), 'replace': lambda: os.rename(mine, path),
+         'exchange': lambda: renameat2(path, mine, RENAME_EXCHANGE)}[operation]()
+
+
+def test_sticky_directory_changed_below(store):
+    """in a sticky directory nobody removes, renames or replaces what somebody else has just put below the mount where his own was"""
+    os.chmod(store.point, 0o1777)
+    for kind in ('file', 'bundle', 'directory'):
+        for operation in ('remove', 'rename', 'replace', 'exchange'):
+            with fails_with(errno.EPERM):
+                exchanged_below(store, kind, OTHER, operation)
+            assert os.stat(store.host(f'race-{kind}-{operation}-{OTHER}')).st_uid == OTHER, (kind, operation)
+            exchanged_below(store, kind, USER, operation)
+
+
 @with_options('-o', 'no_allow_other')
 def test_no_allow_other(store):
     """without allow_other the mount is closed to other users, whatever the modes say"""
