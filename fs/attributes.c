@@ -27,6 +27,7 @@
 #include "fs/store.h"
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
+#include "mapdb/shown_inode.h"
 
 #define ACL_PREFIX "system.posix_acl_"
 
@@ -60,10 +61,16 @@ static bool in_store(const struct node *node)
 
 static int attributes_of(struct node *node, struct stat *status)
 {
-	if (in_store(node))
-		return resolve_node_status(node, status);
-	control_attributes(node, status);
-	return 0;
+	int ret;
+
+	if (!in_store(node)) {
+		control_attributes(node, status);
+		return 0;
+	}
+	ret = resolve_node_status(node, status);
+	if (ret == 0)
+		status->st_ino = shown_inode(status, store.dev);
+	return ret;
 }
 
 /* Both of these answer, or leave the request to be asked again when a tool is done. */

@@ -14,6 +14,7 @@
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
 #include "mapdb/lock_table.h"
+#include "mapdb/shown_inode.h"
 
 /* Inode numbers in the mount that belong to nothing in the store. */
 #define CONTROL_INO_FIRST (UINT64_C(1) << 62)
@@ -91,7 +92,8 @@ void control_attributes(const struct node *node, struct stat *status)
 	        .st_mode = S_IFDIR | 0500,
 	};
 	if (node->kind == NODE_CONTROL_DB_DIRECTORY) {
-		status->st_ino |= MIRROR_INO_BIT;
+		status->st_dev = node->dev;
+		status->st_ino = shown_inode(status, store.dev) | MIRROR_INO_BIT;
 	} else if (node->kind == NODE_CONTROL_STORE) {
 		control_store_target(target, sizeof(target));
 		status->st_mode = S_IFLNK | 0777;

@@ -17,6 +17,7 @@
 #include "fs/resolve.h"
 #include "fs/store.h"
 #include "mapdb/cleanup.h"
+#include "mapdb/shown_inode.h"
 
 /* One open directory. The kernel may send several requests on it at a time. */
 struct listing {
@@ -122,22 +123,26 @@ static void disguise_bundle(int dir_fd, const char *name, struct stat *status)
 		return;
 	status->st_mode = S_IFREG;
 	snprintf(path, sizeof(path), "%s/%s", name, BUNDLE_DATA_NAME);
-	if (fstatat(dir_fd, path, &inner, AT_SYMLINK_NOFOLLOW) == 0)
+	if (fstatat(dir_fd, path, &inner, AT_SYMLINK_NOFOLLOW) == 0) {
+		status->st_dev = inner.st_dev;
 		status->st_ino = inner.st_ino;
+	}
 }
 
-/* What is listed about one entry without looking it up; st_ino and the type only. */
-static void plain_status(const struct dirent *entry, int dir_fd, struct stat *status)
+/* What is listed about one entry without looking it up; st_ino and the type only. Of a directory in which something is
+ * mounted it is, as on the host, the inode below. */
+static void plain_status(const struct dirent *entry, const struct node *directory, int dir_fd, struct stat *status)
 {
 	unsigned char type = entry->d_type;
 	struct stat asked;
 
-	*status = (struct stat){.st_ino = entry->d_ino};
+	*status = (struct stat){.st_dev = directory->dev, .st_ino = entry->d_ino};
 	if (type == DT_UNKNOWN && fstatat(dir_fd, entry->d_name, &asked, AT_SYMLINK_NOFOLLOW) == 0)
 		type = IFTODT(asked.st_mode);
 	status->st_mode = DTTOIF(type);
 	if (type == DT_DIR && !dots(entry->d_name))
 		disguise_bundle(dir_fd, entry->d_name, status);
+	status->st_ino = shown_inode(status, store.dev);
 }
 
 /* Adds one entry to the answer. Returns its size; larger than room: it did not fit and must be handed out next time. */
@@ -149,7 +154,7 @@ static size_t add_entry(fuse_req_t req, struct node *directory, struct listing *
 	const char *name = dirent->d_name;
 	char control_name[NAME_MAX + sizeof(CONTROL_DB_SUFFIX)];
 
-	plain_status(dirent, dirfd(listing->dir), &entry.attr);
+	plain_status(dirent, directory, dirfd(listing->dir), &entry.attr);
 	if (directory->kind == NODE_CONTROL_DB_DIRECTORY) {
 		if (!control_db_listed(dirent, &entry.attr, control_name))
 			return 0;

@@ -178,6 +178,7 @@ static int make_entry(fuse_req_t req, struct node *parent, const char *name, mod
                       struct fuse_entry_param *entry)
 {
 	cleanup_fd int fd = make_file(req, parent, name, mode);
+	const struct node *node;
 	struct stat made;
 	int ret;
 
@@ -192,7 +193,8 @@ static int make_entry(fuse_req_t req, struct node *parent, const char *name, mod
 	ret = entry_lookup(parent, name, entry);
 	if (ret < 0)
 		return ret == -ENOENT ? -ESTALE : ret;
-	if (entry->attr.st_ino == made.st_ino && entry->attr.st_dev == made.st_dev)
+	node = node_of(entry->ino);
+	if (node->ino == made.st_ino && node->dev == made.st_dev)
 		return 0;
 	node_forget(node_of(entry->ino), 1);
 	return -ESTALE;

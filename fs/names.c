@@ -17,6 +17,7 @@
 #include "fs/store.h"
 #include "fs/waiting.h"
 #include "mapdb/cleanup.h"
+#include "mapdb/shown_inode.h"
 
 static enum node_kind kind_of(const struct resolved *resolved)
 {
@@ -49,6 +50,7 @@ int entry_lookup(struct node *parent, const char *name, struct fuse_entry_param 
 		return ret;
 	entry->ino = node_number(node);
 	entry->attr = resolved.status;
+	entry->attr.st_ino = shown_inode(&resolved.status, store.dev);
 	entry->attr_timeout = attribute_seconds(node);
 	return 0;
 }

@@ -38,12 +38,15 @@ static int take_lock(int fd)
 
 bool store_open(const char *path)
 {
+	struct stat status;
+
 	store.dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (store.dir_fd < 0) {
+	if (store.dir_fd < 0 || fstat(store.dir_fd, &status) < 0) {
 		fprintf(stderr, "zcfs: %s: cannot be opened: %s%s\n", path, strerror(errno),
 		        errno == EACCES ? "; run as root, or as its owner" : "");
 		return false;
 	}
+	store.dev = status.st_dev;
 	/* Of what has been opened: a daemon that starts at the same time may mount over the path at any moment. */
 	if (mount_table_inside_zcfs(store.dir_fd)) {
 		fprintf(stderr, "zcfs: %s: is already served by zcfs; unmount it first\n", path);
@@ -61,7 +64,6 @@ bool store_open(const char *path)
 }
 
 struct cleaning {
-	dev_t dev;
 	unsigned int depth;
 	bool too_deep;
 };
@@ -91,8 +93,7 @@ static void clean_below(int dir_fd, struct cleaning *cleaning)
 		fd = store.io->open(store.io, dir_fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
 		if (fd < 0)
 			continue;
-		if (fstat(fd, &status) < 0 || status.st_dev != cleaning->dev ||
-		    faccessat(fd, MAP_DB_NAME, F_OK, 0) == 0) {
+		if (fstat(fd, &status) < 0 || status.st_dev != store.dev || faccessat(fd, MAP_DB_NAME, F_OK, 0) == 0) {
 			close(fd);
 		} else if (cleaning->depth == CLEAN_DEPTH_MAX) {
 			cleaning->too_deep = true;
@@ -109,11 +110,9 @@ static void clean_below(int dir_fd, struct cleaning *cleaning)
 void store_clean(void)
 {
 	struct cleaning cleaning = {0};
-	struct stat status;
 
-	if (store.read_only || fstat(store.dir_fd, &status) < 0)
+	if (store.read_only)
 		return;
-	cleaning.dev = status.st_dev;
 	/* A descriptor with a position of its own. */
 	int fd = store.io->open(store.io, store.dir_fd, ".", O_RDONLY | O_DIRECTORY, 0);
 	if (fd >= 0)

@@ -7,6 +7,7 @@
 #define ZCFS_STORE_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "mapdb/io.h"
 
@@ -21,6 +22,7 @@ enum caching {
 struct store {
 	const struct io *io;
 	int dir_fd;       /* the store itself, below an over-mount; carries the daemon's flock */
+	dev_t dev;        /* of its file system; others may be mounted in it */
 	bool read_only;   /* -o ro: images are opened read-only, nothing in the store is changed */
 	bool privileged;  /* effective uid 0: acts for callers with other uids */
 	bool passthrough; /* plain images may be left to the kernel */

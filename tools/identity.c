@@ -10,11 +10,14 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image.h"
+#include "mapdb/shown_inode.h"
 
 bool identity_has(const struct identity *image, dev_t device, ino_t inode)
 {
-	return inode == image->inode &&
-	       (device == image->device || (image->serves && image->serves(image->context, device)));
+	if (device == image->device)
+		return inode == image->inode;
+	return ((inode ^ image->inode) & SHOWN_INODE_KEPT) == 0 && image->serves &&
+	       image->serves(image->context, device, inode);
 }
 
 bool identity_is_loop_device(const struct identity *image, const char *path)

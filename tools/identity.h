@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * identity: whether a path, a loop device or an open file is a certain image. Compared are device and inode, never
- * names: an image has one inode number, in its store and in each mount that serves it (tools/locate.h knows them).
+ * names: an image has one inode number in its store, and in each mount that serves it one that belongs to it
+ * (mapdb/shown_inode.h; tools/locate.h knows them).
  * Changes nothing; one thread.
  */
 #ifndef ZCFS_IDENTITY_H
@@ -13,10 +14,10 @@
 /* One image. */
 struct identity {
 	dev_t device; /* of the store's file system */
-	ino_t inode;  /* there and in every mount */
-	/* Whether another device is that of a mount which serves the image. Asked only when the inode fits: a mount
-	 * whose daemon hangs does not answer. NULL: no mount does. */
-	bool (*serves)(const void *context, dev_t device);
+	ino_t inode;  /* there */
+	/* Whether another device is that of a mount which serves the image, by that inode number. Asked only when the
+	 * number could be it: a mount whose daemon hangs does not answer. NULL: no mount does. */
+	bool (*serves)(const void *context, dev_t device, ino_t inode);
 	const void *context;
 };
 

@@ -18,6 +18,7 @@
 #include "mapdb/image.h"
 #include "mapdb/lock_table.h"
 #include "mapdb/map_db.h"
+#include "mapdb/shown_inode.h"
 
 #define STORE_LINK        ".zcfs/store"
 #define CONTROL_DIRECTORY ".zcfs"
@@ -328,7 +329,7 @@ int locate_directory(const char *path, struct location *location)
 	return error ? mount_error(error) : leave_mount(location);
 }
 
-/* What the host's file system says of the image: of a bundle, of its data. The mount shows the same inode. */
+/* What the host's file system says of the image: of a bundle, of its data. */
 static int data_status(const struct location *location, struct stat *status)
 {
 	cleanup_free char *data = NULL;
@@ -350,6 +351,17 @@ static char *path_in_mount(const struct mount *mount, const struct location *loc
 	const char *below = store_path && directory ? path_below(directory, store_path) : NULL;
 	char *path;
 	return below && asprintf(&path, "%s/%s/%s", mount->point, below, location->name) >= 0 ? path : NULL;
+}
+
+/* The inode number by which that mount shows what was located, if it does; 0: it cannot be asked. */
+static ino_t inode_in_mount(const struct mount *mount, const struct location *location)
+{
+	struct location ignored = LOCATION_INIT;
+	cleanup_fd int store = open_store(mount, &ignored);
+	struct stat root, data;
+	if (store < 0 || fstat(store, &root) < 0 || data_status(location, &data) < 0)
+		return 0;
+	return shown_inode(&data, root.st_dev);
 }
 
 /* What to do with a mount of zcfs; other than 0: no more of them. */
@@ -379,8 +391,8 @@ static int open_in_mount(const struct mount *mount, const struct location *locat
 	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (image < 0)
 		return errno == ENOENT ? 0 : -errno;
-	struct stat shown, below;
-	if (fstat(image, &shown) < 0 || data_status(location, &below) < 0 || shown.st_ino != below.st_ino)
+	struct stat shown;
+	if (fstat(image, &shown) < 0 || shown.st_ino != inode_in_mount(mount, location))
 		return 0;
 	*(int *)fd = steal_fd(&image);
 	return 1;
@@ -424,14 +436,17 @@ void locate_again(const struct location *location)
 	visit_mounts(location, look_up_again, NULL);
 }
 
-static int serves(const struct mount *mount, const struct location *location, void *device)
+static int serves(const struct mount *mount, const struct location *location, void *context)
 {
-	return makedev(mount->major, mount->minor) == *(dev_t *)device && holds(mount, location, NULL);
+	const struct stat *shown = context;
+	return makedev(mount->major, mount->minor) == shown->st_dev &&
+	       inode_in_mount(mount, location) == shown->st_ino && holds(mount, location, NULL);
 }
 
-static bool is_served_by(const void *location, dev_t device)
+static bool is_served_by(const void *location, dev_t device, ino_t inode)
 {
-	return visit_mounts(location, serves, &device) > 0;
+	struct stat shown = {.st_dev = device, .st_ino = inode};
+	return visit_mounts(location, serves, &shown) > 0;
 }
 
 int locate_identity(const struct location *location, struct identity *image)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 
+from disk import MIB, mount_memory, unmount
 from mount import *
 
 SECONDS = float(os.environ.get('SECONDS', '1'))  # of each race
@@ -25,6 +26,88 @@ USER, OTHER = 1500, 1501
 def as_user(user, *command):
     return subprocess.run(['setpriv', f'--reuid={user}', f'--regid={user}', '--clear-groups', *command], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS).returncode == 0
+
+
+# ---- another file system in the store ----
+
+@contextlib.contextmanager
+def file_system_in_store(outer):
+    """A store that is the root of a file system, and another one of the same kind in its directory "sub": their inode numbers are the same."""
+    memory = os.path.join(outer.top, 'memory')
+    os.mkdir(memory)
+    mount_memory(memory, 64 * MIB)
+    try:
+        os.mkdir(memory + '/sub')
+        mount_memory(memory + '/sub', 64 * MIB)
+        served = Store(over=False, directory=memory)
+        try:
+            yield served
+            served.unmount()
+        finally:
+            served.clean_up()
+            unmount(memory + '/sub')
+    finally:
+        unmount(memory)
+
+
+def inodes_below(path):
+    return {os.path.relpath(os.path.join(at, name), path): os.lstat(os.path.join(at, name)).st_ino
+            for at, directories, files in os.walk(path) for name in (*directories, *files)}
+
+
+@unmounted
+def test_file_system_in_the_store(outer):
+    """what is in another file system than the store is another file in the mount, too, for whatever goes by inode numbers"""
+    with file_system_in_store(outer) as store:
+        os.mkdir(store.host('sub', 'd'))
+        for at in ('', 'sub', 'sub/d'):
+            for i in range(10):
+                write_file(store.host(at, f'f{i}'), f'{at}{i}'.encode())
+            store.bundle('b', noise(8192), directory=at)
+        store.start()
+        below, shown = inodes_below(store.dir), inodes_below(store.point)
+        own = [name for name in shown if name.split('/')[0] != 'sub']
+        assert any(list(below.values()).count(below[name]) > 1 for name in own), 'nothing to see here'
+        assert all(shown[name] == below[name] for name in own if name != 'b')
+        assert len({os.stat(store.point).st_ino, *shown.values()}) == 1 + len(shown)
+        for at in ('', 'sub', 'sub/d'):
+            for entry in os.scandir(store.path(at)):
+                assert entry.inode() == os.lstat(entry.path).st_ino, entry.path
+                with open(store.path(at, 'new'), 'xb') as file:
+                    assert os.fstat(file.fileno()).st_ino == os.stat(file.name).st_ino
+                os.unlink(store.path(at, 'new'))
+        result = subprocess.run(['find', store.point], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+        assert result.returncode == 0 and len(result.stdout.splitlines()) == 1 + len(shown), result.stdout
+        subprocess.run(['ls', '-lR', store.path('.zcfs', 'db')], check=True, stdout=subprocess.DEVNULL, timeout=WAIT_SECONDS)
+
+
+def defrag(*arguments, expect=0):
+    result = subprocess.run([os.environ['ZCFS_DEFRAG'], *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, timeout=WAIT_SECONDS)
+    assert result.returncode == expect, f'{arguments}: {result.returncode}: {result.stdout}'
+    return result.stdout
+
+
+@unmounted
+def test_tools_in_the_other_file_system(outer):
+    """there the tools find the daemon that serves an image, and who uses it"""
+    with file_system_in_store(outer) as store:
+        for i in range(4):
+            for at in ('', 'sub'):
+                store.bundle(f'{i}.img', noise(65536), directory=at)
+        want = store.expected('0.img', directory='sub')
+        write_file(store.host('sub', 'plain.img'), noise(65536))
+        store.start()
+        with open(store.path('sub', '0.img'), 'rb') as file:
+            for path in (store.path('sub', '0.img'), os.path.join(store.dir, 'sub', '0.img')):
+                said = defrag('--plain', path, expect=4)
+                assert f'(process {os.getpid()})' in said, said
+                defrag('--settle', path)
+            assert file.read() == want
+        wait_until(lambda: len(store.extents('0.img', directory='sub')) == 1, 'settled')
+        defrag('--settle', store.path('sub', 'plain.img'))
+        defrag('--plain', store.path('sub', '1.img'))
+        assert os.path.isfile(store.host('sub', '1.img'))
 
 
 # ---- two daemons ----
