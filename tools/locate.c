@@ -385,14 +385,16 @@ static int visit_mounts(const struct location *location, mount_visitor *visit, v
 
 static int open_in_mount(const struct mount *mount, const struct location *location, void *fd)
 {
+	struct stat shown;
 	cleanup_free char *path = path_in_mount(mount, location);
-	if (!path)
+	/* What is no image must not be opened: a device may act upon it. */
+	if (!path || (lstat(path, &shown) == 0 && !S_ISREG(shown.st_mode)))
 		return 0;
-	cleanup_fd int image = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	/* O_NONBLOCK: by now it may be a FIFO, which would wait for somebody to write. */
+	cleanup_fd int image = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
 	if (image < 0)
 		return errno == ENOENT ? 0 : -errno;
-	struct stat shown;
-	if (fstat(image, &shown) < 0 || shown.st_ino != inode_in_mount(mount, location))
+	if (fstat(image, &shown) < 0 || !S_ISREG(shown.st_mode) || shown.st_ino != inode_in_mount(mount, location))
 		return 0;
 	*(int *)fd = steal_fd(&image);
 	return 1;

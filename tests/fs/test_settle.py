@@ -94,6 +94,10 @@ def test_refusals(store):
     assert 'nothing to do' in settle(store.path('p.img'))
     assert os.path.isfile(store.host('p.img'))
     settle(store.path('none.img'), expect=(1,))
+    os.mkfifo(store.path('fifo'))
+    for path in (store.path('fifo'), store.host('fifo')):
+        said = settle(path, expect=(1,))
+        assert 'neither a regular file nor a bundle' in said, said
 
 
 def test_below_and_elsewhere(store):
