@@ -12,6 +12,7 @@
 #include "fs/negotiate.h"
 #include "fs/operations.h"
 #include "fs/ring_queue.h"
+#include "fs/store.h"
 
 /* The arguments of any handler. Names and values stay where they are, in the ring's buffer, until the answer. */
 struct call {
@@ -29,6 +30,7 @@ struct call {
 	int value;
 	unsigned int flags, command;
 	bool asked_once; /* nobody looks at the answer, and nobody asks again */
+	bool changes;    /* what is in the store */
 	/* what the pointers above point to */
 	struct stat attributes_copy;
 	struct fuse_file_info info_copy, other_info_copy;
@@ -72,6 +74,11 @@ static void dispatch(const struct call *args)
 {
 	int ret;
 
+	/* The kernel's own mount may be writable all the same: it is remounted without our knowing. */
+	if (args->changes && store.read_only) {
+		fuse_reply_err(args->req, EROFS);
+		return;
+	}
 	if (!request_by_ring(args->req)) {
 		args->handler(args);
 		return;
@@ -82,6 +89,10 @@ static void dispatch(const struct call *args)
 	else if (ret < 0)
 		fuse_reply_err(args->req, -ret);
 }
+
+/* Refused by a mount that is to change nothing. What takes a file that is open for writing needs no such word: none is
+ * there (fs/open_image.c). */
+#define CHANGES .changes = true
 
 /* Answered without a disk, most probably: what it takes is in the host's cache. */
 #define QUICK .deferred.job.quick = true
@@ -102,27 +113,30 @@ HANDLER(lookup, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, 
 HANDLER(getattr, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
         .info = info, QUICK)
 HANDLER(setattr, (fuse_req_t req, fuse_ino_t number, struct stat *attributes, int to_set, struct fuse_file_info *info),
-        (c->req, c->number, c->attributes, c->value, c->info), .attributes = attributes, .value = to_set, .info = info)
+        (c->req, c->number, c->attributes, c->value, c->info), .attributes = attributes, .value = to_set, .info = info,
+        CHANGES)
 HANDLER(readlink, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), QUICK)
 HANDLER(mknod, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode, dev_t rdev),
-        (c->req, c->number, c->name, c->mode, c->rdev), .name = name, .mode = mode, .rdev = rdev)
+        (c->req, c->number, c->name, c->mode, c->rdev), .name = name, .mode = mode, .rdev = rdev, CHANGES)
 HANDLER(mkdir, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode),
-        (c->req, c->number, c->name, c->mode), .name = name, .mode = mode)
-HANDLER(unlink, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
-HANDLER(rmdir, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
+        (c->req, c->number, c->name, c->mode), .name = name, .mode = mode, CHANGES)
+HANDLER(unlink, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name,
+        CHANGES)
+HANDLER(rmdir, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name,
+        CHANGES)
 HANDLER(symlink, (fuse_req_t req, const char *target, fuse_ino_t number, const char *name),
-        (c->req, c->other_name, c->number, c->name), .other_name = target, .name = name)
+        (c->req, c->other_name, c->number, c->name), .other_name = target, .name = name, CHANGES)
 HANDLER(rename,
         (fuse_req_t req, fuse_ino_t number, const char *name, fuse_ino_t new_parent, const char *new_name,
          unsigned int flags),
         (c->req, c->number, c->name, c->other_number, c->other_name, c->flags), .name = name,
-        .other_number = new_parent, .other_name = new_name, .flags = flags)
+        .other_number = new_parent, .other_name = new_name, .flags = flags, CHANGES)
 HANDLER(link, (fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name),
-        (c->req, c->number, c->other_number, c->name), .other_number = parent, .name = name)
+        (c->req, c->number, c->other_number, c->name), .other_number = parent, .name = name, CHANGES)
 HANDLER(open, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
         .info = info)
 HANDLER(create, (fuse_req_t req, fuse_ino_t number, const char *name, mode_t mode, struct fuse_file_info *info),
-        (c->req, c->number, c->name, c->mode, c->info), .name = name, .mode = mode, .info = info)
+        (c->req, c->number, c->name, c->mode, c->info), .name = name, .mode = mode, .info = info, CHANGES)
 HANDLER(release, (fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info), (c->req, c->number, c->info),
         .info = info, .asked_once = true, QUICK)
 HANDLER(fsync, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse_file_info *info),
@@ -151,11 +165,12 @@ HANDLER(fsyncdir, (fuse_req_t req, fuse_ino_t number, int data_only, struct fuse
 HANDLER(statfs, (fuse_req_t req, fuse_ino_t number), (c->req, c->number), QUICK)
 HANDLER(setxattr, (fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags),
         (c->req, c->number, c->name, c->other_name, c->size, c->value), .name = name, .other_name = value, .size = size,
-        .value = flags)
+        .value = flags, CHANGES)
 HANDLER(getxattr, (fuse_req_t req, fuse_ino_t number, const char *name, size_t size),
         (c->req, c->number, c->name, c->size), .name = name, .size = size)
 HANDLER(listxattr, (fuse_req_t req, fuse_ino_t number, size_t size), (c->req, c->number, c->size), .size = size)
-HANDLER(removexattr, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name)
+HANDLER(removexattr, (fuse_req_t req, fuse_ino_t number, const char *name), (c->req, c->number, c->name), .name = name,
+        CHANGES)
 HANDLER(access, (fuse_req_t req, fuse_ino_t number, int mask), (c->req, c->number, c->value), .value = mask, QUICK)
 HANDLER(ioctl,
         (fuse_req_t req, fuse_ino_t number, unsigned int command, void *argument, struct fuse_file_info *info,

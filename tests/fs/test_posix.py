@@ -656,6 +656,45 @@ def test_privilege_bits(store):
             assert mode == 0o777, (name, command, oct(mode))
 
 
+def everything(path):
+    """What is below a directory, and when each was changed for the last time in whatever way."""
+    return {os.path.join(at, name): os.lstat(os.path.join(at, name)).st_ctime_ns
+            for at, directories, files in os.walk(path) for name in directories + files}
+
+
+@unmounted
+def test_read_only(store):
+    """a mount that is to change nothing does not, even where the kernel would let it: a read-only mount can be remounted"""
+    os.mkdir(store.host('d'))
+    write_file(store.host('plain'), noise(8192))
+    store.bundle('bundle', noise(8192))
+    for name in ('d', 'plain', 'bundle/data'):
+        os.setxattr(store.host(name), 'user.colour', b'blue')
+    before = everything(store.dir)
+    store.start('-o', 'ro,rw')
+    new = store.path('new')
+    for name in ('plain', 'bundle', 'd'):
+        path, other = store.path(name), store.path('plain' if name == 'd' else 'd')
+        for attempt in (lambda: os.chmod(path, 0o600), lambda: os.chown(path, 1, 1), lambda: os.utime(path),
+                        lambda: os.rename(path, new), lambda: renameat2(path, other, RENAME_EXCHANGE),
+                        lambda: os.setxattr(path, 'user.x', b'x'), lambda: os.removexattr(path, 'user.colour')):
+            with fails_with(errno.EROFS):
+                attempt()
+    for name in ('plain', 'bundle'):
+        path = store.path(name)
+        for attempt in (lambda: open(path, 'r+b'), lambda: open(path, 'wb'), lambda: os.truncate(path, 0), lambda: os.unlink(path),
+                        lambda: os.link(path, new)):
+            with fails_with(errno.EROFS):
+                attempt()
+    for attempt in (lambda: open(new, 'xb'), lambda: os.mkfifo(new), lambda: os.mkdir(new), lambda: os.symlink('a', new),
+                    lambda: os.rmdir(store.path('d'))):
+        with fails_with(errno.EROFS):
+            attempt()
+    assert len(read_file(store.path('plain'))) == len(read_file(store.path('bundle'))) == 8192
+    store.unmount()
+    assert everything(store.dir) == before
+
+
 def test_statfs(store):
     """statfs is the host's"""
     here, there = os.statvfs(store.point), os.statvfs(store.below)
