@@ -29,7 +29,8 @@
 #include "mapdb/cleanup.h"
 #include "mapdb/shown_inode.h"
 
-#define ACL_PREFIX "system.posix_acl_"
+#define ACL_PREFIX     "system.posix_acl_"
+#define TRUSTED_PREFIX "trusted."
 
 static bool is_acl(const char *name)
 {
@@ -397,15 +398,27 @@ void fs_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t siz
 	reply_xattr(req, length, size, value);
 }
 
+/* Those of the administrator, whose names the host, too, shows only to him. That nobody else gets their values the
+ * kernel sees to. */
+static bool is_trusted(const char *name)
+{
+	return strncmp(name, TRUSTED_PREFIX, strlen(TRUSTED_PREFIX)) == 0;
+}
+
+static bool is_offered(fuse_req_t req, const char *name)
+{
+	return (store.acls || !is_acl(name)) && !own_xattr(name) && (fuse_req_ctx(req)->uid == 0 || !is_trusted(name));
+}
+
 /* Takes the names that are not offered out of a list. Returns its new length. */
-static ssize_t filter_names(char *names, ssize_t length)
+static ssize_t filter_names(fuse_req_t req, char *names, ssize_t length)
 {
 	char *to = names;
 
 	for (char *name = names; name < names + length;) {
 		size_t step = strlen(name) + 1;
 
-		if ((store.acls || !is_acl(name)) && !own_xattr(name)) {
+		if (is_offered(req, name)) {
 			memmove(to, name, step);
 			to += step;
 		}
@@ -438,6 +451,6 @@ void fs_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 	if (length < 0 && names)
 		length = -errno;
 	if (length >= 0)
-		length = add_damage(node, names, filter_names(names, length));
+		length = add_damage(node, names, filter_names(req, names, length));
 	reply_xattr(req, length, size, names);
 }

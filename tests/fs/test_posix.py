@@ -209,6 +209,18 @@ def test_extended_attributes(store, name, data):
 
 
 @both
+def test_trusted_attributes(store, name, data):
+    """the administrator's attributes are shown to nobody else"""
+    os.chmod(store.below, 0o755)
+    os.chmod(store.path(name), 0o644)
+    os.setxattr(store.path(name), 'trusted.secret', b'x')
+    os.setxattr(store.path(name), 'user.colour', b'blue')
+    assert {'trusted.secret', 'user.colour'} <= set(os.listxattr(store.path(name)))
+    script = 'import os, sys; print(*os.listxattr(sys.argv[1]))'
+    assert as_user(1500, sys.executable, '-c', script, store.path(name)).stdout.split() == ['user.colour']
+
+
+@both
 def test_mode_owner_times(store, name, data):
     """chmod, chown and utimens are the image's, and survive a remount"""
     path = store.path(name)
