@@ -16,6 +16,7 @@
 #include <syslog.h>
 #include <unistd.h>
 
+#include "fs/caller.h"
 #include "fs/control.h"
 #include "fs/damage.h"
 #include "fs/log.h"
@@ -148,7 +149,20 @@ static int give_bundle_away(const struct node *node, uid_t owner, int parent_fd,
 	return ret < 0 ? ret : bundle_ret;
 }
 
-static int change_owner(struct node *node, const struct stat *wanted, int to_set)
+/* What gives a file other rights or another group takes away its set-group-ID, unless the caller is in the group that
+ * it had. The kernel leaves that to whoever stores the file; and the host thinks that the daemon may keep it. */
+static int drop_set_group_id(fuse_req_t req, const struct node *node, gid_t group)
+{
+	struct stat status;
+
+	if (fstat(node->fd, &status) < 0)
+		return -errno;
+	if (!(status.st_mode & S_ISGID) || caller_in_group(req, group))
+		return 0;
+	return fchmodat(AT_FDCWD, fd_path(node).text, status.st_mode & 07777 & ~(mode_t)S_ISGID, 0) < 0 ? -errno : 0;
+}
+
+static int change_owner(fuse_req_t req, struct node *node, const struct stat *wanted, int to_set)
 {
 	uid_t uid = to_set & FUSE_SET_ATTR_UID ? wanted->st_uid : (uid_t)-1;
 	gid_t gid = to_set & FUSE_SET_ATTR_GID ? wanted->st_gid : (gid_t)-1;
@@ -160,6 +174,8 @@ static int change_owner(struct node *node, const struct stat *wanted, int to_set
 	if (fstat(node->fd, &before) < 0)
 		return -errno;
 	ret = chown_fd(node->fd, uid, gid);
+	if (ret == 0 && node->kind != NODE_DIRECTORY) /* there it means something else, and stays */
+		ret = drop_set_group_id(req, node, before.st_gid);
 	if (ret < 0 || node->kind != NODE_FILE || node_place(node, &parent, name) < 0)
 		return ret;
 	ret = give_bundle_away(node, before.st_uid, parent->fd, name, uid, gid);
@@ -239,7 +255,7 @@ static int change_attributes(const struct attribute_call *call)
 	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE))
 		ret = check_mode(call->node, call->wanted.st_mode);
 	if (ret == 0 && (call->to_set & owner))
-		ret = change_owner(call->node, &call->wanted, call->to_set);
+		ret = change_owner(call->waiting.req, call->node, &call->wanted, call->to_set);
 	if (ret == 0 && (call->to_set & FUSE_SET_ATTR_MODE) &&
 	    fchmodat(AT_FDCWD, fd_path(call->node).text, call->wanted.st_mode & 07777, 0) < 0)
 		ret = -errno;
@@ -342,6 +358,16 @@ static int check_xattr(const struct node *node, const char *name)
 	return 0;
 }
 
+static int change_xattr(fuse_req_t req, const struct node *node, const char *name, const char *value, size_t size,
+                        int flags)
+{
+	struct stat before;
+
+	if (fstat(node->fd, &before) < 0 || setxattr(fd_path(node).text, name, value, size, flags) < 0)
+		return -errno;
+	return strcmp(name, ACL_PREFIX "access") == 0 ? drop_set_group_id(req, node, before.st_gid) : 0;
+}
+
 void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
 {
 	struct node *node = node_of(number);
@@ -349,8 +375,8 @@ void fs_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char
 
 	if (ret == 0)
 		ret = check_new_xattr(node, name);
-	if (ret == 0 && setxattr(fd_path(node).text, name, value, size, flags) < 0)
-		ret = -errno;
+	if (ret == 0)
+		ret = change_xattr(req, node, name, value, size, flags);
 	fuse_reply_err(req, -ret);
 }
 

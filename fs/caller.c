@@ -3,14 +3,17 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/fsuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fs/store.h"
+#include "mapdb/cleanup.h"
 
 #define CAPABILITY_BIT(capability) (1u << (capability))
 
@@ -68,6 +71,23 @@ int caller_check_sticky(fuse_req_t req, int parent_fd, const struct stat *victim
 	if (fstat(parent_fd, &parent) < 0)
 		return -errno;
 	return (parent.st_mode & S_ISVTX) && parent.st_uid != uid ? -ESTALE : 0;
+}
+
+bool caller_in_group(fuse_req_t req, gid_t group)
+{
+	const struct fuse_ctx *context = fuse_req_ctx(req);
+	cleanup_free gid_t *groups = NULL;
+	int count = 0;
+
+	if (context->uid == 0 || context->gid == group)
+		return true;
+	groups = calloc(NGROUPS_MAX, sizeof(*groups));
+	if (groups)
+		count = fuse_req_getgroups(req, NGROUPS_MAX, groups);
+	for (int i = 0; i < count; i++)
+		if (groups[i] == group)
+			return true;
+	return false;
 }
 
 #define SIGNAL_BIT(number) (UINT64_C(1) << ((number)-1))

@@ -25,6 +25,9 @@ void caller_leave(void);
  * may. */
 int caller_check_sticky(fuse_req_t req, int parent_fd, const struct stat *victim);
 
+/* True for root, and for whoever is in the group by any of his own; false if those cannot be told. */
+bool caller_in_group(fuse_req_t req, gid_t group);
+
 /* True if a request that waits should end with EINTR: the kernel has reported a signal, and it is one that the caller
  * must act upon: it kills him or he catches it. The kernel reports any signal, and each request only once; to a child's
  * end that nobody asked to be told of, rename(2) must not answer with an error that no other file system gives. With

@@ -707,6 +707,31 @@ def test_read_only(store):
     assert everything(store.dir) == before
 
 
+@elsewhere
+def test_set_group_id(store):
+    """who gives a file an ACL or another group keeps its set-group-ID as he does on the host: if he is in its group, or root"""
+    minimal = acl((ACL_USER_OBJ, 7, NO_ID), (ACL_GROUP_OBJ, 5, NO_ID), (ACL_OTHER, 5, NO_ID))
+    script = 'import os, sys; os.setxattr(sys.argv[1], "system.posix_acl_access", bytes.fromhex(sys.argv[2]))'
+    changes = {0o2755: (sys.executable, '-c', script), 0o2745: ('chgrp', '1601')}
+    os.chmod(store.below, 0o755)
+    store.bundle('bundle', noise(8192))
+    write_file(store.host('plain'), noise(8192))
+    os.mkdir(store.host('directory'))
+    os.chmod(store.host('bundle'), 0o755)
+    for name, file in (('plain', 'plain'), ('bundle', 'bundle/data'), ('directory', 'directory')):
+        for user, groups in ((1500, '1601'), (1500, '1601,1600'), (0, '1601')):
+            for mode, change in changes.items():
+                found = []
+                for path in (os.path.join(store.dir, file), store.path(name)):
+                    os.chown(path, 1500, 1600)
+                    os.chmod(path, mode)
+                    arguments = (*change, path, minimal.hex()) if mode == 0o2755 else (*change, path)
+                    subprocess.run(['setpriv', f'--reuid={user}', '--regid=1500', f'--groups={groups}', *arguments], check=True,
+                                   timeout=WAIT_SECONDS)
+                    found.append(oct(os.stat(store.host(file)).st_mode))
+                assert found[0] == found[1], (name, user, groups, oct(mode), found)
+
+
 def test_statfs(store):
     """statfs is the host's"""
     here, there = os.statvfs(store.point), os.statvfs(store.below)
