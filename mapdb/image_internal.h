@@ -92,7 +92,9 @@ int names_clean(const struct io *io, int parent_fd, const char *only_name, const
  * -ENOMEM etc. */
 int names_make_stale(int parent_fd, const char *name, const char *kind, char **out);
 
-/* Removes a directory that is known to be a bundle (or a part of one) and what belongs into one, data first. Does not sync. */
+/* Removes what belongs into a bundle, data first; then, after a sync, map.db, and a journal after that. */
+int names_empty_bundle(const struct io *io, int bundle_fd);
+/* The same and the directory, which is known to be a bundle (or a part of one). Does not sync the parent. */
 int names_remove_bundle(const struct io *io, int parent_fd, const char *name);
 
 /* True on file systems on which names or bytes change under other hosts, or whose exchange and leases nobody has tried. */

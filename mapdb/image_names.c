@@ -104,16 +104,32 @@ static int remove_member(const struct io *io, int bundle_fd, const char *name)
 	return rc == -ENOENT ? 0 : rc;
 }
 
+int names_empty_bundle(const struct io *io, int bundle_fd)
+{
+	struct stat status;
+	int rc = remove_member(io, bundle_fd, BUNDLE_DATA_NAME);
+
+	if (rc == 0)
+		rc = remove_member(io, bundle_fd, BUNDLE_PROBE_NAME);
+	/* While anything is left, it must be seen that this was a bundle, also after a crash. */
+	if (rc == 0)
+		rc = io->fsync(io, bundle_fd);
+	if (rc == 0)
+		rc = remove_member(io, bundle_fd, MAP_DB_NAME);
+	/* Of a database that was not made to the end only the journal says so. */
+	if (rc < 0 || name_stat(bundle_fd, JOURNAL_NAME, &status) == -ENOENT)
+		return rc;
+	rc = io->fsync(io, bundle_fd);
+	return rc == 0 ? remove_member(io, bundle_fd, JOURNAL_NAME) : rc;
+}
+
 int names_remove_bundle(const struct io *io, int parent_fd, const char *name)
 {
-	static const char *const members[] = {BUNDLE_DATA_NAME, JOURNAL_NAME, MAP_DB_NAME, BUNDLE_PROBE_NAME};
 	int fd = bundle_open(io, parent_fd, name);
-	int rc = 0;
 
 	if (fd < 0)
 		return fd;
-	for (size_t i = 0; i < sizeof members / sizeof members[0] && rc == 0; i++)
-		rc = remove_member(io, fd, members[i]);
+	int rc = names_empty_bundle(io, fd);
 	io->close(io, fd);
 	return rc == 0 ? io->unlink(io, parent_fd, name, AT_REMOVEDIR) : rc;
 }

@@ -18,6 +18,10 @@
  *                      and nobody's business.
  *
  * Six random letters; no clash matters, names are taken with mkdir, link or RENAME_NOREPLACE.
+ *
+ * Whoever may write in a directory can have put anything there under such a name, and it may be root who cleans. So of
+ * directories only what is a bundle, or what an interruption leaves of one, is removed: who may rename a directory need
+ * not have a right to the files in it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +32,7 @@
 
 #include "mapdb/cleanup.h"
 #include "mapdb/image_internal.h"
+#include "mapdb/map_db_schema.h"
 #include "mapdb/name_list.h"
 
 /* ---- hidden names ---- */
@@ -151,9 +156,94 @@ struct cleaner {
 	const struct stat *held;
 };
 
+static int note_stranger(void *context, const char *entry)
+{
+	static const char *const members[] = {".",          "..",        BUNDLE_DATA_NAME,
+	                                      JOURNAL_NAME, MAP_DB_NAME, BUNDLE_PROBE_NAME};
+
+	for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+		if (!strcmp(entry, members[i]))
+			return 0;
+	}
+	return 1;
+}
+
+/* The first bytes of a regular file; zeros past its end. */
+static bool read_start(const struct io *io, int bundle_fd, const char *name, uint8_t *start, size_t length)
+{
+	cleanup_fd int fd = data_open(io, bundle_fd, name, O_RDONLY);
+
+	return fd >= 0 && io_pread_full(io, fd, start, length, 0) == 0;
+}
+
+static uint32_t big_endian(const uint8_t *bytes)
+{
+	return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+/* As far as its header tells, in which no change of a database replaces what is looked at. The two headers:
+ * https://www.sqlite.org/fileformat2.html */
+static bool is_map_db(const struct io *io, int bundle_fd, const char *name)
+{
+	static const char magic[16] = "SQLite format 3";
+	uint8_t header[72];
+
+	return read_start(io, bundle_fd, name, header, sizeof header) && !memcmp(header, magic, sizeof magic) &&
+	       big_endian(header + 68) == MAP_DB_APPLICATION_ID;
+}
+
+/* True if the database was being made, whatever has been written of it: the journal takes it back to no pages. */
+static bool is_unmade_db(const struct io *io, int bundle_fd)
+{
+	static const uint8_t magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	uint8_t header[20];
+
+	return read_start(io, bundle_fd, JOURNAL_NAME, header, sizeof header) && !memcmp(header, magic, sizeof magic) &&
+	       big_endian(header + 16) == 0;
+}
+
+/* True if there is nothing, or a file without bytes, or a directory, which goes only if it is empty. */
+static bool holds_nothing(int bundle_fd, const char *name)
+{
+	struct stat status;
+	int rc = name_stat(bundle_fd, name, &status);
+
+	return rc == -ENOENT || (rc == 0 && (S_ISDIR(status.st_mode) || (S_ISREG(status.st_mode) && !status.st_size)));
+}
+
+/* True if the directory is a bundle, or one that was not finished or not removed to the end. Such a one has a map
+ * database, perhaps just exchanged with the probe; or the database was not made yet, or was the last to go. Then there
+ * is no data, and a journal without a database is nothing. */
+static bool is_rest_of_bundle(const struct io *io, int bundle_fd)
+{
+	struct stat status;
+
+	if (io_look_entries(bundle_fd, note_stranger, NULL) != 0)
+		return false;
+	if (is_map_db(io, bundle_fd, MAP_DB_NAME) || is_map_db(io, bundle_fd, BUNDLE_PROBE_NAME))
+		return true;
+	return name_stat(bundle_fd, BUNDLE_DATA_NAME, &status) == -ENOENT &&
+	       holds_nothing(bundle_fd, BUNDLE_PROBE_NAME) &&
+	       (holds_nothing(bundle_fd, MAP_DB_NAME) || is_unmade_db(io, bundle_fd));
+}
+
+/* What is looked at is what is emptied, whatever the name has come to mean meanwhile. */
+static int remove_directory(const struct cleaner *cleaner, const char *entry)
+{
+	const struct io *io = cleaner->io;
+	cleanup_fd int fd = bundle_open(io, cleaner->parent_fd, entry);
+
+	if (fd < 0)
+		return fd;
+	if (!is_rest_of_bundle(io, fd))
+		return -EEXIST;
+	int rc = names_empty_bundle(io, fd);
+	return rc == 0 ? io->unlink(io, cleaner->parent_fd, entry, AT_REMOVEDIR) : rc;
+}
+
 static int remove_entry(const struct cleaner *cleaner, const char *entry, const struct found *found)
 {
-	int rc = found->is_directory ? names_remove_bundle(cleaner->io, cleaner->parent_fd, entry)
+	int rc = found->is_directory ? remove_directory(cleaner, entry)
 	                             : cleaner->io->unlink(cleaner->io, cleaner->parent_fd, entry, 0);
 
 	return rc == 0 ? cleaner->io->fsync(cleaner->io, cleaner->parent_fd) : rc;

@@ -475,11 +475,13 @@ def test_stale_entries_are_removed(store):
     write_file(store.host('a.img'), data)
     os.mkdir(store.host('sub'))
     write_file(store.host('sub', 'b.img'), data)
+    store.bundle('made', data)
     for directory, name in (('', 'a.img'), ('sub', 'b.img')):
         staging = store.host(directory, f'.{name}.zcfs-abcdef')
         os.mkdir(staging)
         os.link(store.host(directory, name), staging + '/data')
-        write_file(staging + '/map.db', b'')
+        shutil.copy(store.host('made', 'map.db'), staging)
+    shutil.rmtree(store.host('made'))
     store.unmount()
     store.start()
     assert sorted(os.listdir(store.below)) == ['a.img', 'sub'] and os.listdir(store.host('sub')) == ['b.img']

@@ -823,6 +823,26 @@ def test_sticky_directory_changed_below(store):
             exchanged_below(store, kind, USER, operation)
 
 
+def test_private_directory_by_a_hidden_name(store):
+    """who can rename a directory does not have the daemon remove the files in it"""
+    os.chmod(store.below, 0o777)
+    files = {'data': b'hers', 'map.db': b'SQLite format 3\0' + bytes(84), 'map.db-journal': b'journal', 'probe': b''}
+    for hidden in ('.b.zcfs-removed-aBcDeF', '.x.zcfs-removed-aBcDeF', '.b.zcfs-plain-aBcDeF', '.b.zcfs-aBcDeF'):
+        private = store.host('private')
+        os.mkdir(private)
+        for name, content in files.items():
+            if name != 'data' or 'removed' in hidden:
+                write_file(f'{private}/{name}', content)
+        names = sorted(os.listdir(private))
+        os.chmod(private, 0o700)
+        os.chown(private, USER, USER)
+        os.rename(private, store.host(hidden))
+        store.bundle('b', noise(65536))
+        os.unlink(store.path('b'))
+        assert sorted(os.listdir(store.host(hidden))) == names, hidden
+        shutil.rmtree(store.host(hidden))
+
+
 @with_options('-o', 'no_allow_other')
 def test_no_allow_other(store):
     """without allow_other the mount is closed to other users, whatever the modes say"""

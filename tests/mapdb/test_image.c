@@ -469,6 +469,17 @@ static void check_links(void)
 	CHECK_IS(unlinkat(dir_fd, "other name", 0), 0);
 }
 
+static void copy_bundle(const char *from_name, const char *to_name)
+{
+	int from = openat(dir_fd, from_name, O_RDONLY | O_DIRECTORY);
+
+	CHECK_IS(mkdirat(dir_fd, to_name, 0700), 0);
+	int to = openat(dir_fd, to_name, O_RDONLY | O_DIRECTORY);
+	copy_directory(from, to);
+	close(from);
+	close(to);
+}
+
 /* Bundles that zcfs cannot have made. Each is built from the good one, and refused. */
 static void check_forged(void)
 {
@@ -552,7 +563,8 @@ static void check_cleaning_after_rename(void)
 	struct stat status;
 
 	write_file(dir_fd, "renamed.img", "bytes", 5);
-	CHECK_IS(mkdirat(dir_fd, ".old.img.zcfs-abcdef", 0700), 0);
+	copy_bundle("a.img", ".old.img.zcfs-abcdef");
+	CHECK_IS(unlinkat(dir_fd, ".old.img.zcfs-abcdef/data", 0), 0);
 	CHECK_IS(linkat(dir_fd, "renamed.img", dir_fd, ".old.img.zcfs-abcdef/data", 0), 0);
 	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
 	CHECK_IS(removed, 1);
@@ -567,6 +579,127 @@ static void check_cleaning_after_rename(void)
 	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
 	CHECK_IS(removed, 1);
 	CHECK_IS(left, 0);
+}
+
+/* What a directory under a hidden name holds, in letters: D data, M a map database, J a journal, P an empty probe; d,
+ * m, j, p: the same names otherwise, as make_member() says. */
+struct hidden_directory {
+	const char *members;
+	bool goes;
+	const char *what;
+};
+
+static void make_member(int from, int to, char member)
+{
+	static const uint8_t unmade[512] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	static const char *const names[] = {['D'] = "data", ['M'] = "map.db"};
+
+	switch (member) {
+	case 'D':
+	case 'M':
+		CHECK_IS(linkat(from, names[(int)member], to, names[(int)member], 0), 0);
+		break;
+	case 'J':
+		write_file(to, "map.db-journal", "anything", 8);
+		break;
+	case 'P':
+	case 'm':
+		CHECK_IS(mkdirat(to, member == 'P' ? "probe" : "map.db", 0700), 0);
+		break;
+	case 'p':
+		CHECK_IS(linkat(from, "map.db", to, "probe", 0), 0);
+		break;
+	case 'e':
+		write_file(to, "map.db", "", 0);
+		break;
+	case 'z': /* written in part, of which the power took more */
+		write_file(to, "map.db", (const uint8_t[4096]){0}, 4096);
+		break;
+	case 'j':
+		write_file(to, "map.db-journal", unmade, sizeof unmade);
+		break;
+	case 'f':
+		CHECK_IS(mkfifoat(to, "map.db", 0600), 0);
+		break;
+	case 'l':
+		CHECK_IS(symlinkat("../a.img/map.db", to, "map.db"), 0);
+		break;
+	case 'o': /* another program's */
+		write_file(to, "map.db", "SQLite format 3\0\x10", 100);
+		break;
+	default:
+		write_file(to, "stranger", "", 0);
+	}
+}
+
+static void check_hidden_directory(const struct hidden_directory *directory, const char *entry)
+{
+	unsigned int removed, left, members = 2;
+	char path[64];
+	int from = openat(dir_fd, "whole", O_RDONLY | O_DIRECTORY);
+
+	check_context("%s: %s", entry, directory->what);
+	CHECK_IS(mkdirat(dir_fd, entry, 0700), 0);
+	int to = openat(dir_fd, entry, O_RDONLY | O_DIRECTORY);
+	for (const char *member = directory->members; *member; member++, members++)
+		make_member(from, to, *member);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
+	CHECK_IS(removed, directory->goes);
+	CHECK_IS(left, !directory->goes);
+	CHECK_IS(faccessat(dir_fd, entry, F_OK, 0), directory->goes ? -1 : 0);
+	if (!directory->goes) {
+		snprintf(path, sizeof path, "/proc/self/fd/%d", to);
+		CHECK_IS(count_entries(path), members);
+		empty_directory(to);
+		CHECK_IS(unlinkat(dir_fd, entry, AT_REMOVEDIR), 0);
+	}
+	close(from);
+	close(to);
+	check_context("%s", "");
+}
+
+/* Who can rename a directory is not to have the files in it removed by root. But whatever interruptions leave of a
+ * bundle goes. */
+static void check_only_bundles_are_removed(void)
+{
+	static const struct hidden_directory directories[] = {
+	        {"DM", true, "whole"},
+	        {"DMJ", true, "whole, in the middle of a change"},
+	        {"M", true, "without data"},
+	        {"MJ", true, "without data, in the middle of a change"},
+	        {"", true, "empty"},
+	        {"J", true, "only the journal is left"},
+	        {"MP", true, "with a probe"},
+	        {"mp", true, "exchanged with the probe"},
+	        {"m", true, "exchanged, and the database gone"},
+	        {"e", true, "the database was just created"},
+	        {"eJ", true, "the database was created, and a journal"},
+	        {"zj", true, "the database was half made"},
+	        {"D", false, "data, and nothing else"},
+	        {"DJ", false, "data and a journal"},
+	        {"De", false, "data and an empty map.db"},
+	        {"Dzj", false, "data and a half-made map.db"},
+	        {"Do", false, "data and another program's map.db"},
+	        {"o", false, "another program's map.db"},
+	        {"oJP", false, "another program's map.db, journal and probe"},
+	        {"z", false, "a map.db of zeros"},
+	        {"f", false, "a FIFO"},
+	        {"Dl", false, "a link"},
+	        {"DMs", false, "a bundle with a stranger"},
+	        {"s", false, "a stranger"},
+	};
+
+	copy_bundle("a.img", "whole");
+	for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++) {
+		check_hidden_directory(&directories[i], ".x.zcfs-removed-abcdef");
+		check_hidden_directory(&directories[i], ".b.img.zcfs-plain-abcdef");
+		if (!strchr(directories[i].members, 'D'))
+			check_hidden_directory(&directories[i], ".b.img.zcfs-abcdef");
+	}
+	int fd = openat(dir_fd, "whole", O_RDONLY | O_DIRECTORY);
+	empty_directory(fd);
+	close(fd);
+	CHECK_IS(unlinkat(dir_fd, "whole", AT_REMOVEDIR), 0);
 }
 
 static void check_rename_waits_for_tools(void)
@@ -603,6 +736,7 @@ int main(void)
 	check_classes();
 	check_forged();
 	check_cleaning_after_rename();
+	check_only_bundles_are_removed();
 	check_rename_waits_for_tools();
 	check_cleaning_is_careful();
 	CHECK_IS(count_descriptors(), descriptors);
