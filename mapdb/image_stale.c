@@ -21,7 +21,8 @@
  *
  * Whoever may write in a directory can have put anything there under such a name, and it may be root who cleans. So of
  * directories only what is a bundle, or what an interruption leaves of one, is removed: who may rename a directory need
- * not have a right to the files in it.
+ * not have a right to the files in it. And in a sticky directory nothing takes a name that its owner could not have
+ * given it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -351,6 +352,29 @@ static int clean_plain(const struct cleaner *cleaner, const char *entry, const s
 	return rc < 0 ? rc : remove_entry(cleaner, entry, &self.found);
 }
 
+static bool is_image(const struct cleaner *cleaner, const char *entry, const struct found *found)
+{
+	if (!found->is_directory)
+		return S_ISREG(found->self.st_mode);
+	cleanup_fd int fd = bundle_open(cleaner->io, cleaner->parent_fd, entry);
+	return fd >= 0 && found->has_data && is_map_db(cleaner->io, fd, MAP_DB_NAME);
+}
+
+/* In a sticky directory anybody makes entries, also one with the numbers of a replacement, but only who owns an image,
+ * or the directory, or is root replaces it. A file with a second link may be theirs and the link anybody's. */
+static bool may_replace(const struct cleaner *cleaner, const struct found *new, const struct found *old)
+{
+	uid_t owner = new->self.st_uid;
+	struct stat parent;
+
+	if (fstat(cleaner->parent_fd, &parent) < 0)
+		return false;
+	if (!(parent.st_mode & S_ISVTX))
+		return true;
+	return (new->is_directory || new->self.st_nlink == 1) &&
+	       (owner == 0 || owner == parent.st_uid || owner == old->self.st_uid);
+}
+
 /* A replacement cut short: finishes it. */
 static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
@@ -365,6 +389,8 @@ static int clean_replace(const struct cleaner *cleaner, const char *entry, const
 	if (!self.found.exists || !owner.found.exists)
 		return -EEXIST;
 	if (self.found.self.st_ino == hidden->new_inode && owner.found.self.st_ino == hidden->old_inode) {
+		if (!is_image(cleaner, entry, &self.found) || !may_replace(cleaner, &self.found, &owner.found))
+			return -EEXIST;
 		rc = io->rename(io, cleaner->parent_fd, entry, cleaner->parent_fd, hidden->name, RENAME_EXCHANGE);
 		self.found.is_directory = owner.found.is_directory;
 	} else if (self.found.self.st_ino != hidden->old_inode || owner.found.self.st_ino != hidden->new_inode) {

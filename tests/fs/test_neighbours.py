@@ -823,6 +823,32 @@ def test_sticky_directory_changed_below(store):
             exchanged_below(store, kind, USER, operation)
 
 
+def hidden_replacement(store, mine, victim):
+    """Under the name that a replacement cut short would have left."""
+    new, old = (os.stat(store.host(name)).st_ino for name in (mine, victim))
+    return store.host(f'.{victim}.zcfs-replace-{new:x}-{old:x}')
+
+
+def test_forged_replacement(store):
+    """in a sticky directory nobody has the daemon or a tool put his image in the place of another's"""
+    os.chmod(store.below, 0o1777)
+    assert as_user(USER, 'sh', '-c', 'echo hers >"$0" && chmod 600 "$0"', store.path('hers'))
+    assert as_user(OTHER, 'sh', '-c', 'echo his >"$0"', store.path('mine'))
+    hidden = hidden_replacement(store, 'mine', 'hers')
+    os.rename(store.host('mine'), hidden)
+    assert as_user(USER, 'cat', store.path('hers'))
+    subprocess.run([os.environ['ZCFS_DEFRAG'], store.host('hers')], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store.bundle('b', noise(65536))  # what is renamed or removed beside it has all of the directory cleaned
+    os.unlink(store.path('b'))
+    assert read_file(store.path('hers')) == b'hers\n' and read_file(hidden) == b'his\n'
+    assert os.stat(store.path('hers')).st_uid == USER
+    # What she was about to do herself goes on.
+    os.chown(hidden, USER, USER)
+    store.bundle('b', noise(65536))
+    os.unlink(store.path('b'))
+    assert read_file(store.path('hers')) == b'his\n' and not os.path.lexists(hidden)
+
+
 def test_private_directory_by_a_hidden_name(store):
     """who can rename a directory does not have the daemon remove the files in it"""
     os.chmod(store.below, 0o777)

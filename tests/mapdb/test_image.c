@@ -702,6 +702,102 @@ static void check_only_bundles_are_removed(void)
 	CHECK_IS(unlinkat(dir_fd, "whole", AT_REMOVEDIR), 0);
 }
 
+/* A replacement of victim by what is called mine, as somebody forges it. True if it is carried out. */
+static bool is_replaced(const char *mine, const char *victim)
+{
+	struct stat new, old, now;
+	char entry[80];
+	unsigned int removed, left;
+
+	CHECK_IS(fstatat(dir_fd, mine, &new, AT_SYMLINK_NOFOLLOW), 0);
+	CHECK_IS(fstatat(dir_fd, victim, &old, AT_SYMLINK_NOFOLLOW), 0);
+	snprintf(entry, sizeof entry, ".%s.zcfs-replace-%jx-%jx", victim, (uintmax_t) new.st_ino,
+	         (uintmax_t)old.st_ino);
+	CHECK_IS(renameat(dir_fd, mine, dir_fd, entry), 0);
+	CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, &left), 0);
+	CHECK_IS(fstatat(dir_fd, victim, &now, AT_SYMLINK_NOFOLLOW), 0);
+	CHECK_IS(removed + left, 1);
+	CHECK_IS(now.st_ino, removed ? new.st_ino : old.st_ino);
+	if (left)
+		CHECK_IS(renameat(dir_fd, entry, dir_fd, mine), 0);
+	return removed;
+}
+
+static void check_replacing_by_no_image(void)
+{
+	write_file(dir_fd, "victim", "bytes", 5);
+	CHECK_IS(symlinkat("b.img", dir_fd, "mine"), 0);
+	CHECK(!is_replaced("mine", "victim"));
+	CHECK_IS(unlinkat(dir_fd, "mine", 0), 0);
+	CHECK_IS(mkfifoat(dir_fd, "mine", 0600), 0);
+	CHECK(!is_replaced("mine", "victim"));
+	CHECK_IS(unlinkat(dir_fd, "mine", 0), 0);
+	CHECK_IS(mkdirat(dir_fd, "mine", 0700), 0);
+	CHECK(!is_replaced("mine", "victim"));
+	CHECK_IS(unlinkat(dir_fd, "mine", AT_REMOVEDIR), 0);
+	copy_bundle("a.img", "mine");
+	CHECK(is_replaced("mine", "victim"));
+	write_file(dir_fd, "mine", "bytes", 5);
+	CHECK(is_replaced("mine", "victim"));
+	CHECK_IS(unlinkat(dir_fd, "victim", 0), 0);
+}
+
+/* Not through the fchownat() above, which is about adoption. */
+static void give(const char *name, uid_t owner)
+{
+	CHECK_IS(syscall(SYS_fchownat, dir_fd, name, owner, (gid_t)-1, AT_SYMLINK_NOFOLLOW), 0);
+}
+
+/* By a file or a bundle of new_owner's, an image of old_owner's; in a directory of user 1. */
+static bool is_replaced_by(uid_t new_owner, uid_t old_owner, bool bundle)
+{
+	write_file(dir_fd, "victim", "bytes", 5);
+	give("victim", old_owner);
+	if (bundle)
+		copy_bundle("a.img", "mine"); /* whoever owns what is in it */
+	else
+		write_file(dir_fd, "mine", "bytes", 5);
+	give("mine", new_owner);
+	bool replaced = is_replaced("mine", "victim");
+	const char *place = replaced ? "victim" : "mine";
+	if (bundle)
+		CHECK_IS(image_unlink_bundle(&io_fast, dir_fd, place), 0);
+	else
+		CHECK_IS(unlinkat(dir_fd, place, 0), 0);
+	if (!replaced)
+		CHECK_IS(unlinkat(dir_fd, "victim", 0), 0);
+	return replaced;
+}
+
+/* In a sticky directory nobody can have another's image replaced by whoever cleans. */
+static void check_replacing_in_sticky_directory(void)
+{
+	CHECK_IS(fchmod(dir_fd, 01777), 0);
+	CHECK(is_replaced_by(geteuid(), geteuid(), false));
+	CHECK(is_replaced_by(geteuid(), geteuid(), true));
+	write_file(dir_fd, "victim", "bytes", 5);
+	write_file(dir_fd, "twice", "bytes", 5);
+	CHECK_IS(linkat(dir_fd, "twice", dir_fd, "mine", 0), 0);
+	CHECK(!is_replaced("mine", "victim"));
+	for (int i = 0; i < 3; i++)
+		CHECK_IS(unlinkat(dir_fd, (const char *const[]){"victim", "twice", "mine"}[i], 0), 0);
+	if (geteuid() == 0) {
+		give(".", 1);
+		for (int bundle = 0; bundle < 2; bundle++) {
+			CHECK(!is_replaced_by(3, 2, bundle));
+			CHECK(!is_replaced_by(3, 1, bundle));
+			CHECK(!is_replaced_by(3, 0, bundle));
+			CHECK(is_replaced_by(2, 2, bundle));
+			CHECK(is_replaced_by(1, 2, bundle));
+			CHECK(is_replaced_by(0, 2, bundle));
+		}
+		CHECK_IS(fchmod(dir_fd, 0777), 0);
+		CHECK(is_replaced_by(3, 2, false)); /* he could have done it himself */
+		give(".", 0);
+	}
+	CHECK_IS(fchmod(dir_fd, 0700), 0);
+}
+
 static void check_rename_waits_for_tools(void)
 {
 	struct image *image;
@@ -737,6 +833,8 @@ int main(void)
 	check_forged();
 	check_cleaning_after_rename();
 	check_only_bundles_are_removed();
+	check_replacing_by_no_image();
+	check_replacing_in_sticky_directory();
 	check_rename_waits_for_tools();
 	check_cleaning_is_careful();
 	CHECK_IS(count_descriptors(), descriptors);
