@@ -136,11 +136,14 @@ static int look_at_members(struct check *check)
 	rc = name_stat(check->bundle_fd, BUNDLE_DATA_NAME, &data);
 	if (rc < 0 && rc != -ENOENT)
 		return rc;
+	int hidden = rc == 0 && data.st_nlink != 1 ? names_has_hidden_link(check->parent_fd, &data) : 1;
+	if (hidden < 0)
+		return hidden;
 	if (rc < 0)
 		check_add(check, FINDING_BUNDLE, FAULT, "its data file is missing");
 	else if (!S_ISREG(data.st_mode))
 		check_add(check, FINDING_BUNDLE, FAULT, "its data is not a regular file");
-	else if (data.st_nlink != 1 && !names_has_hidden_link(check->parent_fd, &data))
+	else if (!hidden)
 		check_add(check, FINDING_BUNDLE, FAULT,
 		          "its data file has another hard link somewhere (find -inum %llu)",
 		          (unsigned long long)data.st_ino);

@@ -172,6 +172,7 @@ int check_repair(const struct io *io, int parent_fd, const char *name, unsigned 
                  bool (*stop)(void), struct check_report *report)
 {
 	struct check_report after = {0};
+	struct cleaned cleaned;
 	bool repairable = false;
 	int repair = 0;
 
@@ -180,7 +181,7 @@ int check_repair(const struct io *io, int parent_fd, const char *name, unsigned 
 	if (!repairable)
 		return 0;
 	if (found(report, FINDING_LEFTOVER, true) && !in_doubt(report))
-		repair = names_clean(io, parent_fd, name, NULL, NULL, NULL);
+		repair = names_clean(io, parent_fd, name, NULL, &cleaned);
 	if (repair == 0 && report->kind == NAME_BUNDLE && !in_doubt(report))
 		repair = repair_bundle(io, parent_fd, name, lease_patience_ms, stop, report);
 
@@ -216,7 +217,7 @@ int check_leftovers(const struct io *io, int parent_fd, bool repair, struct chec
 	int rc = names_visit_hidden(parent_fd, NULL, add_unless_bundle, &check);
 	if (rc < 0 || check.error < 0 || !repair || report->count == 0)
 		return rc < 0 ? rc : check.error;
-	rc = names_clean(io, parent_fd, NULL, NULL, NULL, NULL);
+	rc = image_clean_stale(io, parent_fd, NULL, NULL);
 	if (rc < 0)
 		return rc;
 	check.report = &after;

@@ -18,6 +18,16 @@
 /* One step of image_open says: the world has changed, start again. Not an error that callers see. */
 #define TRY_AGAIN 1
 
+/* A shared open drops its lock to clean up, and somebody may leave something again meanwhile. */
+#define CLEANINGS 2
+
+/* What is known of the steps before, when they start again. */
+struct attempt {
+	int number;
+	int cleanings, cleaning_error; /* of a shared open */
+	int recovery_error;            /* of a shared open's attempt to apply redo */
+};
+
 static void release(struct image *image)
 {
 	map_db_close(image->db);
@@ -142,10 +152,28 @@ static int any_hidden(void *context, const char *entry, const char *name)
 	return 1;
 }
 
+/* After cleaning. Reading and writing a plain file is right, whatever else has its data. A second link to a bundle's is
+ * damage, unless it is one that we make, and could not remove for an error. */
+static int check_links(const struct image *image, int cleaning_error)
+{
+	struct stat status;
+
+	if (fstat(image->data_fd, &status) < 0)
+		return -errno;
+	if (status.st_nlink == 1 || image->bundle_fd < 0)
+		return 0;
+	int hidden = names_has_hidden_link(image->parent_fd, &status);
+	if (hidden < 0)
+		return hidden;
+	if (!hidden || cleaning_error == 0)
+		return -EUCLEAN;
+	return cleaning_error == -EAGAIN ? -EBUSY : cleaning_error;
+}
+
 /* What a change that was cut short has left beside the image goes before anything else happens to it: should the image
  * be renamed or removed first, nobody could tell any more whose it is. It may be a second link to the data, of which a
  * bundle has none otherwise. */
-static int drop_leftovers(struct image *image, int tries)
+static int drop_leftovers(struct image *image, struct attempt *attempt)
 {
 	struct stat status;
 
@@ -161,16 +189,17 @@ static int drop_leftovers(struct image *image, int tries)
 			return rc;
 	}
 	const char *only_name = linked ? NULL : image->name; /* the link may bear the name that the image had before */
+	struct cleaned cleaned;
 	if (image->access == IMAGE_EXCLUSIVE) {
-		names_clean(image->io, image->parent_fd, only_name, &status, NULL, NULL);
-		if (fstat(image->data_fd, &status) < 0)
-			return -errno;
-		return status.st_nlink == 1 || image->bundle_fd < 0 ? 0 : -EUCLEAN;
+		names_clean(image->io, image->parent_fd, only_name, &status, &cleaned);
+		return check_links(image, cleaned.error);
 	}
-	if (tries >= 2) /* reading and writing a plain file is right, whatever else has its data */
-		return !linked || image->bundle_fd < 0 ? 0 : -EUCLEAN;
+	if (attempt->cleanings == CLEANINGS)
+		return check_links(image, attempt->cleaning_error);
 	flock(image->data_fd, LOCK_UN);
-	names_clean(image->io, image->parent_fd, only_name, NULL, NULL, NULL);
+	names_clean(image->io, image->parent_fd, only_name, NULL, &cleaned);
+	attempt->cleanings++;
+	attempt->cleaning_error = cleaned.error;
 	return TRY_AGAIN;
 }
 
@@ -351,11 +380,6 @@ static int load_plain(struct image *image)
 	return image_map_identity(image->state.size, &image->map);
 }
 
-struct attempt {
-	int number;
-	int recovery_error; /* of a shared open's attempt to apply redo */
-};
-
 /* One try: 0, TRY_AGAIN or -errno. */
 static int try_open(struct image *image, int flags, unsigned int lease_patience_ms, struct attempt *attempt)
 {
@@ -366,7 +390,7 @@ static int try_open(struct image *image, int flags, unsigned int lease_patience_
 	if (rc == 0)
 		rc = check_still_named(image);
 	if (rc == 0)
-		rc = drop_leftovers(image, attempt->number);
+		rc = drop_leftovers(image, attempt);
 	if (rc == 0 && image->access == IMAGE_EXCLUSIVE) {
 		rc = data_lease(image, lease_patience_ms);
 		if (rc == -EBUSY && image->read_only)

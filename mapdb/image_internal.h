@@ -80,13 +80,18 @@ int names_find_locked(const struct io *io, int parent_fd, const char *name, cons
 typedef int (*names_visit)(void *context, const char *entry, const char *name);
 int names_visit_hidden(int parent_fd, const char *only_name, names_visit visit, void *context);
 
-/* True if a hidden entry is the file with that inode: the second link that an adoption cut short leaves. */
-bool names_has_hidden_link(int parent_fd, const struct stat *data);
+/* 1 if a hidden entry is the file with that inode: the second link that an adoption cut short leaves; 0 if none is; -errno. */
+int names_has_hidden_link(int parent_fd, const struct stat *data);
+
+struct cleaned {
+	unsigned int removed, left; /* entries */
+	int error;                  /* the first that has kept one from being removed; 0: those that are left are not ours */
+};
 
 /* image_clean_stale, but only for entries that belong to only_name (NULL: all). held: status of a data inode whose LOCK_EX the caller
  * has already (NULL: none), which is then neither opened nor locked again. */
 int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
-		unsigned int *removed, unsigned int *left);
+		struct cleaned *cleaned);
 
 /* Makes the name of a hidden entry that is free, with KIND ("", REMOVED_MARK or PLAIN_MARK) before the random part.
  * -ENOMEM etc. */

@@ -48,8 +48,11 @@ static int classify_bundle(const struct io *io, int parent_fd, int bundle_fd, st
 		return rc == -ENOENT ? -EUCLEAN : rc;
 	if (!S_ISREG(status->st_mode))
 		return -EUCLEAN;
-	if (status->st_nlink != 1 && !names_has_hidden_link(parent_fd, status))
-		return -EUCLEAN;
+	if (status->st_nlink != 1) {
+		rc = names_has_hidden_link(parent_fd, status);
+		if (rc <= 0)
+			return rc < 0 ? rc : -EUCLEAN;
+	}
 	rc = map_db_open(io, bundle_fd, MAP_DB_READ_ONLY | MAP_DB_NO_WAIT, &db);
 	if (rc < 0)
 		return rc == -EMEDIUMTYPE ? -EUCLEAN : rc;

@@ -139,14 +139,18 @@ static int is_wanted_inode(void *context, const char *entry, const char *name)
 	const struct wanted_inode *wanted = context;
 	struct stat status;
 
-	return name_stat(wanted->parent_fd, entry, &status) == 0 && same_inode(&status, wanted->data);
+	int rc = name_stat(wanted->parent_fd, entry, &status);
+
+	if (rc < 0)
+		return rc == -ENOENT ? 0 : rc;
+	return same_inode(&status, wanted->data);
 }
 
-bool names_has_hidden_link(int parent_fd, const struct stat *data)
+int names_has_hidden_link(int parent_fd, const struct stat *data)
 {
 	struct wanted_inode wanted = {parent_fd, data};
 
-	return names_visit_hidden(parent_fd, NULL, is_wanted_inode, &wanted) > 0;
+	return names_visit_hidden(parent_fd, NULL, is_wanted_inode, &wanted);
 }
 
 /* ---- cleaning ---- */
@@ -417,32 +421,38 @@ static int clean_entry(const struct cleaner *cleaner, const char *entry, const s
 }
 
 int names_clean(const struct io *io, int parent_fd, const char *only_name, const struct stat *held,
-                unsigned int *removed, unsigned int *left)
+                struct cleaned *cleaned)
 {
 	struct cleaner cleaner = {.io = io, .parent_fd = parent_fd, .held = held};
 	cleanup_name_list struct name_list list = {0};
-	unsigned int removed_count = 0, left_count = 0;
 	/* Collected first: the directory changes while it is cleaned. */
 	int rc = names_visit_hidden(parent_fd, only_name, list_hidden, &list);
 
+	*cleaned = (struct cleaned){0};
 	for (size_t i = 0; i < list.count && rc == 0; i++) {
 		struct hidden_name hidden;
 
 		if (!hidden_name_parse(list.names[i], &hidden))
 			continue;
-		if (complete_name(parent_fd, &hidden) == 0 && clean_entry(&cleaner, list.names[i], &hidden) == 0)
-			removed_count++;
-		else
-			left_count++;
+		int error = complete_name(parent_fd, &hidden);
+		if (error == 0)
+			error = clean_entry(&cleaner, list.names[i], &hidden);
+		cleaned->removed += error == 0;
+		cleaned->left += error < 0;
+		if (cleaned->error == 0 && error != -EEXIST && error != -ENOTUNIQ)
+			cleaned->error = error;
 	}
-	if (removed)
-		*removed = removed_count;
-	if (left)
-		*left = left_count;
 	return rc;
 }
 
 int image_clean_stale(const struct io *io, int parent_fd, unsigned int *removed, unsigned int *left)
 {
-	return names_clean(io, parent_fd, NULL, NULL, removed, left);
+	struct cleaned cleaned;
+	int rc = names_clean(io, parent_fd, NULL, NULL, &cleaned);
+
+	if (removed)
+		*removed = cleaned.removed;
+	if (left)
+		*left = cleaned.left;
+	return rc;
 }
