@@ -379,6 +379,20 @@ static bool may_replace(const struct cleaner *cleaner, const struct found *new, 
 	       (owner == 0 || owner == parent.st_uid || owner == old->self.st_uid);
 }
 
+/* True if what has the name now was made after the replacement had begun: by somebody who has removed what was there
+ * before, and its inode number was free again. Where the file system does not tell, it was not. */
+static bool is_made_since(const struct cleaner *cleaner, const char *name, const struct found *new)
+{
+	struct statx status;
+
+	if (statx(cleaner->parent_fd, name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &status) < 0 ||
+	    !(status.stx_mask & STATX_BTIME))
+		return false;
+	if (status.stx_btime.tv_sec != new->self.st_ctim.tv_sec)
+		return status.stx_btime.tv_sec > new->self.st_ctim.tv_sec;
+	return status.stx_btime.tv_nsec > new->self.st_ctim.tv_nsec;
+}
+
 /* A replacement cut short: finishes it. */
 static int clean_replace(const struct cleaner *cleaner, const char *entry, const struct hidden_name *hidden)
 {
@@ -393,7 +407,8 @@ static int clean_replace(const struct cleaner *cleaner, const char *entry, const
 	if (!self.found.exists || !owner.found.exists)
 		return -EEXIST;
 	if (self.found.self.st_ino == hidden->new_inode && owner.found.self.st_ino == hidden->old_inode) {
-		if (!is_image(cleaner, entry, &self.found) || !may_replace(cleaner, &self.found, &owner.found))
+		if (!is_image(cleaner, entry, &self.found) || !may_replace(cleaner, &self.found, &owner.found) ||
+		    is_made_since(cleaner, hidden->name, &self.found))
 			return -EEXIST;
 		rc = io->rename(io, cleaner->parent_fd, entry, cleaner->parent_fd, hidden->name, RENAME_EXCHANGE);
 		self.found.is_directory = owner.found.is_directory;

@@ -257,12 +257,14 @@ static int check_regular(int fd)
 	return S_ISREG(status.st_mode) ? 0 : -EUCLEAN;
 }
 
-/* A journal that root leaves behind must be one that the owner of the database can roll back. */
+/* A journal that root leaves behind must be one that the owner of the database can roll back. Only if it is new: he may
+ * have put something else there. */
 static void give_away(const struct vfs *vfs, int fd)
 {
-	struct stat database;
+	struct stat database, made;
 
-	if (geteuid() != 0 || fstatat(vfs->dir_fd, MAP_DB_NAME, &database, AT_SYMLINK_NOFOLLOW) < 0)
+	if (geteuid() != 0 || fstat(fd, &made) < 0 || made.st_uid != 0 || made.st_nlink != 1 || made.st_size != 0 ||
+	    fstatat(vfs->dir_fd, MAP_DB_NAME, &database, AT_SYMLINK_NOFOLLOW) < 0)
 		return;
 	if (fchown(fd, database.st_uid, database.st_gid) < 0)
 		return; /* it is ours, then */

@@ -275,6 +275,11 @@ int fchownat(int from_fd, const char *name, uid_t uid, gid_t gid, int flags)
 
 int fchown(int fd, uid_t uid, gid_t gid)
 {
+	struct stat status;
+
+	CHECK_IS(fstat(fd, &status), 0);
+	if (S_ISREG(status.st_mode)) /* the journal, just made */
+		return (int)syscall(SYS_fchown, fd, uid, gid);
 	return fchownat(fd, "", uid, gid, AT_EMPTY_PATH);
 }
 
@@ -811,6 +816,73 @@ static void check_rename_waits_for_tools(void)
 	image_close(image);
 }
 
+static uint64_t inode_of(const char *name)
+{
+	struct stat status;
+
+	CHECK_IS(fstatat(dir_fd, name, &status, AT_SYMLINK_NOFOLLOW), 0);
+	return status.st_ino;
+}
+
+/* A file system gives a number again, or the next one: sooner or later as it is told here. */
+static void check_replacing_what_came_later(void)
+{
+	char hidden[64];
+	uint64_t number;
+	int tries = 0;
+
+	do {
+		write_file(dir_fd, "mine", "bytes", 5);
+		write_file(dir_fd, "victim", "bytes", 5);
+		number = inode_of("victim") + (uint64_t)(tries % 2);
+		CHECK_IS(unlinkat(dir_fd, "victim", 0), 0);
+		snprintf(hidden, sizeof hidden, ".victim.zcfs-replace-%llx-%llx", (unsigned long long)inode_of("mine"),
+		         (unsigned long long)number);
+		CHECK_IS(renameat(dir_fd, "mine", dir_fd, hidden), 0);
+		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+		write_file(dir_fd, "victim", "later", 5);
+		if (inode_of("victim") == number) {
+			unsigned int removed;
+			CHECK_IS(image_clean_stale(&io_fast, dir_fd, &removed, NULL), 0);
+			CHECK_IS(removed, 0);
+			CHECK_IS(inode_of("victim"), number);
+			tries = 100;
+		}
+		CHECK_IS(unlinkat(dir_fd, hidden, 0), 0);
+		CHECK_IS(unlinkat(dir_fd, "victim", 0), 0);
+	} while (++tries < 100);
+}
+
+static int unlink_error;
+
+static int fail_to_unlink(const struct io *io, int from_fd, const char *name, int flags)
+{
+	return unlink_error;
+}
+
+/* What a killed adoption leaves is no damage, whatever keeps it there. */
+static void check_leftover_that_stays(void)
+{
+	static const int errors[] = {-EIO, -ENOSPC, -EROFS, -EACCES, -ENOMEM, -ESTALE};
+	struct image *image;
+	struct io io = io_fast;
+
+	CHECK_IS(linkat(dir_fd, "a.img/data", dir_fd, ".a.img.zcfs-abcdef", 0), 0);
+	io.unlink = fail_to_unlink;
+	for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+		unlink_error = errors[i];
+		for (enum image_access access = IMAGE_SHARED; access <= IMAGE_EXCLUSIVE; access++)
+			CHECK_IS(image_open(&io, dir_fd, "a.img", access, 0, 0, &image), unlink_error);
+	}
+	int look_fd = openat(dir_fd, "a.img/data", O_RDONLY);
+	CHECK_IS(flock(look_fd, LOCK_SH), 0);
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &image), -EBUSY);
+	close(look_fd);
+	CHECK_IS(open_image("a.img", IMAGE_SHARED, 0, &image), 0);
+	image_close(image);
+	CHECK_IS(faccessat(dir_fd, ".a.img.zcfs-abcdef", F_OK, 0), -1);
+}
+
 int main(void)
 {
 	dir_fd = scratch_directory();
@@ -835,6 +907,8 @@ int main(void)
 	check_only_bundles_are_removed();
 	check_replacing_by_no_image();
 	check_replacing_in_sticky_directory();
+	check_replacing_what_came_later();
+	check_leftover_that_stays();
 	check_rename_waits_for_tools();
 	check_cleaning_is_careful();
 	CHECK_IS(count_descriptors(), descriptors);
