@@ -33,6 +33,17 @@ void scenario_start(int dir_fd)
 	}
 }
 
+void copy_bundle(int dir_fd, const char *from_name, const char *to_name)
+{
+	int from = openat(dir_fd, from_name, O_RDONLY | O_DIRECTORY);
+
+	CHECK_IS(mkdirat(dir_fd, to_name, 0700), 0);
+	int to = openat(dir_fd, to_name, O_RDONLY | O_DIRECTORY);
+	copy_directory(from, to);
+	close(from);
+	close(to);
+}
+
 /* Redo for some ranges of the data file, with the undo that belongs to it. */
 static int put_redo(struct image *image, uint8_t value)
 {

@@ -24,6 +24,8 @@ struct view {
 
 void scenario_start(int dir_fd); /* makes the two plain images */
 
+void copy_bundle(int dir_fd, const char *from_name, const char *to_name);
+
 extern const size_t scenario_steps;
 const char *scenario_name(size_t step);
 size_t scenario_find(const char *name);
