@@ -189,7 +189,7 @@ static int copy_beside_tool(const struct node *mirror, const char *name, int cop
 	int ret = bundle_fd < 0 ? bundle_fd : map_db_open(store.io, bundle_fd, MAP_DB_READ_ONLY | MAP_DB_NO_WAIT, &db);
 
 	if (ret < 0)
-		return ret;
+		return ret == -ENOTDIR ? -ENOENT : ret; /* a file has the name by now */
 	ret = map_db_copy(db, store.io, copy_fd);
 	map_db_close(db);
 	return ret;

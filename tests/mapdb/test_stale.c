@@ -75,6 +75,7 @@ struct hidden_directory {
 static void make_member(int from, int to, char member)
 {
 	static const uint8_t unmade[512] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	static const char others[100] = "SQLite format 3\0\x10";
 	static const char *const names[] = {['D'] = "data", ['M'] = "map.db"};
 
 	switch (member) {
@@ -108,7 +109,7 @@ static void make_member(int from, int to, char member)
 		CHECK_IS(symlinkat("../a.img/map.db", to, "map.db"), 0);
 		break;
 	case 'o': /* another program's */
-		write_file(to, "map.db", "SQLite format 3\0\x10", 100);
+		write_file(to, "map.db", others, sizeof others);
 		break;
 	default:
 		write_file(to, "stranger", "", 0);
